@@ -1,0 +1,1 @@
+"""Custom ops for offline policy losses; needs torch and triton only."""

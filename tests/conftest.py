@@ -1,0 +1,36 @@
+"""Shared rules of the test suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+#: Real logs lie beside the checkout, or where the environment says; tests that need them skip
+#: where they are absent (a user's machine), and the same code is tested on generated logs there.
+DATA_ROOT = Path(
+    os.environ.get("TORCHRL_DRPO_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:  # one rule in one place: a gpu test is skipped, never lost
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def real_logs() -> Path:
+    """The folder with the real logs, or a skip."""
+    if not DATA_ROOT.is_dir():
+        pytest.skip(f"no real logs in {DATA_ROOT}; set TORCHRL_DRPO_DATA")
+    return DATA_ROOT
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,1 @@
+"""Offline policy optimisation for recommendation logs, as TorchRL losses and custom ops."""

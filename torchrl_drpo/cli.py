@@ -1,0 +1,6 @@
+"""The `drpo` command."""
+
+
+def main() -> int:
+    """Entry point."""
+    raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Logs: schema, Parquet, replay buffers, samplers."""

@@ -1,0 +1,1 @@
+"""Action distributions for catalogues and semantic IDs."""

@@ -1,0 +1,1 @@
+"""What a policy is worth: ranking and simulator metrics."""

@@ -1,0 +1,47 @@
+"""Argument checks that say what was wrong, what was expected and what to do."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_same_shape(**tensors: Tensor | None) -> None:
+    """Raises ``ValueError`` unless all given tensors (``None`` is skipped) have one shape."""
+    shapes = {name: tuple(t.shape) for name, t in tensors.items() if t is not None}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"expected tensors of one shape, got {listed}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises ``ValueError`` unless ``value`` is a finite number above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number above 0, got {value}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raises ``ValueError`` unless ``value`` lies in (0, 1]."""
+    if not 0 < value <= 1:  # also false for NaN
+        raise ValueError(f"{name} must lie in (0, 1], got {value}")
+
+
+def check_finite(name: str, values: Tensor, mask: Tensor | None = None, hint: str = "") -> None:
+    """Raises ``ValueError`` naming the first row of ``values`` that is NaN or infinite.
+
+    Rows outside ``mask`` are not looked at: padding may hold anything. On an accelerator this
+    waits for the device, so callers on a hot path decide whether they want it.
+    """
+    bad = ~torch.isfinite(values)
+    if mask is not None:
+        bad &= mask
+    if bad.any():
+        row = tuple(bad.nonzero()[0].tolist())
+        where = row[0] if len(row) == 1 else row
+        raise ValueError(
+            f"{name} must be finite but row {where} holds {values[row].item()} "
+            f"({int(bad.sum())} of {values.numel()} entries are not finite)"
+            + (f"; {hint}" if hint else "")
+        )

@@ -1,0 +1,1 @@
+"""LossModules: one rule for the weights each."""

@@ -1,0 +1,1 @@
+"""Actors, encoders and decoders."""
