@@ -18,7 +18,7 @@ def check_same_shape(**tensors: Tensor | None) -> None:
 
 def check_positive(name: str, value: float) -> None:
     """Raises ``ValueError`` unless ``value`` is a finite number above zero."""
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:  # also false for NaN; math.isfinite would stop torch.compile
         raise ValueError(f"{name} must be a finite number above 0, got {value}")
 
 
