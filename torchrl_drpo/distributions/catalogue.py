@@ -1,0 +1,245 @@
+"""A categorical distribution over a catalogue, given by a state and the items' embeddings.
+
+    logits[b, v] = (hidden[b] . items[v] + bias[v]) / temperature
+
+Nothing here keeps ``[*B, V]`` unless ``logits`` or ``probs`` is asked for: ``log_prob`` is the
+kernel's business, and sampling, entropy, divergence and top-k walk the catalogue tile by tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torchrl_drpo_kernels.linear_log_prob import reference
+
+from torchrl_drpo.distributions import _sweeps
+
+
+class TopK(NamedTuple):
+    """The k likeliest items of each row, likeliest first."""
+
+    values: Tensor
+    """Log-probabilities in nats, shape ``[*B, k]``."""
+    indices: Tensor
+    """Item indices, int64, shape ``[*B, k]``."""
+
+
+class CatalogueCategorical(Distribution):
+    """Categorical over ``V`` items with logits ``(hidden @ items.T + bias) / temperature``.
+
+    Args:
+        hidden: what the policy says about the state, floating, shape ``[*B, D]``.
+        items: item embeddings of the same type and width, shape ``[V, D]``; shared by the batch.
+        bias: score added to each item before the temperature, shape ``[V]``. ``-inf`` takes an
+            item out of the action space.
+        temperature: a positive number. A learned one multiplies ``hidden`` and ``bias`` instead.
+        validate_args: check the actions given to :meth:`log_prob`. ``None`` checks on the CPU
+            only, as elsewhere the check waits for the device.
+
+    Gradients reach ``hidden``, ``items`` and ``bias`` through ``log_prob``, ``entropy``,
+    ``logits`` and ``kl_divergence``. Half precision is accumulated in float32.
+
+    >>> policy = CatalogueCategorical(torch.zeros(3, 2), torch.randn(5, 2))
+    >>> policy.log_prob(torch.tensor([0, 1, 4])).exp()
+    tensor([0.2000, 0.2000, 0.2000])
+    >>> policy.sample((7,)).shape, policy.topk(2).indices.shape
+    (torch.Size([7, 3]), torch.Size([3, 2]))
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        items: Tensor,
+        bias: Tensor | None = None,
+        temperature: float = 1.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        _check_parameters(hidden, items, bias, temperature)
+        self.hidden, self.items, self.bias = hidden, items, bias
+        self.temperature = float(temperature)
+        if validate_args is None:
+            validate_args = Distribution._validate_args and hidden.device.type == "cpu"
+        super().__init__(hidden.shape[:-1], validate_args=False)
+        self._validate_args = validate_args
+
+    @property
+    def num_items(self) -> int:
+        """``V``, the size of the catalogue."""
+        return int(self.items.shape[0])
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Item indices ``0 .. V - 1``."""
+        return constraints.integer_interval(0, self.num_items - 1)
+
+    @property
+    def logits(self) -> Tensor:
+        """Log-probabilities of all items, shape ``[*B, V]``: the one place that builds them."""
+        scores = reference.scaled_logits(self.hidden, *self._rest)
+        return scores.log_softmax(-1)
+
+    @property
+    def probs(self) -> Tensor:
+        """Probabilities of all items, shape ``[*B, V]``, built on request."""
+        return self.logits.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """NaN, as for torch's ``Categorical``: item indices have no order."""
+        return self._row.new_full(self.batch_shape, torch.nan)
+
+    @property
+    def variance(self) -> Tensor:
+        """NaN, as for torch's ``Categorical``."""
+        return self.mean
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest item of each row, int64, shape ``[*B]``; the lowest index of equals."""
+        return _sweeps.argmax(self._rows, *self._rest).reshape(self.batch_shape)
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """The mode: what TorchRL takes for ``InteractionType.DETERMINISTIC``."""
+        return self.mode
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of items.
+
+        Args:
+            value: item indices in ``[0, V)``, any integer type, shape ``[*sample, *B]``.
+
+        Returns:
+            Nats, float32 (float64 for float64), shape ``[*sample, *B]``.
+
+        Raises:
+            ValueError: an index outside the catalogue, or a shape that does not broadcast.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        if value.shape != self.batch_shape:  # many actions a row: one normaliser serves them all
+            scores = reference.scaled_logits(self._rows, *self._rest).log_softmax(-1)
+            scores = scores.reshape(*self.batch_shape, self.num_items)
+            shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+            scores = scores.expand(*shape, self.num_items)
+            return scores.gather(-1, value.long().expand(shape)[..., None])[..., 0]
+        flat = reference.linear_log_prob(
+            self._rows,
+            self.items,
+            value.reshape(-1),
+            bias=self.bias,
+            inverse_temperature=1 / self.temperature,
+        )[0]
+        return flat.reshape(self.batch_shape)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws items, int64, shape ``[*sample_shape, *B]``; exact, and without ``[*B, V]``."""
+        sample_shape = torch.Size(sample_shape)
+        with torch.no_grad():
+            drawn = _sweeps.sample(self._rows, *self._rest, num_samples=sample_shape.numel())
+        return drawn.T.reshape(self._extended_shape(sample_shape))
+
+    def entropy(self) -> Tensor:
+        """Entropy of each row in nats, shape ``[*B]``; differentiable."""
+        return _sweeps.entropy(self._rows, *self._rest).reshape(self.batch_shape)
+
+    def topk(self, k: int) -> TopK:
+        """The ``k`` likeliest items of each row and their log-probabilities, likeliest first.
+
+        Detached: ask :meth:`log_prob` for the gradient of a chosen item.
+        """
+        if not 1 <= k <= self.num_items:
+            raise ValueError(f"k must lie in [1, {self.num_items}] (the catalogue), got {k}")
+        values, indices = _sweeps.topk(self._rows, *self._rest, k=k)
+        shape = (*self.batch_shape, k)
+        return TopK(values.reshape(shape), indices.reshape(shape))
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All item indices, shape ``[V, *B]``, or ``[V, 1, ...]`` unless ``expand``."""
+        every = torch.arange(self.num_items, device=self.hidden.device)
+        every = every.view(-1, *(1 for _ in self.batch_shape))
+        return every.expand(-1, *self.batch_shape) if expand else every
+
+    def expand(
+        self, batch_shape: Any, _instance: CatalogueCategorical | None = None
+    ) -> CatalogueCategorical:
+        """The same distribution over a larger batch; nothing is copied."""
+        new = self._get_checked_instance(CatalogueCategorical, _instance)
+        batch_shape = torch.Size(batch_shape)
+        new.hidden = self.hidden.expand(*batch_shape, self.hidden.shape[-1])
+        new.items, new.bias, new.temperature = self.items, self.bias, self.temperature
+        super(CatalogueCategorical, new).__init__(batch_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def __repr__(self) -> str:
+        shape = tuple(self.batch_shape)
+        return (
+            f"CatalogueCategorical(batch_shape: {shape}, items: {self.num_items}, "
+            f"width: {self.items.shape[1]}, temperature: {self.temperature:g})"
+        )
+
+    @property
+    def _rows(self) -> Tensor:
+        return self.hidden.reshape(-1, self.hidden.shape[-1])
+
+    @property
+    def _row(self) -> Tensor:
+        return self.hidden.new_empty(0, dtype=reference.accumulation_dtype(self.hidden.dtype))
+
+    @property
+    def _rest(self) -> tuple[Tensor, Tensor | None, float]:
+        return self.items, self.bias, 1 / self.temperature
+
+    def _validate_sample(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(f"actions must be integer item indices, got {kind}")
+        try:
+            torch.broadcast_shapes(value.shape, self.batch_shape)
+        except RuntimeError:
+            raise ValueError(
+                f"actions of shape {tuple(value.shape)} do not fit the batch shape "
+                f"{tuple(self.batch_shape)}"
+            ) from None
+        bad = (value < 0) | (value >= self.num_items)
+        if bad.any():
+            row = tuple(bad.nonzero()[0].tolist())
+            where = row[0] if len(row) == 1 else row
+            raise ValueError(
+                f"actions must lie in [0, {self.num_items}) but row {where} holds "
+                f"{value[row].item()}; map raw ids to catalogue indices first"
+            )
+
+
+def _check_parameters(
+    hidden: Tensor, items: Tensor, bias: Tensor | None, temperature: float
+) -> None:
+    if hidden.ndim < 1 or items.ndim != 2 or hidden.shape[-1] != items.shape[-1]:
+        raise ValueError(
+            "expected hidden [*B, D] and items [V, D] of one width D, got hidden "
+            f"{tuple(hidden.shape)} and items {tuple(items.shape)}"
+        )
+    if items.shape[0] == 0:
+        raise ValueError("the catalogue is empty: items has shape " + str(tuple(items.shape)))
+    if not hidden.is_floating_point() or hidden.dtype != items.dtype:
+        raise ValueError(
+            f"hidden and items must be floating and of one type, got {hidden.dtype} and "
+            f"{items.dtype}; cast one of them"
+        )
+    if bias is not None and bias.shape != items.shape[:1]:
+        raise ValueError(
+            f"bias must have one entry an item, shape {tuple(items.shape[:1])}, "
+            f"got {tuple(bias.shape)}"
+        )
+    if isinstance(temperature, Tensor) or not 0 < temperature < float("inf"):
+        raise ValueError(
+            f"temperature must be a finite Python number above 0, got {temperature!r}; "
+            "a learned temperature multiplies hidden and bias instead"
+        )
