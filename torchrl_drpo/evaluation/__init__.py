@@ -1,1 +1,31 @@
-"""What a policy is worth: ranking and simulator metrics."""
+"""What a policy is worth: ranking and simulator metrics, and intervals over seeds."""
+
+from torchrl_drpo.evaluation.ranking import (
+    CatalogueScores,
+    GroupedAUC,
+    catalogue_scores,
+    grouped_auc,
+    hit_rate,
+    ndcg,
+    ranking_metrics,
+    scores_from_logits,
+    static_scores,
+    top_k_quality,
+)
+from torchrl_drpo.evaluation.statistics import Interval, mean_interval, student_t_quantile
+
+__all__ = [
+    "CatalogueScores",
+    "GroupedAUC",
+    "Interval",
+    "catalogue_scores",
+    "grouped_auc",
+    "hit_rate",
+    "mean_interval",
+    "ndcg",
+    "ranking_metrics",
+    "scores_from_logits",
+    "static_scores",
+    "student_t_quantile",
+    "top_k_quality",
+]
