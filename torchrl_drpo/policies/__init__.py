@@ -1,1 +1,18 @@
 """Actors, encoders and decoders."""
+
+from torchrl_drpo.policies.catalogue import (
+    CataloguePolicy,
+    catalogue_policy,
+    make_catalogue_actor,
+)
+from torchrl_drpo.policies.encoders import HistoryEncoder, HistoryPooling
+from torchrl_drpo.policies.gaussian import make_gaussian_actor
+
+__all__ = [
+    "CataloguePolicy",
+    "HistoryEncoder",
+    "HistoryPooling",
+    "catalogue_policy",
+    "make_catalogue_actor",
+    "make_gaussian_actor",
+]
