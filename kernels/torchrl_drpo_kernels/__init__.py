@@ -1,1 +1,13 @@
-"""Custom ops for offline policy losses; needs torch and triton only."""
+"""Custom ops for offline policy losses; needs torch and triton only.
+
+Where Triton is missing, or a tensor lies on a CPU, every op runs its ATen reference: the same
+results to rounding, differentiable twice.
+"""
+
+from __future__ import annotations
+
+from torchrl_drpo_kernels._common import backend, reference_only
+from torchrl_drpo_kernels.select.op import select
+from torchrl_drpo_kernels.select.rule import Count, Selection, Stat
+
+__all__ = ["Count", "Selection", "Stat", "backend", "reference_only", "select"]

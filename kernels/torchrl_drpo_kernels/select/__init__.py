@@ -1,0 +1,1 @@
+"""Top-kappa selection on the device: quota, threshold, weights, moments, compacted rows."""

@@ -1,0 +1,122 @@
+r"""Top-kappa selection in ATen: the specification of the op, and its path on a CPU.
+
+With n valid rows (finite, and ``True`` in the mask) and K = max(1, floor(kappa n + 1/2)):
+
+    nu      = K-th largest valid quality
+    kept    = the rows above nu, and K - n_above copies of nu: K values, whatever the ties
+    linear      w_i = (r_i - nu) / (std(kept) + eps), without the division if not ``normalize``
+    uniform     w_i = 1
+    exponential w_i = exp((r_i - mean(kept)) / temperature)
+
+A row at nu has no linear weight. Under the other two weightings ``ties="first"`` keeps the tied
+rows of lowest index until K are kept, and ``ties="fraction"`` keeps all of them with their weight
+times (K - n_above) / n_tied, which makes uniform weights the exact solution of the distributionally
+robust problem whose quota is K.
+
+Next kappa: min(high, up kappa) if std(kept) < target_ratio std(batch), else max(low, down kappa);
+without a valid row it stays. Standard deviations are the sample ones, and 0 for one value.
+
+Source: arXiv 2602.10430, sec. 4.2 and the algorithm box of its appendix.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from torchrl_drpo_kernels.select.rule import Rule
+
+
+def select(
+    quality: Tensor, mask: Tensor | None, kappa: Tensor, rule: Rule
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns ``(index, weight, stats, counts)`` as :class:`~..rule.Selection` has them.
+
+    Partial selection, never a sort; moments in float64. It reads sizes on the host: free on a
+    CPU, a synchronisation on any other device.
+    """
+    index = quality.new_zeros(quality.shape, dtype=torch.int32)
+    weight = torch.zeros_like(quality)
+    values, rows = _valid_values(quality, mask)
+    n = values.numel()
+    if n == 0:
+        stats = quality.new_tensor([0.0] * 6 + [float(kappa), 0.0])
+        return index, weight, stats, torch.zeros_like(index[:1]).new_zeros(5)
+
+    quota = quota_of(float(kappa), n)
+    threshold = float(values.kthvalue(n - quota + 1).values)
+    places = (values >= threshold).nonzero().flatten()
+    kept = values[places]
+    tied = kept == threshold
+    n_tied = int(torch.count_nonzero(tied))
+    n_above = kept.numel() - n_tied
+    room = quota - n_above  # places that the tied rows share, at least 1
+    share = room / n_tied
+
+    excess = kept.double() - threshold  # moments about nu lose no digits to a common offset
+    kept_mean, kept_std = _moments(excess, quota, threshold)
+    batch_mean, batch_std = _moments(values.double() - threshold, n, threshold)
+    if rule.weighting == "linear":
+        kept_weight = excess / (kept_std + rule.eps) if rule.normalize else excess
+        emit = ~tied
+    else:
+        kept_weight = torch.ones_like(excess)
+        if rule.weighting == "exponential":
+            kept_weight = ((excess + (threshold - kept_mean)) / rule.temperature).exp()
+        emit = ~tied | (tied.cumsum(0) <= room) if rule.ties == "first" else torch.ones_like(tied)
+        if rule.ties == "fraction":
+            kept_weight = torch.where(tied, kept_weight * share, kept_weight)
+    if n_tied > 0:
+        places, kept_weight = places[emit], kept_weight[emit]
+
+    n_rows = places.numel()
+    index[:n_rows] = places if rows is None else rows[places]
+    weight[:n_rows] = kept_weight
+    step = next_kappa(float(kappa), kept_std, batch_std, rule)
+    ess = _effective_sample_size(kept_weight)
+    moments = [threshold, kept_mean, kept_std, batch_mean, batch_std, ess, step, share]
+    counts = [n_rows, quota, n, n_above, n_tied]
+    return index, weight, quality.new_tensor(moments), index.new_tensor(counts)
+
+
+def quota_of(kappa: float, n: int) -> int:
+    """K: kappa n rounded half up in float64, at least 1 and at most n (0 if n is 0)."""
+    return min(n, max(1, math.floor(kappa * n + 0.5)))
+
+
+def next_kappa(kappa: float, kept_std: float, batch_std: float, rule: Rule) -> float:
+    """One step of the controller: widen when the kept rows are too much alike, else narrow."""
+    if kept_std < rule.target_ratio * batch_std:
+        return min(rule.high, rule.up * kappa)
+    return max(rule.low, rule.down * kappa)
+
+
+def _valid_values(quality: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The finite, unmasked values and their rows (``None`` where every row is valid)."""
+    if mask is None:
+        if quality.numel() == 0:
+            return quality, None
+        low, high = quality.aminmax()  # NaN wins both, and this is far cheaper than isfinite
+        if math.isfinite(low) and math.isfinite(high):
+            return quality, None
+    valid = torch.isfinite(quality) if mask is None else torch.isfinite(quality) & mask
+    rows = valid.nonzero().flatten()
+    return quality[rows], rows
+
+
+def _moments(excess: Tensor, count: int, threshold: float) -> tuple[float, float]:
+    """Mean and sample standard deviation of ``count`` values, given float64 values minus nu.
+
+    Values that are missing from ``excess``, or in it beyond ``count``, lie at nu and add nothing.
+    """
+    total, square = float(excess.sum()), float(excess.square().sum())
+    variance = max(0.0, square - total * total / count) / (count - 1) if count > 1 else 0.0
+    return threshold + total / count, math.sqrt(variance)
+
+
+def _effective_sample_size(weight: Tensor) -> float:
+    """(sum w)^2 / sum w^2 in rows; 0 if there is no positive weight."""
+    square = float(weight.square().sum())
+    return float(weight.sum()) ** 2 / square if square > 0 else 0.0
