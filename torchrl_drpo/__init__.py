@@ -1,1 +1,22 @@
-"""Offline policy optimisation for recommendation logs, as TorchRL losses and custom ops."""
+"""Learn a recommender from logs: optimistic DRPO and its family as TorchRL losses.
+
+The method is that of arXiv 2602.10430. Most users want ``from torchrl_drpo import DRPOLoss``.
+"""
+
+from torchrl_drpo.functional.controllers import AdaptiveKappa
+from torchrl_drpo.functional.tapers import ExponentialTaper, HardCutoff, ReciprocalTaper
+from torchrl_drpo.objectives import BehaviorCloningLoss, DRPOLoss, RepulsiveLoss
+from torchrl_drpo.policies.gaussian import make_gaussian_actor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveKappa",
+    "BehaviorCloningLoss",
+    "DRPOLoss",
+    "ExponentialTaper",
+    "HardCutoff",
+    "ReciprocalTaper",
+    "RepulsiveLoss",
+    "make_gaussian_actor",
+]

@@ -1,0 +1,378 @@
+r"""Which logged rows to learn from: optimistic distributionally robust selection.
+
+The optimistic DRO problem over a log with quality signal R,
+
+.. math:: \max_{Q} E_Q[R] \quad\text{subject to}\quad 0 \le dQ/dP \le 1/\kappa ,
+
+is a linear program. Its solution puts the largest allowed density, :math:`1/\kappa`, on the best
+:math:`\kappa` of the mass. Two readings of it live here and are kept apart:
+
+* :func:`optimistic_dro_weights` solves the program exactly, fractional mass included.
+* :func:`select_top` is the training step's: a whole quota K of rows, as in the algorithm box of
+  arXiv 2602.10430.
+
+Nothing here reads a value back to the host: kappa may be a tensor on the device.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchrl_drpo.functional.checks import check_fraction, check_same_shape
+
+Ties = Literal["first", "fraction"]
+
+
+class TopSelection(NamedTuple):
+    """What :func:`select_top` decided; every tensor is detached and on the quality's device.
+
+    Attributes:
+        mass: how much of each row is kept, in [0, 1], shape of the quality; sums to ``quota``.
+        threshold: nu, the quality of the K-th best row; with groups, that of each row's group.
+        quota: K, the number of rows kept, 0-d (float64, so that large counts stay exact).
+        kept_mean: mean quality of the kept mass, 0-d.
+        kept_std: sample standard deviation of the quality in the kept mass, 0-d (0 when K < 2).
+        batch_std: sample standard deviation of the quality of all valid rows, 0-d.
+    """
+
+    mass: Tensor
+    threshold: Tensor
+    quota: Tensor
+    kept_mean: Tensor
+    kept_std: Tensor
+    batch_std: Tensor
+
+
+def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
+    """Rows that a fraction ``kappa`` of ``count`` rows makes: round half up, at least one.
+
+    Computed in float64. A float32 ``kappa`` is taken as the decimal it was rounded from: 0.7 of
+    5 rows is 3.5 and gives 4, although float32(0.7) lies below 0.7.
+
+    Args:
+        count: number of rows, any shape.
+        kappa: fraction in (0, 1], a number or a 0-d tensor.
+
+    Returns:
+        float64 tensor of ``count``'s shape; 0 where ``count`` is 0.
+
+    Examples:
+        >>> quota(1000, 0.1).item(), quota(5, torch.tensor(0.7)).item(), quota(3, 0.05).item()
+        (100.0, 4.0, 1.0)
+    """
+    exact = torch.as_tensor(count, dtype=torch.float64)
+    half_ulp = 0.0
+    if isinstance(kappa, Tensor) and kappa.dtype != torch.float64:
+        half_ulp = 0.5 * torch.finfo(kappa.dtype).eps
+        kappa = kappa.double()
+    rows = torch.floor(exact * kappa * (1 + half_ulp) + 0.5)
+    return torch.minimum(rows.clamp_min(1.0), exact)
+
+
+def optimistic_dro_weights(
+    quality: Tensor, kappa: Tensor | float, mask: Tensor | None = None
+) -> Tensor:
+    r"""Exact density ratio :math:`w = dQ^*/dP` of the optimistic DRO problem.
+
+    ``w`` is :math:`1/\kappa` above the threshold, 0 below it, and at the threshold the rest of the
+    mass is shared equally: rows of equal quality get equal weight. ``kappa = 1`` gives ones
+    (behaviour cloning).
+
+    Source: arXiv 2602.10430, sec. 4.1 (the hard filter), with the atom at the threshold treated
+    exactly.
+
+    Args:
+        quality: quality signal R, any shape, finite where ``mask`` is true.
+        kappa: fraction of the log's mass to keep, in (0, 1].
+        mask: ``True`` where a row exists; the others get weight 0 and do not count.
+
+    Returns:
+        Weights of the quality's shape, float32 or the quality's wider type, in [0, 1/kappa], with
+        mean 1 over the valid rows.
+
+    Raises:
+        ValueError: if ``kappa`` lies outside (0, 1] or the shapes differ.
+
+    Examples:
+        >>> optimistic_dro_weights(torch.tensor([0.0, 1.0, 0.0, 3.0]), 0.5)
+        tensor([0., 2., 0., 2.])
+        >>> optimistic_dro_weights(torch.tensor([0.0, 1.0, 1.0, 3.0]), 0.5)  # a tie shares
+        tensor([0., 1., 1., 2.])
+    """
+    values, mass, ratio = _exact_mass(quality, kappa, mask)
+    threshold = _kth_largest(values, torch.ceil(mass))
+    above = values > threshold
+    tied = values == threshold
+    if mask is not None:
+        tied &= mask.reshape(-1)
+    # What is left for the rows at the threshold, shared among them.
+    share = (mass - above.sum()) / tied.sum().clamp_min(1)
+    weight = (above + tied * share) / ratio
+    return weight.to(_at_least_float32(quality.dtype)).reshape(quality.shape)
+
+
+def top_fraction_threshold(
+    quality: Tensor, kappa: Tensor | float, mask: Tensor | None = None
+) -> Tensor:
+    r""":math:`\nu^*`, the :math:`(1-\kappa)`-quantile: the best ``kappa`` of the mass start here.
+
+    The largest minimiser of the dual :math:`\nu + E[(R-\nu)_+]/\kappa` that is a logged quality.
+
+    Args:
+        quality: quality signal, any shape.
+        kappa: fraction in (0, 1].
+        mask: ``True`` where a row exists.
+
+    Returns:
+        0-d tensor of the quality's type (float32 at least); ``-inf`` when nothing is valid.
+
+    Raises:
+        ValueError: if ``kappa`` lies outside (0, 1] or the shapes differ.
+
+    Examples:
+        >>> top_fraction_threshold(torch.tensor([0.1, 0.9, 0.4, 0.7]), 0.5)
+        tensor(0.7000)
+    """
+    values, mass, _ = _exact_mass(quality, kappa, mask)
+    return _kth_largest(values, torch.ceil(mass)).squeeze(-1)
+
+
+def optimistic_value(
+    quality: Tensor,
+    kappa: Tensor | float,
+    threshold: Tensor | float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Dual objective :math:`\nu + E[(R-\nu)_+]/\kappa` (optimistic CVaR) at a threshold.
+
+    Its minimum over the threshold equals the primal value :math:`E[w R]` with
+    :func:`optimistic_dro_weights`, and is reached at :func:`top_fraction_threshold`.
+
+    Args:
+        quality: quality signal, any shape.
+        kappa: fraction in (0, 1].
+        threshold: nu.
+        mask: ``True`` where a row exists.
+
+    Returns:
+        0-d tensor in float64.
+
+    Examples:
+        >>> quality = torch.tensor([0.0, 1.0, 0.0, 3.0])
+        >>> optimistic_value(quality, 0.5, top_fraction_threshold(quality, 0.5)).item()
+        2.0
+    """
+    excess = (quality.double() - threshold).clamp_min(0.0)
+    if mask is None:
+        return threshold + excess.mean() / kappa
+    return threshold + excess[mask].mean() / kappa
+
+
+def select_top(
+    quality: Tensor,
+    kappa: Tensor | float,
+    *,
+    mask: Tensor | None = None,
+    ties: Ties = "fraction",
+    group: Tensor | None = None,
+) -> TopSelection:
+    """The training step's selection: the K best rows of a batch, K = :func:`quota` of its size.
+
+    Source: arXiv 2602.10430, algorithm box, line 1.
+
+    Args:
+        quality: quality signal, any shape, finite where ``mask`` is true.
+        kappa: fraction in (0, 1], a number or a 0-d tensor.
+        mask: ``True`` where a row exists; the others are never kept.
+        ties: who fills the last places when rows tie at the threshold: ``"fraction"`` shares them
+            equally, ``"first"`` takes the lowest row index first.
+        group: integer ids of the quality's shape; the quota is then filled within each group.
+
+    Returns:
+        A :class:`TopSelection`.
+
+    Raises:
+        ValueError: if the shapes differ or ``ties`` is unknown.
+
+    Examples:
+        >>> select_top(torch.tensor([1.0, 5.0, 3.0, 3.0]), 0.5, ties="first").mass
+        tensor([0., 1., 1., 0.])
+        >>> select_top(torch.tensor([1.0, 5.0, 3.0, 3.0]), 0.5, ties="fraction").mass
+        tensor([0.0000, 1.0000, 0.5000, 0.5000])
+    """
+    check_same_shape(quality=quality, mask=mask, group=group)
+    if ties not in ("first", "fraction"):
+        raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
+    flat_mask = None if mask is None else mask.reshape(-1)
+    values = _valid_or_lowest(quality, flat_mask)
+    if group is None:
+        valid = values.numel() if flat_mask is None else flat_mask.sum()
+        k = quota(valid, kappa).to(values.device)
+        threshold = _kth_largest(values, k)
+        mass = _fill(values, threshold, k, flat_mask, ties)
+        threshold = threshold.squeeze(-1)
+    else:
+        mass, threshold, k = _select_in_groups(values, kappa, flat_mask, ties, group.reshape(-1))
+        threshold = threshold.reshape(quality.shape)
+    kept_mean, kept_std = weighted_moments(values, mass)
+    _, batch_std = weighted_moments(values, flat_mask)
+    return TopSelection(mass.reshape(quality.shape), threshold, k, kept_mean, kept_std, batch_std)
+
+
+def kappa_step(
+    kappa: Tensor,
+    kept_std: Tensor,
+    batch_std: Tensor,
+    *,
+    target_ratio: float = 0.5,
+    bounds: tuple[float, float] = (0.05, 1.0),
+    up: float = 1.02,
+    down: float = 0.98,
+) -> Tensor:
+    """One step of the adaptive filter: keep more while the kept rows are uniform enough.
+
+    ``kappa`` grows by ``up`` when ``kept_std < target_ratio * batch_std`` and shrinks by ``down``
+    otherwise, within ``bounds``. Source: arXiv 2602.10430, algorithm box, line 2.
+
+    Args:
+        kappa: current fraction, in (0, 1].
+        kept_std: standard deviation of the quality among the kept rows.
+        batch_std: standard deviation of the quality over the batch.
+        target_ratio: lambda, the wanted ratio of the two.
+        bounds: smallest and largest fraction.
+        up: factor of growth, above 1.
+        down: factor of decay, below 1.
+
+    Returns:
+        The next fraction, of ``kappa``'s type and device.
+
+    Examples:
+        >>> kappa_step(torch.tensor(0.5), torch.tensor(0.1), torch.tensor(1.0))
+        tensor(0.5100)
+    """
+    low, high = bounds
+    grown, decayed = (kappa * up).clamp_max(high), (kappa * down).clamp_min(low)
+    return torch.where(kept_std < target_ratio * batch_std, grown, decayed)
+
+
+def weighted_moments(values: Tensor, mass: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation of rows that count ``mass`` times each.
+
+    Two passes in float32 or better. The standard deviation divides by the total mass minus one;
+    it is 0, not NaN, when that is not positive.
+
+    Args:
+        values: any shape; entries with mass 0 may be non-finite.
+        mass: how often each entry counts (numbers or booleans), or ``None`` for once each.
+
+    Returns:
+        Two 0-d tensors.
+
+    Examples:
+        >>> weighted_moments(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
+        (tensor(1.5000), tensor(0.7071))
+    """
+    values = values.to(_at_least_float32(values.dtype))
+    if mass is None:
+        std, mean = torch.std_mean(values, correction=min(1, values.numel() - 1))
+        return mean, std
+    mass = mass.to(values.dtype)
+    values = torch.where(mass > 0, values, values.new_zeros(()))
+    total = mass.sum()
+    mean = torch.sum(mass * values) / total.clamp_min(1.0)
+    squares = torch.sum(mass * (values - mean).square())
+    return mean, torch.sqrt(squares / (total - 1.0).clamp_min(1.0))
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _valid_or_lowest(quality: Tensor, flat_mask: Tensor | None) -> Tensor:
+    """Quality as a detached float vector in which invalid rows lie below everything."""
+    values = quality.detach().reshape(-1)
+    values = values.to(_at_least_float32(values.dtype))
+    if flat_mask is None:
+        return values
+    return torch.where(flat_mask, values, values.new_full((), -torch.inf))
+
+
+def _exact_mass(
+    quality: Tensor, kappa: Tensor | float, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat values, the mass kappa N to hand out (float64), and kappa in float64."""
+    if not isinstance(kappa, Tensor):
+        check_fraction("kappa", kappa)
+    check_same_shape(quality=quality, mask=mask)
+    flat_mask = None if mask is None else mask.reshape(-1)
+    values = _valid_or_lowest(quality, flat_mask)
+    count = values.numel() if flat_mask is None else flat_mask.sum()
+    ratio = torch.as_tensor(kappa, dtype=torch.float64, device=values.device)
+    mass = ratio * count
+    # 0.07 * 100 is 7.000000000000001: a mass this near a whole number is that number.
+    whole = torch.round(mass)
+    return values, torch.where((mass - whole).abs() <= 1e-9 * mass, whole, mass), ratio
+
+
+def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
+    """The ``k``-th largest entry, shape [1]; ``k`` stays on the device (0 counts as 1)."""
+    ordered = torch.sort(values, descending=True).values
+    if ordered.numel() == 0:
+        return values.new_full((1,), -torch.inf)
+    return ordered.gather(0, (k.long() - 1).clamp_min(0).reshape(1))
+
+
+def _fill(
+    values: Tensor, threshold: Tensor, k: Tensor, flat_mask: Tensor | None, ties: Ties
+) -> Tensor:
+    """Mass in [0, 1] of each row, summing to ``k``."""
+    above = values > threshold
+    tied = values == threshold
+    if flat_mask is not None:
+        tied &= flat_mask
+    places = k - above.sum()
+    if ties == "first":
+        return (above | (tied & (tied.cumsum(0) <= places))).to(values.dtype)
+    share = (places / tied.sum().clamp_min(1)).to(values.dtype)
+    return above + tied * share
+
+
+def _select_in_groups(
+    values: Tensor,
+    kappa: Tensor | float,
+    flat_mask: Tensor | None,
+    ties: Ties,
+    group: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mass, each row's threshold and the total quota, the quota being filled group by group."""
+    # Sorting by value and then, stably, by group lays each group out best row first, in row
+    # order among equals; invalid rows come last in their group.
+    best_first = torch.sort(values, descending=True, stable=True).indices
+    order = best_first[torch.sort(group[best_first], stable=True).indices]
+    ids, ranked = group[order], values[order]
+    starts = torch.ones_like(ids, dtype=torch.bool)
+    starts[1:] = ids[1:] != ids[:-1]
+    segment = starts.cumsum(0) - 1
+    position = torch.arange(ids.numel(), device=ids.device)
+    # One slot per row is enough for any number of groups, so no size is read back.
+    first = torch.zeros_like(position).scatter_reduce_(
+        0, segment, torch.where(starts, position, 0), "amax"
+    )
+    valid = torch.ones_like(ranked) if flat_mask is None else flat_mask[order].to(ranked.dtype)
+    count = torch.zeros_like(ranked, dtype=torch.float64).scatter_add_(0, segment, valid.double())
+    k = quota(count, kappa)
+    last_kept = (first + k.long() - 1).clamp_min(0)[segment]
+    threshold = ranked[last_kept]
+    if ties == "first":
+        mass = ((position - first[segment]) < k[segment]).to(ranked.dtype) * valid
+    else:
+        above = (ranked > threshold).double() * valid
+        tied = (ranked == threshold).double() * valid
+        places = k - torch.zeros_like(k).scatter_add_(0, segment, above)
+        share = places / torch.zeros_like(k).scatter_add_(0, segment, tied).clamp_min(1.0)
+        mass = (above + tied * share[segment]).to(ranked.dtype)
+    undo = torch.empty_like(order).scatter_(0, order, position)
+    return mass[undo], threshold[undo], k.sum()

@@ -1,0 +1,119 @@
+"""What every objective asks of a batch: signals, masks, log-probabilities in the right shape."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase, is_tensor_collection
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torch.distributions import Distribution
+
+from torchrl_drpo.functional.checks import check_finite
+
+
+def read_entry(tensordict: TensorDictBase, key: NestedKey, what: str, owner: str) -> Tensor:
+    """An entry of the batch, or a ``KeyError`` that says which key the loss wanted and why."""
+    value = tensordict.get(key, None)
+    if value is None:
+        raise KeyError(
+            f"{owner} reads its {what} from {key!r}, which the batch does not have (it has "
+            f"{sorted(map(str, tensordict.keys(True, True)))}); name another entry with "
+            f"loss.set_keys({what}=...)"
+        )
+    return value
+
+
+def per_step(values: Tensor, batch: torch.Size, what: str) -> Tensor:
+    """``[*B]`` or ``[*B, 1]`` as ``[*B]``."""
+    if values.shape == batch:
+        return values
+    if values.shape == (*batch, 1):
+        return values.squeeze(-1)
+    raise ValueError(
+        f"{what} must have shape {tuple(batch)} or {(*batch, 1)} to fit the batch, "
+        f"got {tuple(values.shape)}"
+    )
+
+
+def per_trajectory(values: Tensor, batch: torch.Size, mask: Tensor | None, what: str) -> Tensor:
+    """One number for each row of a ``[B, T]`` batch: itself, or the sum over its valid steps."""
+    if values.shape in (batch[:1], (*batch[:1], 1)):
+        return values.reshape(batch[:1])
+    steps = per_step(values, batch, what)
+    if mask is not None:
+        steps = torch.where(mask, steps, steps.new_zeros(()))
+    return steps.sum(tuple(range(1, steps.ndim)))
+
+
+def valid_steps(
+    tensordict: TensorDictBase, keys: tuple[NestedKey, ...], batch: torch.Size
+) -> Tensor | None:
+    """The masks found under ``keys``, ANDed, of shape ``[*B]``; ``True`` is valid."""
+    mask = None
+    for key in keys:
+        found = tensordict.get(key, None)
+        if found is None:
+            continue
+        if found.dtype != torch.bool:
+            raise TypeError(f"mask {key!r} must be boolean (True = valid), got {found.dtype}")
+        found = per_step(found, batch, f"mask {key!r}")
+        mask = found if mask is None else mask & found
+    return mask
+
+
+def action_log_prob(dist: Distribution, action: Tensor, batch: torch.Size) -> Tensor:
+    """``log pi(a|s)`` in shape ``[*B]``, whatever the distribution's habits.
+
+    Sums over event dimensions that a distribution without ``Independent`` leaves open, and takes
+    ``[*B, 1]`` integer actions, which would otherwise broadcast into ``[*B, *B]``.
+    """
+    scalar_event = not is_tensor_collection(action) and dist.event_shape == torch.Size([])
+    if scalar_event and dist.batch_shape == batch and action.shape == (*batch, 1):
+        action = action.squeeze(-1)
+    log_prob = dist.log_prob(action)
+    if is_tensor_collection(log_prob):
+        log_prob = sum(
+            _sum_to(leaf, batch)
+            for leaf in log_prob.values(True, True)  # composite actions
+        )
+    return _sum_to(log_prob, batch)
+
+
+def _sum_to(log_prob: Tensor, batch: torch.Size) -> Tensor:
+    if log_prob.shape == batch:
+        return log_prob
+    if log_prob.shape[: len(batch)] != batch:
+        raise ValueError(
+            f"the policy's log_prob has shape {tuple(log_prob.shape)} for a batch of shape "
+            f"{tuple(batch)}; log_prob(action) must give one number per row"
+        )
+    return log_prob.flatten(len(batch)).sum(-1)
+
+
+def cleared(inputs: TensorDictBase, mask: Tensor) -> TensorDictBase:
+    """The batch with zeros at invalid steps: padding may hold NaN, and NaN has a gradient."""
+
+    def clear(values: Tensor) -> Tensor:
+        spread = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+        return torch.where(spread, values, values.new_zeros(()))
+
+    return inputs.apply(clear)
+
+
+def wants_check(requested: bool | None, device: torch.device) -> bool:
+    """Whether to look for non-finite values now: never while compiling, free on the CPU."""
+    if torch.compiler.is_compiling() or under_functorch():
+        return False
+    return device.type == "cpu" if requested is None else requested
+
+
+def check_signal(name: str, key: NestedKey, values: Tensor, mask: Tensor | None) -> None:
+    """Non-finite rewards are an error with a row, not a NaN loss three steps later."""
+    check_finite(
+        f"{name} {key!r}", values, mask, hint="drop or repair these rows before they are sampled"
+    )
+
+
+def under_functorch() -> bool:
+    """Whether this runs inside ``torch.vmap`` or another functorch transform."""
+    return torch._C._functorch.maybe_current_level() is not None

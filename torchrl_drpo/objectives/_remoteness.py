@@ -1,0 +1,81 @@
+"""How far a logged action is from the policy: the distribution's business, asked in one place."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from torchrl_drpo.functional.remoteness import categorical_remoteness, gaussian_remoteness
+
+RemotenessKind = Literal["auto", "per_dimension"]
+
+
+def remoteness_and_score(
+    dist: Distribution,
+    action: Tensor,
+    log_prob: Tensor,
+    kind: RemotenessKind = "auto",
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Remoteness D of each logged action and the magnitude of its score, both detached.
+
+    A location and a scale make a distribution a Gaussian: D is the squared Mahalanobis distance,
+    and the score with respect to the mean, in units of sigma, has length sqrt(D). A distribution
+    with a ``remoteness(action)`` method says itself (semantic IDs: the mean surprisal of the
+    tokens); for all others D is the surprisal. Their score with respect to the chosen logit is
+    1 - pi(a).
+
+    Args:
+        dist: the policy's distribution, of batch shape ``[*B]``.
+        action: the logged actions.
+        log_prob: their log-probability, ``[*B]``, or ``[B]`` summed over a trajectory's steps; a
+            trajectory's D is then the mean over its valid steps.
+        kind: ``"per_dimension"`` divides a Gaussian's D by the dimension of the action.
+        mask: valid steps.
+
+    Returns:
+        Two tensors of ``log_prob``'s shape.
+
+    Raises:
+        ValueError: for ``"per_dimension"`` with a policy that is not Gaussian.
+    """
+    if hasattr(dist, "loc") and hasattr(dist, "scale"):
+        distance = gaussian_remoteness(action, dist.loc, dist.scale)
+        distance = _as_samples(distance, log_prob, mask)
+        score = distance.sqrt()
+        if kind == "per_dimension":
+            distance = distance / action.shape[-1]
+        return distance, score
+    if kind == "per_dimension":
+        raise ValueError(
+            f"remoteness='per_dimension' is for Gaussian policies, got {type(dist).__name__}; "
+            "use 'auto'"
+        )
+    own = getattr(dist, "remoteness", None)
+    if own is not None:
+        distance = _as_samples(own(action).detach(), log_prob, mask)
+    else:
+        distance = categorical_remoteness(log_prob) / _steps_in(dist, log_prob, mask)
+    return distance, -torch.expm1(log_prob)
+
+
+def _as_samples(distance: Tensor, log_prob: Tensor, mask: Tensor | None) -> Tensor:
+    """One number a sample: at trajectory level the mean over the valid steps."""
+    if distance.shape == log_prob.shape:
+        return distance
+    if mask is None:
+        return distance.flatten(1).mean(1)
+    valid = mask.flatten(1)
+    return torch.where(valid, distance.flatten(1), 0.0).sum(1) / valid.sum(1).clamp_min(1)
+
+
+def _steps_in(dist: Distribution, log_prob: Tensor, mask: Tensor | None) -> Tensor | int:
+    """How many steps each entry of ``log_prob`` adds up."""
+    if dist.batch_shape == log_prob.shape:
+        return 1
+    if mask is not None:
+        return mask.flatten(1).sum(1).clamp_min(1)
+    return max(dist.batch_shape.numel() // max(log_prob.numel(), 1), 1)

@@ -1,0 +1,188 @@
+"""The signed ("repulsive") loss: attract to what beat a baseline, repel from the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from torchrl_drpo.functional.reductions import ratio
+from torchrl_drpo.functional.selection import weighted_moments
+from torchrl_drpo.objectives._remoteness import RemotenessKind, remoteness_and_score
+from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
+
+Baseline = Literal["mean", "min"] | float | None
+
+
+class RepulsiveLoss(WeightedLoss):
+    r"""Signed policy gradient on a fixed log, with optional control of its negative branch.
+
+    .. math::
+        L = -\frac1N \sum_i \big(A_i^+ - \alpha\, w(D_i)\, A_i^-\big) \log\pi(a_i|s_i),
+        \qquad A = R - b
+
+    Without a taper and with :math:`\alpha = 1` this is APG, the objective that diverges on noisy
+    logs: a logged action keeps repelling after the policy has left it. ``negative_scale=0`` is
+    positive-only learning, the baseline to beat; ``taper`` lets a negative fade with its
+    remoteness D from the current policy.
+
+    Source: arXiv 2602.10430, sec. 3 (APG); the tapers are those of the authors' later
+    "Dynamic Remoteness-Aware Policy Optimization" (2026).
+
+    Args:
+        actor_network: a TorchRL probabilistic actor.
+
+    Keyword Args:
+        baseline: b: ``"mean"`` or ``"min"`` of the batch's rewards, a number, or ``None`` for 0.
+            Not used where the batch has an ``advantage``.
+        normalize: divide the advantage by its standard deviation over the batch.
+        negative_scale: alpha, at least 0; 0 leaves negatives out of the forward pass as well.
+        taper: ``taper(D) -> w`` in [0, 1], such as
+            :class:`~torchrl_drpo.functional.tapers.ExponentialTaper`; ``None`` for 1.
+        remoteness: ``"auto"`` takes the squared Mahalanobis distance for Gaussians, the surprisal
+            for categoricals, the mean-token surprisal for sequences; ``"per_dimension"`` divides
+            the first by the action's dimension.
+        level, skip_filtered, reduction, functional, check_inputs: see
+            :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
+
+    Outputs:
+        ``loss_actor``; and, detached and 0-d: ``negative_mass_ratio`` (rho = E[A-]/E[A+]),
+        ``effective_negative_mass_ratio`` (the same after scale and taper),
+        ``taper_active_fraction`` (share of the negatives whose weight the taper lowers) and
+        ``repulsion_to_attraction`` (ratio of the summed score magnitudes ``|A| |score|``, in
+        units of the policy's own scale: sqrt(D) for Gaussians, 1 - pi(a) for categoricals).
+
+    Raises:
+        ValueError: for a negative scale, an unknown baseline or remoteness.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_drpo import ExponentialTaper, RepulsiveLoss, make_gaussian_actor
+        >>> actor = make_gaussian_actor(state_dim=10, action_dim=4)
+        >>> loss = RepulsiveLoss(actor, taper=ExponentialTaper(threshold=4.0))
+        >>> batch = TensorDict(
+        ...     {
+        ...         "observation": torch.randn(8, 10),
+        ...         "action": torch.randn(8, 4),
+        ...         "next": {"reward": torch.arange(8.0).unsqueeze(-1)},
+        ...     },
+        ...     batch_size=[8],
+        ... )
+        >>> out = loss(batch)
+        >>> out["loss_actor"].backward()
+        >>> out["negative_mass_ratio"]  # a mean baseline balances the two
+        tensor(1.)
+    """
+
+    @dataclass
+    class _AcceptedKeys(WeightedLoss._AcceptedKeys):
+        """Entries of the batch.
+
+        Attributes:
+            reward: R, ``[*B]`` or ``[*B, 1]``.
+            advantage: A, used instead of reward minus baseline where the batch has it.
+        """
+
+        reward: NestedKey = ("next", "reward")
+        advantage: NestedKey = "advantage"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+    out_keys: ClassVar[list[NestedKey]] = [
+        "loss_actor",
+        "negative_mass_ratio",
+        "effective_negative_mass_ratio",
+        "taper_active_fraction",
+        "repulsion_to_attraction",
+    ]
+    _signal_keys = ("reward",)
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        baseline: Baseline = "mean",
+        normalize: bool = False,
+        negative_scale: float = 1.0,
+        taper: Callable[[Tensor], Tensor] | None = None,
+        remoteness: RemotenessKind = "auto",
+        **options: Any,
+    ) -> None:
+        if isinstance(baseline, str) and baseline not in ("mean", "min"):
+            raise ValueError(f"baseline must be 'mean', 'min', a number or None, got {baseline!r}")
+        if isinstance(baseline, (int, float)) and not math.isfinite(baseline):
+            raise ValueError(f"baseline must be finite, got {baseline}")
+        if not (math.isfinite(negative_scale) and negative_scale >= 0):
+            raise ValueError(f"negative_scale must be finite and >= 0, got {negative_scale}")
+        if remoteness not in ("auto", "per_dimension"):
+            raise ValueError(f"remoteness must be 'auto' or 'per_dimension', got {remoteness!r}")
+        super().__init__(actor_network, **options)
+        self.baseline = baseline
+        self.normalize = normalize
+        self.negative_scale = negative_scale
+        self.taper = taper
+        self.remoteness = remoteness
+
+    def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
+        advantage = self._advantage(tensordict, mask)
+        mass = torch.ones_like(advantage) if mask is None else mask.to(advantage.dtype)
+        attraction = advantage.clamp_min(0.0).sum()
+        rho = ratio(attraction - advantage.sum(), attraction)
+        weight = advantage
+        if self.negative_scale != 1.0:
+            weight = torch.where(advantage < 0, self.negative_scale * advantage, advantage)
+        zero = torch.zeros_like(rho)
+        report = {
+            "negative_mass_ratio": rho,
+            "effective_negative_mass_ratio": self.negative_scale * rho,
+            "taper_active_fraction": zero,
+            "repulsion_to_attraction": zero,
+        }
+        return Weighting(weight, mass, report)
+
+    def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
+        weight, report = weighting.weight, dict(weighting.report)
+        distance, score = remoteness_and_score(
+            scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
+        )
+        if self.taper is not None:
+            factor = self.taper(distance)
+            negative = weight < 0
+            before = weight.clamp_max(0.0).sum()
+            weight = torch.where(negative, weight * factor, weight)
+            kept = ratio(weight.clamp_max(0.0).sum(), before)
+            report["effective_negative_mass_ratio"] = kept * report["effective_negative_mass_ratio"]
+            active = (negative & (factor < 1)).sum().to(weight.dtype)
+            report["taper_active_fraction"] = ratio(active, negative.sum())
+        force = weight * score
+        attraction = force.clamp_min(0.0).sum()
+        report["repulsion_to_attraction"] = ratio(attraction - force.sum(), attraction)
+        return replace(weighting, weight=weight, report=report)
+
+    def _advantage(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
+        if tensordict.get(self.tensor_keys.advantage, None) is not None:
+            advantage = self._signal(tensordict, "advantage", mask)
+        else:
+            reward = self._signal(tensordict, "reward", mask)
+            advantage = reward - self._baseline_of(reward, mask)
+        if mask is not None:
+            advantage = torch.where(mask, advantage, 0.0)
+        if self.normalize:
+            _, spread = weighted_moments(advantage, mask)
+            advantage = advantage / (spread + 1e-8)
+        return advantage
+
+    def _baseline_of(self, reward: Tensor, mask: Tensor | None) -> Tensor | float:
+        if self.baseline == "mean":
+            return weighted_moments(reward, mask)[0]
+        if self.baseline == "min":
+            return (reward if mask is None else reward.where(mask, math.inf)).min()
+        return 0.0 if self.baseline is None else self.baseline

@@ -1,0 +1,307 @@
+"""The base of every offline objective here: a rule for the weights, and nothing else.
+
+An offline objective of this package is ``-sum_i w_i log pi(a_i|s_i) / sum_i m_i``. A subclass says
+what ``w`` and the mass ``m`` are (:meth:`WeightedLoss._weigh`, from what was logged) and, where
+the rule looks at the policy too, how the weights change once the log-probabilities are known
+(:meth:`WeightedLoss._reweigh`). This module does the rest of TorchRL's contract: keys, masks,
+functional parameters, reductions, and the work that is saved on rows of weight zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+from torch.distributions import Distribution
+from torchrl.objectives.common import LossModule
+
+from torchrl_drpo.functional.reductions import weighted_nll
+from torchrl_drpo.objectives import _batch
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """What a rule says of a batch; every tensor is detached.
+
+    Attributes:
+        weight: w of each sample, ``[*B]`` (``[B]`` at trajectory level). Zero means: no work.
+        mass: how much each sample counts in the divisor of the mean, of ``weight``'s shape.
+        report: 0-d diagnostics that the loss returns beside ``loss_actor``.
+    """
+
+    weight: Tensor
+    mass: Tensor
+    report: dict[str, Tensor]
+
+    def with_report(self, **entries: Tensor) -> Weighting:
+        """The same weights with more to tell."""
+        return replace(self, report={**self.report, **entries})
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The logged actions under the current policy, as :meth:`WeightedLoss._reweigh` sees them.
+
+    Attributes:
+        dist: the policy's distribution for the rows that were scored.
+        action: their logged actions.
+        log_prob: log-probability of these actions, detached, of the weights' shape.
+        mask: which steps of these rows are valid, ``None`` for all.
+        data: the whole tensordict that the loss was called with.
+        rows: indices of the scored rows in ``data``, or ``None`` for all of them.
+    """
+
+    dist: Distribution
+    action: Tensor
+    log_prob: Tensor
+    mask: Tensor | None
+    data: TensorDictBase
+    rows: Tensor | None
+
+    def take(self, values: Tensor) -> Tensor:
+        """The entries of a batch-shaped tensor that belong to the scored rows."""
+        return values if self.rows is None else values[self.rows]
+
+
+class WeightedLoss(LossModule):
+    """Base LossModule of all objectives that are a rule for the weights.
+
+    Args:
+        actor_network: a TorchRL probabilistic actor: ``get_dist(tensordict).log_prob(action)``.
+
+    Keyword Args:
+        level: ``"step"`` weighs every step; ``"trajectory"`` weighs whole rows of a ``[B, T]``
+            batch: a trajectory's log-probability is the sum over its valid steps, its signal one
+            number (``[B]`` or ``[B, 1]``) or the sum of its steps' signals.
+        skip_filtered: leave rows of weight zero out of the policy's forward and backward. Done on
+            the CPU; on an accelerator, where counting rows would stall the device, and under
+            ``torch.compile`` or ``vmap``, every row is computed, with the same loss.
+        reduction: ``"mean"`` divides by the mass that the rule gives the rows, ``"sum"`` adds up
+            ``-w log pi``, ``"none"`` returns ``-w log pi`` for each sample.
+        functional: keep the actor's parameters in ``actor_network_params`` (TorchRL's default).
+            ``False`` leaves the module whole, as DDP and FSDP need it.
+        check_inputs: reject non-finite signals. ``None`` does so on the CPU, where it is nearly
+            free; ``True`` on an accelerator too, at the price of a synchronisation.
+
+    Raises:
+        ValueError: for an unknown ``level`` or ``reduction``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Entries of the batch.
+
+        Attributes:
+            action: the logged action.
+            priority_weight: optional importance weights ``p`` of a sampler; the mean becomes
+                ``sum(p w l) / sum(p m)``.
+        """
+
+        action: NestedKey = "action"
+        priority_weight: NestedKey = "priority_weight"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+    actor_network: ProbabilisticTensorDictSequential
+    actor_network_params: TensorDictParams
+    target_actor_network_params: TensorDictParams
+    out_keys: ClassVar[list[NestedKey]] = ["loss_actor"]
+
+    #: names of the accepted keys, beside the action, that the rule cannot do without
+    _signal_keys: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        level: str = "step",
+        skip_filtered: bool = True,
+        reduction: str = "mean",
+        functional: bool = True,
+        check_inputs: bool | None = None,
+    ) -> None:
+        if level not in ("step", "trajectory"):
+            raise ValueError(f"level must be 'step' or 'trajectory', got {level!r}")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+        self._functional = functional
+        self._in_keys: list[NestedKey] | None = None
+        super().__init__()
+        if functional:
+            self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
+        else:
+            self.actor_network = actor_network
+        self.level = level
+        self.skip_filtered = skip_filtered
+        self.reduction = reduction
+        self.check_inputs = check_inputs
+
+    # -- the rule: what a subclass writes -------------------------------------------------------
+
+    def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
+        """Weights from what was logged; ``mask`` is ``True`` where a sample is valid."""
+        raise NotImplementedError
+
+    def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
+        """Weights after the policy was asked, for the rows that were scored."""
+        return weighting
+
+    # -- TorchRL's contract ---------------------------------------------------------------------
+
+    @property
+    def functional(self) -> bool:
+        """Whether the actor's parameters are held apart from the module."""
+        return self._functional
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries that ``forward`` needs: the actor's inputs, the action, the rule's signals."""
+        if self._in_keys is None:
+            keys = [*self.actor_network.in_keys, self.tensor_keys.action]
+            keys += [getattr(self.tensor_keys, name) for name in self._signal_keys]
+            self._in_keys = list(dict.fromkeys(unravel_key(key) for key in keys))
+        return self._in_keys
+
+    @in_keys.setter
+    def in_keys(self, values: list[NestedKey] | None) -> None:
+        self._in_keys = values
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self._in_keys = None  # set_keys may have renamed what they are made of
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Loss and detached diagnostics of a batch; the batch itself is left as it was.
+
+        Args:
+            tensordict: a batch of shape ``[*B]`` with this loss's ``in_keys``.
+
+        Returns:
+            A tensordict with ``out_keys``; everything but the ``loss_*`` entries is detached.
+
+        Raises:
+            ValueError: for an empty batch, or signals that are non-finite or of another shape.
+            KeyError: for an entry that is not there.
+        """
+        if tensordict.numel() == 0:
+            raise ValueError(
+                f"{type(self).__name__} got an empty batch of shape {tuple(tensordict.shape)}; "
+                "sample at least one row"
+            )
+        steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+        with torch.no_grad():
+            weighting = self._weigh(tensordict, self._samples(steps))
+            weighting = self._with_priority(weighting, tensordict)
+            total = weighting.mass.sum()
+            rows = self._rows_to_score(weighting.weight)
+            if rows is not None:
+                weighting = replace(
+                    weighting, weight=weighting.weight[rows], mass=weighting.mass[rows]
+                )
+                steps = None if steps is None else steps[rows]
+        dist, action, log_prob = self._score(tensordict, rows, steps)
+        with torch.no_grad():
+            scored = Scored(dist, action, log_prob.detach(), steps, tensordict, rows)
+            weighting = self._reweigh(weighting, scored)
+        out = {"loss_actor": self._reduce_weighted(log_prob, weighting.weight, total)}
+        out.update((key, weighting.report[key]) for key in self.out_keys if key in weighting.report)
+        self._clear_weakrefs(tensordict, "actor_network_params")
+        return TensorDict(out)
+
+    # -- steps of the forward pass --------------------------------------------------------------
+
+    def _signal(self, tensordict: TensorDictBase, name: str, mask: Tensor | None) -> Tensor:
+        """The entry ``tensor_keys.<name>`` as one finite number a sample, detached."""
+        key = getattr(self.tensor_keys, name)
+        values = _batch.read_entry(tensordict, key, name, type(self).__name__).detach()
+        what = f"{name} {key!r}"
+        if self.level == "trajectory":
+            steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+            values = _batch.per_trajectory(values, tensordict.shape, steps, what)
+        else:
+            values = _batch.per_step(values, tensordict.shape, what)
+        if _batch.wants_check(self.check_inputs, values.device):
+            _batch.check_signal(name, key, values, mask)
+        return values
+
+    def _samples(self, steps: Tensor | None) -> Tensor | None:
+        """Valid samples from valid steps: a trajectory is valid when any of its steps is."""
+        if steps is None or self.level == "step":
+            return steps
+        return steps.flatten(1).any(1)
+
+    def _ones(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
+        """One for each valid sample, zero for the others."""
+        if mask is not None:
+            return mask.float()
+        shape = tensordict.shape[:1] if self.level == "trajectory" else tensordict.shape
+        action = tensordict.get(self.tensor_keys.action)
+        return torch.ones(shape, device=action.device)
+
+    def _with_priority(self, weighting: Weighting, tensordict: TensorDictBase) -> Weighting:
+        priority = tensordict.get(self.tensor_keys.priority_weight, None)
+        if priority is None:
+            return weighting
+        what = f"priority_weight {self.tensor_keys.priority_weight!r}"
+        if self.level == "trajectory" and priority.shape[:1] == tensordict.shape[:1]:
+            priority = priority.reshape(tensordict.shape[0], -1)[:, 0]
+        else:
+            priority = _batch.per_step(priority, tensordict.shape, what)
+        return replace(
+            weighting, weight=weighting.weight * priority, mass=weighting.mass * priority
+        )
+
+    def _rows_to_score(self, weight: Tensor) -> Tensor | None:
+        """Rows (of the first dimension) that the policy must see, or ``None`` for all of them."""
+        if not self.skip_filtered or self.reduction == "none" or weight.device.type != "cpu":
+            return None
+        if torch.compiler.is_compiling() or _batch.under_functorch():
+            return None
+        kept = weight != 0 if weight.ndim == 1 else weight.flatten(1).any(1)
+        rows = kept.nonzero().squeeze(-1)
+        if rows.numel() == weight.shape[0]:
+            return None
+        # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
+        return rows if rows.numel() else rows.new_zeros(1)
+
+    def _score(
+        self, tensordict: TensorDictBase, rows: Tensor | None, steps: Tensor | None
+    ) -> tuple[Distribution, Tensor, Tensor]:
+        """Distribution, logged actions and their log-probability, for ``rows`` only."""
+        action_key = self.tensor_keys.action
+        _batch.read_entry(tensordict, action_key, "action", type(self).__name__)
+        inputs = tensordict.select(*self.actor_network.in_keys, action_key, strict=False)
+        if rows is not None:
+            inputs = inputs[rows]
+        if steps is not None:
+            inputs = _batch.cleared(inputs, steps)
+        action = inputs.get(action_key)
+        if self.functional:
+            weights_in_place = self.actor_network_params.to_module(
+                self.actor_network, preserve_module_state=False
+            )
+        else:
+            weights_in_place = contextlib.nullcontext()
+        with weights_in_place:
+            dist = self.actor_network.get_dist(inputs)
+            log_prob = _batch.action_log_prob(dist, action, inputs.shape)
+        if self.level == "trajectory":
+            if steps is not None:
+                log_prob = torch.where(steps, log_prob, log_prob.new_zeros(()))
+            log_prob = log_prob.flatten(1).sum(1)
+        return dist, action, log_prob
+
+    def _reduce_weighted(self, log_prob: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+        if self.reduction == "none":
+            zero = log_prob.new_zeros(())
+            return -weight * torch.where(weight != 0, log_prob, zero)
+        summed = weighted_nll(log_prob, weight, reduction="sum")
+        if self.reduction == "sum":
+            return summed
+        return summed / torch.where(total > 0, total, torch.ones_like(total))
