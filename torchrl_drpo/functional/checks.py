@@ -34,10 +34,11 @@ def check_finite(name: str, values: Tensor, mask: Tensor | None = None, hint: st
     Rows outside ``mask`` are not looked at: padding may hold anything. On an accelerator this
     waits for the device, so callers on a hot path decide whether they want it.
     """
-    bad = ~torch.isfinite(values)
+    finite = torch.isfinite(values)
     if mask is not None:
-        bad &= mask
-    if bad.any():
+        finite |= ~mask
+    if not finite.all():
+        bad = ~finite
         row = tuple(bad.nonzero()[0].tolist())
         where = row[0] if len(row) == 1 else row
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_same_shape
@@ -33,7 +34,6 @@ def weighted_nll(
         ValueError: if the shapes differ or the reduction is unknown.
 
     Examples:
-        >>> import torch
         >>> weighted_nll(torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 1.0]))
         tensor(2.5000)
     """
@@ -42,25 +42,14 @@ def weighted_nll(
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     weight = weight.detach()
     counted = weight != 0 if mask is None else (weight != 0) & mask
-    kept = log_prob.where(counted, log_prob.new_zeros(()))
+    kept = torch.where(counted, log_prob, 0.0)
     if kept.dtype.itemsize < 4:
         kept = kept.float()
-    # A masked row may carry any weight, NaN included.
-    terms = weight.where(counted, weight.new_zeros(())) * kept
-    total = -terms.sum()
+    if mask is not None:
+        weight = torch.where(mask, weight, 0.0)  # a masked row may carry any weight, NaN included
+    total = -(weight * kept).sum()
     if reduction == "sum":
         return total
     if mask is None:
-        return total / max(terms.numel(), 1)
+        return total / max(log_prob.numel(), 1)
     return total / mask.sum().clamp_min(1)
-
-
-def ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """``part / whole`` where nothing out of nothing is nothing: 0 / 0 gives 0.
-
-    Examples:
-        >>> import torch
-        >>> ratio(torch.tensor([0.0, 3.0, 1.0]), torch.tensor([0.0, 0.0, 4.0]))
-        tensor([0.0000,    inf, 0.2500])
-    """
-    return part / whole.where((whole != 0) | (part != 0), whole.new_ones(()))

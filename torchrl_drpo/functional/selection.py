@@ -16,12 +16,14 @@ Nothing here reads a value back to the host: kappa may be a tensor on the device
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_same_shape
+from torchrl_drpo.functional.host import reads_are_free
 
 Ties = Literal["first", "fraction"]
 
@@ -63,13 +65,18 @@ def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
         >>> quota(1000, 0.1).item(), quota(5, torch.tensor(0.7)).item(), quota(3, 0.05).item()
         (100.0, 4.0, 1.0)
     """
-    exact = torch.as_tensor(count, dtype=torch.float64)
     half_ulp = 0.0
-    if isinstance(kappa, Tensor) and kappa.dtype != torch.float64:
-        half_ulp = 0.5 * torch.finfo(kappa.dtype).eps
-        kappa = kappa.double()
-    rows = torch.floor(exact * kappa * (1 + half_ulp) + 0.5)
-    return torch.minimum(rows.clamp_min(1.0), exact)
+    if isinstance(kappa, Tensor):
+        if kappa.dtype != torch.float64:
+            half_ulp = 0.5 * torch.finfo(kappa.dtype).eps
+        readable = isinstance(count, int) and reads_are_free(kappa)
+        kappa = float(kappa) if readable else kappa.double()
+    if isinstance(count, int) and not isinstance(kappa, Tensor):
+        rows = math.floor(count * kappa * (1 + half_ulp) + 0.5)
+        return torch.tensor(min(max(rows, 1), count), dtype=torch.float64)
+    exact = torch.as_tensor(count, dtype=torch.float64)
+    spread = torch.floor(exact * kappa * (1 + half_ulp) + 0.5)
+    return torch.minimum(spread.clamp_min(1.0), exact)
 
 
 def optimistic_dro_weights(
@@ -208,6 +215,8 @@ def select_top(
         raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
     flat_mask = None if mask is None else mask.reshape(-1)
     values = _valid_or_lowest(quality, flat_mask)
+    if mask is None and group is None and reads_are_free(values):
+        return _select_on_host(values, kappa, ties, quality.shape)
     if group is None:
         valid = values.numel() if flat_mask is None else flat_mask.sum()
         k = quota(valid, kappa).to(values.device)
@@ -275,7 +284,8 @@ def weighted_moments(values: Tensor, mass: Tensor | None = None) -> tuple[Tensor
         >>> weighted_moments(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
         (tensor(1.5000), tensor(0.7071))
     """
-    values = values.to(_at_least_float32(values.dtype))
+    if values.dtype.itemsize < 4 or not values.is_floating_point():
+        values = values.to(_at_least_float32(values.dtype))
     if mass is None:
         std, mean = torch.std_mean(values, correction=min(1, values.numel() - 1))
         return mean, std
@@ -338,6 +348,23 @@ def _fill(
         return (above | (tied & (tied.cumsum(0) <= places))).to(values.dtype)
     share = (places / tied.sum().clamp_min(1)).to(values.dtype)
     return above + tied * share
+
+
+def _select_on_host(
+    values: Tensor, kappa: Tensor | float, ties: Ties, shape: torch.Size
+) -> TopSelection:
+    """The common case, where K may be read: a partial sort, and the kept values themselves."""
+    k = quota(values.numel(), kappa)
+    best = torch.topk(values, int(k)).values
+    threshold = best[-1:]
+    kept = values >= threshold
+    crowded = kept.sum() > k  # more rows tie at the threshold than there are places
+    mass = _fill(values, threshold, k, None, ties) if crowded else kept.to(values.dtype)
+    kept_mean, kept_std = weighted_moments(best)
+    _, batch_std = weighted_moments(values)
+    return TopSelection(
+        mass.reshape(shape), threshold.squeeze(0), k, kept_mean, kept_std, batch_std
+    )
 
 
 def _select_in_groups(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
+from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.selection import Ties, TopSelection, select_top, weighted_moments
 from torchrl_drpo.functional.weights import kl_dro_weights
 from torchrl_drpo.objectives import _batch
@@ -177,12 +178,11 @@ class DRPOLoss(WeightedLoss):
         if kept_threshold.ndim:
             kept_threshold = (top.threshold.where(top.mass > 0, 0.0) * top.mass).sum()
             kept_threshold = kept_threshold / top.quota.clamp_min(1.0)
-        squares = weight.square().sum()
         report = {
             "kappa": kappa,
             "threshold": kept_threshold.to(weight.dtype),
             "kept_fraction": (top.quota / valid).to(weight.dtype),
-            "effective_sample_size": weight.sum().square() / squares.where(squares > 0, 1.0),
+            "effective_sample_size": effective_sample_size(weight),
             "kept_mean_quality": top.kept_mean,
         }
         return Weighting(weight, mass, report)
@@ -196,19 +196,17 @@ class DRPOLoss(WeightedLoss):
         if self.weighting == "kl":
             weight = kl_dro_weights(quality, kappa, self.temperature, mask)
             return weight, torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
-        # Dropped rows, which may hold anything where they are masked, take no part from here on.
-        kept = quality.to(top.mass.dtype).where(top.mass > 0, top.kept_mean)
+        baseline = top.kept_mean if self.weighting == "exponential" else top.threshold
+        # Rows that are not kept may hold anything, and be far enough down to overflow exp.
+        advantage = torch.where(top.mass > 0, quality.to(top.mass.dtype) - baseline, 0.0)
         if self.weighting == "exponential":
-            return top.mass * torch.exp((kept - top.kept_mean) / self.temperature), top.mass
-        advantage = top.mass * (kept - top.threshold).where(top.mass > 0, 0.0)
+            return top.mass * torch.exp(advantage / self.temperature), top.mass
         if self.normalize:
-            advantage = advantage / (self._kept_spread(top, kept) + 1e-8)
-        return advantage, top.mass
-
-    def _kept_spread(self, top: TopSelection, kept: Tensor) -> Tensor:
-        if self.group_key is None:
-            return top.kept_std  # a common threshold shifts nothing
-        return weighted_moments(kept - top.threshold, top.mass)[1]
+            # A common threshold shifts nothing; with one for each group it does.
+            grouped = self.group_key is not None
+            spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
+            advantage = advantage / (spread + 1e-8)
+        return top.mass * advantage, top.mass
 
     def _groups(self, tensordict: TensorDictBase, quality: Tensor) -> Tensor | None:
         if self.group_key is None:

@@ -13,7 +13,11 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.reductions import ratio
+from torchrl_drpo.functional.diagnostics import (
+    negative_mass_ratio,
+    repulsion_to_attraction,
+    taper_active_fraction,
+)
 from torchrl_drpo.functional.selection import weighted_moments
 from torchrl_drpo.objectives._remoteness import RemotenessKind, remoteness_and_score
 from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
@@ -134,17 +138,14 @@ class RepulsiveLoss(WeightedLoss):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
         mass = torch.ones_like(advantage) if mask is None else mask.to(advantage.dtype)
-        attraction = advantage.clamp_min(0.0).sum()
-        rho = ratio(attraction - advantage.sum(), attraction)
         weight = advantage
         if self.negative_scale != 1.0:
             weight = torch.where(advantage < 0, self.negative_scale * advantage, advantage)
-        zero = torch.zeros_like(rho)
+        rho = negative_mass_ratio(advantage)
         report = {
             "negative_mass_ratio": rho,
             "effective_negative_mass_ratio": self.negative_scale * rho,
-            "taper_active_fraction": zero,
-            "repulsion_to_attraction": zero,
+            "taper_active_fraction": torch.zeros_like(rho),
         }
         return Weighting(weight, mass, report)
 
@@ -156,15 +157,10 @@ class RepulsiveLoss(WeightedLoss):
         if self.taper is not None:
             factor = self.taper(distance)
             negative = weight < 0
-            before = weight.clamp_max(0.0).sum()
             weight = torch.where(negative, weight * factor, weight)
-            kept = ratio(weight.clamp_max(0.0).sum(), before)
-            report["effective_negative_mass_ratio"] = kept * report["effective_negative_mass_ratio"]
-            active = (negative & (factor < 1)).sum().to(weight.dtype)
-            report["taper_active_fraction"] = ratio(active, negative.sum())
-        force = weight * score
-        attraction = force.clamp_min(0.0).sum()
-        report["repulsion_to_attraction"] = ratio(attraction - force.sum(), attraction)
+            report["effective_negative_mass_ratio"] = negative_mass_ratio(weight)
+            report["taper_active_fraction"] = taper_active_fraction(factor, negative)
+        report["repulsion_to_attraction"] = repulsion_to_attraction(weight, score)
         return replace(weighting, weight=weight, report=report)
 
     def _advantage(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:

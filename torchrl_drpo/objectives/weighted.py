@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.objectives.common import LossModule
 
+from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.objectives import _batch
 
@@ -226,7 +227,7 @@ class WeightedLoss(LossModule):
             values = _batch.per_trajectory(values, tensordict.shape, steps, what)
         else:
             values = _batch.per_step(values, tensordict.shape, what)
-        if _batch.wants_check(self.check_inputs, values.device):
+        if _batch.wants_check(self.check_inputs, values):
             _batch.check_signal(name, key, values, mask)
         return values
 
@@ -259,9 +260,7 @@ class WeightedLoss(LossModule):
 
     def _rows_to_score(self, weight: Tensor) -> Tensor | None:
         """Rows (of the first dimension) that the policy must see, or ``None`` for all of them."""
-        if not self.skip_filtered or self.reduction == "none" or weight.device.type != "cpu":
-            return None
-        if torch.compiler.is_compiling() or _batch.under_functorch():
+        if not (self.skip_filtered and self.reduction != "none" and reads_are_free(weight)):
             return None
         kept = weight != 0 if weight.ndim == 1 else weight.flatten(1).any(1)
         rows = kept.nonzero().squeeze(-1)
@@ -278,7 +277,7 @@ class WeightedLoss(LossModule):
         _batch.read_entry(tensordict, action_key, "action", type(self).__name__)
         inputs = tensordict.select(*self.actor_network.in_keys, action_key, strict=False)
         if rows is not None:
-            inputs = inputs[rows]
+            inputs = _batch.take_rows(inputs, rows)
         if steps is not None:
             inputs = _batch.cleared(inputs, steps)
         action = inputs.get(action_key)
@@ -299,9 +298,8 @@ class WeightedLoss(LossModule):
 
     def _reduce_weighted(self, log_prob: Tensor, weight: Tensor, total: Tensor) -> Tensor:
         if self.reduction == "none":
-            zero = log_prob.new_zeros(())
-            return -weight * torch.where(weight != 0, log_prob, zero)
+            return -weight * torch.where(weight != 0, log_prob, 0.0)
         summed = weighted_nll(log_prob, weight, reduction="sum")
         if self.reduction == "sum":
             return summed
-        return summed / torch.where(total > 0, total, torch.ones_like(total))
+        return summed / total.clamp_min(torch.finfo(total.dtype).tiny)  # 0 of 0 is 0
