@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.experiments.artifacts import ArtifactError
+from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, UserHistories
+from torchrl_drpo.experiments.index import ItemIndex
+from torchrl_drpo.experiments.recommend import RecommendConfig, recommend, run_recommend
+from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+
+V = 12
+
+
+def checkpoint(**changes) -> CatalogueCheckpoint:
+    """Items 100..111; user 7 saw 100 101 102 103, user 9 nothing, user 8 saw 105."""
+    model = {"num_items": V, "dim": 6, "history": 3, "context_sizes": (2,), "temperature": 0.5}
+    model |= changes
+    actor = make_catalogue_actor(**model)
+    policy = catalogue_policy(actor)
+    if policy.bias is not None:
+        torch.nn.init.normal_(policy.bias)
+    users = UserHistories(
+        ids=Catalogue([7, 9, 8]),
+        items=torch.tensor([0, 1, 2, 3, 5]),
+        offsets=torch.tensor([0, 4, 4, 5]),
+        context=torch.tensor([[0], [1], [-1]])[:, : len(model["context_sizes"])],
+    )
+    items = Catalogue(list(range(100, 100 + V)))
+    return CatalogueCheckpoint(actor.eval(), model, items, users, {"objective": "drpo"})
+
+
+def by_hand(model: CatalogueCheckpoint, history: list[int], context: list[int]) -> torch.Tensor:
+    policy = catalogue_policy(model.actor)
+    with torch.no_grad():
+        hidden = policy(torch.tensor([history]), torch.tensor([context]) if context else None)
+        return policy.distribution(hidden).logits[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"bias": False}, {"context_sizes": ()}])
+def test_a_list_is_the_policy_s_ranking_without_what_was_seen(changes: dict) -> None:
+    model = checkpoint(**changes)
+    logits = by_hand(model, [1, 2, 3], [0] if model.model["context_sizes"] else [])
+    expected = [100 + i for i in logits.argsort(descending=True).tolist() if i > 3]
+    got = recommend(model, 7, k=20)
+    assert [place.item for place in got] == expected
+    gaps = torch.tensor([place.score for place in got]).diff()
+    torch.testing.assert_close(gaps, logits[torch.tensor(expected) - 100].diff())
+
+
+def test_seen_items_can_stay() -> None:
+    model = checkpoint()
+    logits = by_hand(model, [1, 2, 3], [0])
+    got = recommend(model, 7, k=V, exclude_seen=False)
+    assert [place.item - 100 for place in got] == logits.argsort(descending=True).tolist()
+
+
+def test_command_lines_spell_integer_ids_as_text() -> None:
+    model = checkpoint()
+    assert recommend(model, "7", k=3) == recommend(model, 7, k=3)
+
+
+def test_a_user_without_a_history_gets_the_empty_one() -> None:
+    model = checkpoint()
+    logits = by_hand(model, [-1, -1, -1], [1])
+    assert recommend(model, 9, k=1)[0].item == 100 + int(logits.argmax())
+
+
+@pytest.mark.parametrize("user", [404, "nobody"])
+def test_an_unknown_user_is_an_error_or_a_cold_start(user: int | str) -> None:
+    model = checkpoint()
+    with pytest.raises(ValueError, match=rf"user '?{user}'? is not among the 3 users"):
+        recommend(model, user)
+    cold = recommend(model, user, k=V, cold_start=True)
+    logits = by_hand(model, [-1, -1, -1], [-1])
+    assert [place.item - 100 for place in cold] == logits.argsort(descending=True).tolist()
+
+
+def test_a_history_may_come_from_the_caller() -> None:
+    model = checkpoint()
+    logits = by_hand(model, [-1, 10, 4], [-1])
+    expected = [100 + i for i in logits.argsort(descending=True).tolist() if i not in (10, 4)]
+    assert [p.item for p in recommend(model, history=["110", 104], k=V)] == expected
+    with pytest.raises(ValueError, match=r"history names 5, .* catalogue of 12 items \(1 of 2"):
+        recommend(model, history=[101, 5])
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        recommend(model, 7, k=0)
+
+
+def test_a_checkpoint_survives_the_disk(tmp_path: Path) -> None:
+    model = checkpoint(tie_embeddings=False, pooling="attention")
+    model.save(tmp_path)
+    loaded = CatalogueCheckpoint.load(tmp_path)
+    assert loaded.facts == {"objective": "drpo"}
+    assert loaded.items == model.items
+    for user in (7, 8, 9):
+        assert recommend(loaded, user, k=5) == recommend(model, user, k=5)
+    config = RecommendConfig(checkpoint=tmp_path, user="8", k=4)
+    assert run_recommend(config) == recommend(model, 8, k=4)
+
+
+def test_the_saved_index_serves_the_policy_alone(tmp_path: Path) -> None:
+    model = checkpoint()
+    model.save(tmp_path)
+    index = ItemIndex.load(tmp_path / "index")
+    hidden = torch.randn(5, 6)
+    scores, found = index.top_k(hidden, 3)
+    top = catalogue_policy(model.actor).distribution(hidden).topk(3)
+    assert torch.equal(found, top.indices)
+    torch.testing.assert_close(scores.diff(), top.values.diff())
+    assert index.ids == list(range(100, 100 + V))
+
+
+def test_weights_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    model = checkpoint()
+    model.model["dim"] = 7
+    model.save(tmp_path)
+    with pytest.raises(ArtifactError, match="the weights do not fit the model"):
+        CatalogueCheckpoint.load(tmp_path)
+
+
+def test_ids_and_vectors_are_counted() -> None:
+    with pytest.raises(ValueError, match="2 item ids for 3 vectors"):
+        ItemIndex(ids=[1, 2], vectors=torch.zeros(3, 4), dim=4)

@@ -1,0 +1,189 @@
+"""Directories of weights and facts, written so that no crash leaves a broken one behind.
+
+A manifest (JSON) names its data files by the content they were written with. Data files are
+written first, under names that no older manifest uses; then one ``os.replace`` of the manifest
+switches to them; then what nothing names any more is removed. A process that dies at any moment
+leaves the old directory or the new one. Weights are safetensors: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+
+
+class ArtifactError(ValueError):
+    """A directory that is not what it should be: absent, foreign, damaged, of another version."""
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes ``text`` to ``path`` atomically, making its folder where needed."""
+    with _replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Writes ``data`` as strict JSON (no NaN) to ``path`` atomically."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def save_artifact(
+    directory: str | os.PathLike[str],
+    *,
+    kind: str,
+    version: int,
+    facts: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    lists: Mapping[str, list[Any]] | None = None,
+) -> Path:
+    """Writes an artifact, or replaces the one that is there.
+
+    Args:
+        directory: where; made when absent.
+        kind: what it is, checked on loading.
+        version: of its layout, checked on loading.
+        facts: JSON data for the manifest itself.
+        tensors: groups of named tensors, one safetensors file a group.
+        lists: long JSON lists (raw ids), one file each.
+
+    Returns:
+        The directory.
+    """
+    from safetensors.torch import save_file
+
+    def tensor_writer(group: Mapping[str, Tensor]) -> Callable[[Path], None]:
+        plain = {name: t.detach().cpu().contiguous() for name, t in group.items()}
+        return lambda path: save_file(plain, path)
+
+    def list_writer(values: list[Any]) -> Callable[[Path], None]:
+        return lambda path: _write_list(path, values)
+
+    writers = {f"{name}.safetensors": tensor_writer(group) for name, group in tensors.items()}
+    writers |= {f"{name}.json": list_writer(values) for name, values in (lists or {}).items()}
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {name: _store(directory, name, write) for name, write in writers.items()}
+    write_json(directory / MANIFEST, {"kind": kind, "version": version, "files": files, **facts})
+    _sweep(directory, {entry["path"] for entry in files.values()}, set(writers))
+    return directory
+
+
+class Artifact:
+    """A directory written by :func:`save_artifact`, opened.
+
+    Args:
+        directory: where it lies.
+        kind: what it must be.
+        version: the layout that the caller understands.
+
+    Raises:
+        ArtifactError: if it is absent, not such an artifact, or of another version.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, kind: str, version: int) -> None:
+        self.directory = Path(directory)
+        manifest = self.directory / MANIFEST
+        try:
+            self.facts: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ArtifactError(f"{self.directory} holds no {kind}: no {MANIFEST} there") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ArtifactError(f"{manifest} is damaged: {error}") from None
+        found = self.facts.get("kind") if isinstance(self.facts, dict) else None
+        if found != kind:
+            raise ArtifactError(f"{self.directory} holds {found or 'something else'}, not a {kind}")
+        if self.facts.get("version") != version:
+            raise ArtifactError(
+                f"{self.directory} is a {kind} of version {self.facts.get('version')}, this "
+                f"release reads version {version}; write it again with this release, or read it "
+                "with the release that wrote it"
+            )
+
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """The named tensors of one group, on the CPU."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self._verified(f"{group}.safetensors")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from None
+
+    def values(self, name: str) -> list[Any]:
+        """One of the long lists."""
+        values: list[Any] = json.loads(self._verified(f"{name}.json").read_text(encoding="utf-8"))
+        return values
+
+    def _verified(self, name: str) -> Path:
+        entry = self.facts.get("files", {}).get(name)
+        if entry is None:
+            raise ArtifactError(f"{self.directory / MANIFEST} names no {name}; was it edited?")
+        path = self.directory / Path(entry["path"]).name  # never outside the directory
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing; copy the whole directory")
+        if _digest(path) != entry["sha256"]:
+            raise ArtifactError(
+                f"{path} is damaged: its content is not what {MANIFEST} says; copy it again"
+            )
+        return path
+
+
+def _store(directory: Path, name: str, write: Callable[[Path], None]) -> dict[str, str]:
+    stem, suffix = name.rsplit(".", 1)
+    with _temporary(directory, name) as temporary:
+        write(temporary)
+        digest = _digest(temporary)
+        path = f"{stem}-{digest[:12]}.{suffix}"
+        os.replace(temporary, directory / path)
+    return {"path": path, "sha256": digest}
+
+
+def _sweep(directory: Path, wanted: set[str], names: set[str]) -> None:
+    """Removes older versions of the files just written, and nothing else."""
+    for name in names:
+        stem, suffix = name.rsplit(".", 1)
+        for path in directory.glob(f"{stem}-{'[0-9a-f]' * 12}.{suffix}"):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+
+
+def _write_list(path: Path, values: list[Any]) -> None:
+    path.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+@contextlib.contextmanager
+def _temporary(directory: Path, name: str) -> Iterator[Path]:
+    # Not mkstemp: its files are the owner's alone, and a checkpoint is there to be shared.
+    path = directory / f".{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)  # replaced already, where all went well
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path.parent, path.name) as temporary:
+        yield temporary
+        os.replace(temporary, path)

@@ -1,0 +1,147 @@
+"""A trained catalogue policy on disk: weights, item ids, the users' latest histories, and facts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.modules import ProbabilisticActor
+
+from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.experiments.index import ItemIndex
+from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+
+KIND = "torchrl-drpo catalogue policy"
+VERSION = 1
+
+RawId = int | str
+
+
+def raw_ids(catalogue: Catalogue) -> list[RawId]:
+    """All raw ids of a catalogue, in the order of their numbers."""
+    return catalogue.decode(range(len(catalogue)))
+
+
+def find(catalogue: Catalogue, raw: RawId) -> int:
+    """Number of one raw id, or -1. A text finds the integer that it spells (command lines)."""
+    if catalogue.is_integer and isinstance(raw, str):
+        try:
+            raw = int(raw)
+        except ValueError:
+            return -1
+    return int(catalogue.encode([raw], unknown="missing")[0])
+
+
+@dataclass(frozen=True)
+class UserHistories:
+    """What each user of the log did, oldest first: values and offsets, never a padded table.
+
+    Attributes:
+        ids: the ``U`` users.
+        items: item indices of all users, one user after another, int64 ``[M]``.
+        offsets: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, int64 ``[U + 1]``.
+        context: each user's latest context columns, int64 ``[U, C]``.
+    """
+
+    ids: Catalogue
+    items: Tensor
+    offsets: Tensor
+    context: Tensor
+
+    def sequence(self, row: int) -> Tensor:
+        """All items of one user, oldest first, int64 ``[n]``."""
+        return self.items[int(self.offsets[row]) : int(self.offsets[row + 1])]
+
+
+@dataclass(frozen=True)
+class CatalogueCheckpoint:
+    """Everything that evaluating a policy and recommending with it need.
+
+    Attributes:
+        actor: the policy, in evaluation mode, on the CPU.
+        model: the arguments of :func:`make_catalogue_actor` that made it.
+        items: the items, in the order of the policy's table.
+        users: the users' histories.
+        facts: how it came about: objective, seed, steps, data configuration, schema, metrics.
+    """
+
+    actor: ProbabilisticActor
+    model: dict[str, Any]
+    items: Catalogue
+    users: UserHistories
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def window(self) -> int:
+        """Longest history that the policy reads."""
+        return int(self.model["history"])
+
+    def index(self) -> ItemIndex:
+        """The policy's item index."""
+        return ItemIndex.from_policy(catalogue_policy(self.actor), raw_ids(self.items))
+
+    @torch.no_grad()
+    def state(self, history: Tensor, context: Tensor | None = None) -> Tensor:
+        """The policy's state ``[D]`` after ``history [n]`` (oldest first) in ``context [C]``."""
+        window = history.new_full((1, self.window), -1)
+        recent = history[-self.window :]
+        if recent.numel():
+            window[0, -recent.numel() :] = recent
+        observation = {"history": window}
+        if self.model["context_sizes"]:
+            if context is None:
+                context = window.new_full((len(self.model["context_sizes"]),), -1)
+            observation["context"] = context.view(1, -1)
+        td = TensorDict({"observation": observation}, [1])
+        return self.actor.get_dist(td).hidden[0]
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Writes the checkpoint and, under ``index/``, its item index; replaces an older one."""
+        directory = Path(directory)
+        self.index().save(directory / "index")
+        return save_artifact(
+            directory,
+            kind=KIND,
+            version=VERSION,
+            facts={"model": self.model, "facts": self.facts},
+            tensors={
+                "policy": catalogue_policy(self.actor).state_dict(),
+                "users": {
+                    "items": self.users.items,
+                    "offsets": self.users.offsets,
+                    "context": self.users.context,
+                },
+            },
+            lists={"item_ids": raw_ids(self.items), "user_ids": raw_ids(self.users.ids)},
+        )
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> CatalogueCheckpoint:
+        """Reads a checkpoint.
+
+        Raises:
+            ArtifactError: if it is absent, damaged, foreign, of another version, or its weights
+                do not fit the model that it describes.
+        """
+        artifact = Artifact(directory, kind=KIND, version=VERSION)
+        model = dict(artifact.facts["model"])
+        try:
+            actor = make_catalogue_actor(**model)
+            catalogue_policy(actor).load_state_dict(artifact.tensors("policy"))
+        except (TypeError, RuntimeError) as error:
+            raise ArtifactError(f"{directory}: the weights do not fit the model: {error}") from None
+        return cls(
+            actor=actor.eval(),
+            model=model,
+            items=Catalogue(artifact.values("item_ids")),
+            users=UserHistories(
+                ids=Catalogue(artifact.values("user_ids")), **artifact.tensors("users")
+            ),
+            facts=artifact.facts["facts"],
+        )
