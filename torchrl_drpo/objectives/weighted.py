@@ -10,6 +10,7 @@ functional parameters, reductions, and the work that is saved on rows of weight 
 from __future__ import annotations
 
 import contextlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from torchrl.objectives.common import LossModule
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._parameters import ParameterSlots
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class WeightedLoss(LossModule):
         self._functional = functional
         self._in_keys: list[NestedKey] | None = None
         super().__init__()
+        self._slots = ParameterSlots()
         if functional:
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
@@ -281,13 +284,7 @@ class WeightedLoss(LossModule):
         if steps is not None:
             inputs = _batch.cleared(inputs, steps)
         action = inputs.get(action_key)
-        if self.functional:
-            weights_in_place = self.actor_network_params.to_module(
-                self.actor_network, preserve_module_state=False
-            )
-        else:
-            weights_in_place = contextlib.nullcontext()
-        with weights_in_place:
+        with self._actor_parameters():
             dist = self.actor_network.get_dist(inputs)
             log_prob = _batch.action_log_prob(dist, action, inputs.shape)
         if self.level == "trajectory":
@@ -295,6 +292,12 @@ class WeightedLoss(LossModule):
                 log_prob = torch.where(steps, log_prob, log_prob.new_zeros(()))
             log_prob = log_prob.flatten(1).sum(1)
         return dist, action, log_prob
+
+    def _actor_parameters(self) -> AbstractContextManager[None]:
+        """The actor network with its parameters in place."""
+        if not self.functional:
+            return contextlib.nullcontext()
+        return self._slots.holding(self.actor_network_params, self.actor_network)
 
     def _reduce_weighted(self, log_prob: Tensor, weight: Tensor, total: Tensor) -> Tensor:
         if self.reduction == "none":
