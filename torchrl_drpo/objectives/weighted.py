@@ -56,6 +56,7 @@ class Scored:
         action: their logged actions.
         log_prob: log-probability of these actions, detached, of the weights' shape.
         mask: which steps of these rows are valid, ``None`` for all.
+        inputs: the policy's inputs for these rows, zero at invalid steps.
         data: the whole tensordict that the loss was called with.
         rows: indices of the scored rows in ``data``, or ``None`` for all of them.
     """
@@ -64,6 +65,7 @@ class Scored:
     action: Tensor
     log_prob: Tensor
     mask: Tensor | None
+    inputs: TensorDictBase
     data: TensorDictBase
     rows: Tensor | None
 
@@ -209,11 +211,14 @@ class WeightedLoss(LossModule):
                     weighting, weight=weighting.weight[rows], mass=weighting.mass[rows]
                 )
                 steps = None if steps is None else steps[rows]
-        dist, action, log_prob = self._score(tensordict, rows, steps)
+        inputs = self._inputs(tensordict, rows, steps)
+        with self._actor_parameters():
+            dist, log_prob = self._log_prob(self.actor_network, inputs, steps)
         with torch.no_grad():
-            scored = Scored(dist, action, log_prob.detach(), steps, tensordict, rows)
+            action = inputs.get(self.tensor_keys.action)
+            scored = Scored(dist, action, log_prob.detach(), steps, inputs, tensordict, rows)
             weighting = self._reweigh(weighting, scored)
-        out = {"loss_actor": self._reduce_weighted(log_prob, weighting.weight, total)}
+        out = {"loss_actor": self._reduce_weighted(log_prob, weighting, total)}
         out.update((key, weighting.report[key]) for key in self.out_keys if key in weighting.report)
         self._clear_weakrefs(tensordict, "actor_network_params")
         return TensorDict(out)
@@ -272,26 +277,32 @@ class WeightedLoss(LossModule):
         # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
         return rows if rows.numel() else rows.new_zeros(1)
 
-    def _score(
+    def _inputs(
         self, tensordict: TensorDictBase, rows: Tensor | None, steps: Tensor | None
-    ) -> tuple[Distribution, Tensor, Tensor]:
-        """Distribution, logged actions and their log-probability, for ``rows`` only."""
+    ) -> TensorDictBase:
+        """What the policy reads, and the logged actions, for ``rows`` only."""
         action_key = self.tensor_keys.action
         _batch.read_entry(tensordict, action_key, "action", type(self).__name__)
         inputs = tensordict.select(*self.actor_network.in_keys, action_key, strict=False)
         if rows is not None:
             inputs = _batch.take_rows(inputs, rows)
-        if steps is not None:
-            inputs = _batch.cleared(inputs, steps)
-        action = inputs.get(action_key)
-        with self._actor_parameters():
-            dist = self.actor_network.get_dist(inputs)
-            log_prob = _batch.action_log_prob(dist, action, inputs.shape)
+        return inputs if steps is None else _batch.cleared(inputs, steps)
+
+    def _log_prob(
+        self,
+        network: ProbabilisticTensorDictSequential,
+        inputs: TensorDictBase,
+        steps: Tensor | None,
+    ) -> tuple[Distribution, Tensor]:
+        """A policy's distribution, and its log-probability of the logged actions, per sample."""
+        action = inputs.get(self.tensor_keys.action)
+        dist = network.get_dist(inputs)
+        log_prob = _batch.action_log_prob(dist, action, inputs.shape)
         if self.level == "trajectory":
             if steps is not None:
                 log_prob = torch.where(steps, log_prob, log_prob.new_zeros(()))
             log_prob = log_prob.flatten(1).sum(1)
-        return dist, action, log_prob
+        return dist, log_prob
 
     def _actor_parameters(self) -> AbstractContextManager[None]:
         """The actor network with its parameters in place."""
@@ -299,7 +310,8 @@ class WeightedLoss(LossModule):
             return contextlib.nullcontext()
         return self._slots.holding(self.actor_network_params, self.actor_network)
 
-    def _reduce_weighted(self, log_prob: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+    def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
+        weight = weighting.weight
         if self.reduction == "none":
             return -weight * torch.where(weight != 0, log_prob, 0.0)
         summed = weighted_nll(log_prob, weight, reduction="sum")
