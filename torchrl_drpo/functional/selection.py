@@ -51,8 +51,9 @@ class TopSelection(NamedTuple):
 def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
     """Rows that a fraction ``kappa`` of ``count`` rows makes: round half up, at least one.
 
-    Computed in float64. A float32 ``kappa`` is taken as the decimal it was rounded from: 0.7 of
-    5 rows is 3.5 and gives 4, although float32(0.7) lies below 0.7.
+    Computed in float64, with ``kappa`` taken as the decimal that it was rounded from: 0.7 of 45
+    rows is 31.5 and gives 32, although 0.7 * 45 is 31.499999999999996 in float64 and less in
+    float32.
 
     Args:
         count: number of rows, any shape.
@@ -65,17 +66,16 @@ def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
         >>> quota(1000, 0.1).item(), quota(5, torch.tensor(0.7)).item(), quota(3, 0.05).item()
         (100.0, 4.0, 1.0)
     """
-    half_ulp = 0.0
+    slack = torch.finfo(torch.float64).eps
     if isinstance(kappa, Tensor):
-        if kappa.dtype != torch.float64:
-            half_ulp = 0.5 * torch.finfo(kappa.dtype).eps
+        slack = max(slack, 0.5 * torch.finfo(kappa.dtype).eps)
         readable = isinstance(count, int) and reads_are_free(kappa)
         kappa = float(kappa) if readable else kappa.double()
     if isinstance(count, int) and not isinstance(kappa, Tensor):
-        rows = math.floor(count * kappa * (1 + half_ulp) + 0.5)
+        rows = math.floor(count * kappa * (1 + slack) + 0.5)
         return torch.tensor(min(max(rows, 1), count), dtype=torch.float64)
     exact = torch.as_tensor(count, dtype=torch.float64)
-    spread = torch.floor(exact * kappa * (1 + half_ulp) + 0.5)
+    spread = torch.floor(exact * kappa * (1 + slack) + 0.5)
     return torch.minimum(spread.clamp_min(1.0), exact)
 
 

@@ -1,0 +1,234 @@
+"""The exact DRO solution and the training step's selection, against closed forms and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchrl_drpo.functional.controllers import AdaptiveKappa
+from torchrl_drpo.functional.selection import (
+    kappa_step,
+    optimistic_dro_weights,
+    optimistic_value,
+    quota,
+    select_top,
+    top_fraction_threshold,
+    weighted_moments,
+)
+
+# Few distinct values, so that ties are the rule; quarters, so that float32 sums are exact.
+qualities = st.lists(st.integers(-8, 8).map(lambda q: q / 4), min_size=1, max_size=40)
+kappas = st.floats(0.01, 1.0)
+
+
+@given(quality=qualities, kappa=kappas)
+def test_dro_weights_are_feasible_and_reach_the_dual_value(quality, kappa):
+    r = torch.tensor(quality, dtype=torch.float64)
+    w = optimistic_dro_weights(r, kappa)
+    assert w.min() >= 0
+    assert w.max() <= 1 / kappa + 1e-9
+    assert w.mean().item() == pytest.approx(1.0, abs=1e-9)
+    # Strong duality, with the dual minimised by brute force over its kinks, the logged values.
+    dual = min(optimistic_value(r, kappa, nu).item() for nu in quality)
+    assert (w * r).mean().item() == pytest.approx(dual, abs=1e-7)
+    at_threshold = optimistic_value(r, kappa, top_fraction_threshold(r, kappa))
+    assert at_threshold.item() == pytest.approx(dual, abs=1e-7)
+
+
+@given(quality=qualities, kappa=kappas)
+def test_dro_weights_treat_equals_equally_and_respect_the_order(quality, kappa):
+    r = torch.tensor(quality)
+    w = optimistic_dro_weights(r, kappa)
+    order = r.argsort()
+    assert (w[order].diff() >= -1e-6).all()
+    for value in r.unique():
+        assert w[r == value].unique().numel() == 1
+
+
+def test_dro_weights_of_a_click_log():
+    # CTR .4%, kappa .05: the clicks take .004 / .05 = 8% of the mass at 1/kappa = 20 each, and
+    # the rest, .92, is shared by the 99.6% that were not clicked.
+    clicks = torch.zeros(10_000)
+    clicks[torch.randperm(10_000)[:40]] = 1.0
+    w = optimistic_dro_weights(clicks, 0.05)
+    assert w[clicks == 1].tolist() == pytest.approx([20.0] * 40)
+    assert w[clicks == 0].unique().item() == pytest.approx(0.92 / 0.996, rel=1e-6)
+    assert w.double().mean().item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_dro_weights_in_the_limits():
+    r = torch.randn(100)
+    assert optimistic_dro_weights(r, 1.0).tolist() == [1.0] * 100  # behaviour cloning
+    assert optimistic_dro_weights(torch.full((7,), 3.0), 0.3).tolist() == pytest.approx([1.0] * 7)
+    assert optimistic_dro_weights(torch.tensor([2.0]), 0.1).tolist() == [1.0]  # n = 1
+    best_only = optimistic_dro_weights(r, 0.001)  # less than one row: all mass on the best
+    assert best_only.argmax() == r.argmax()
+    assert best_only.max().item() == pytest.approx(100.0)
+    assert optimistic_dro_weights(torch.zeros(0), 0.5).shape == (0,)
+
+
+def test_dro_weights_put_fractional_mass_where_kappa_n_falls_between_rows():
+    w = optimistic_dro_weights(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]), 0.5)  # kappa N = 2.5
+    assert w.tolist() == pytest.approx([2.0, 2.0, 1.0, 0.0, 0.0])
+
+
+@given(quality=qualities, kappa=kappas, data=st.data())
+def test_a_mask_equals_dropping_rows(quality, kappa, data):
+    r = torch.tensor(quality)
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(r), max_size=len(r))))
+    noisy = torch.where(mask, r, torch.nan)  # padding may hold anything
+    w = optimistic_dro_weights(noisy, kappa, mask)
+    assert (w[~mask] == 0).all()
+    torch.testing.assert_close(w[mask], optimistic_dro_weights(r[mask], kappa))
+    for ties in ("first", "fraction"):
+        masked = select_top(noisy, kappa, mask=mask, ties=ties)
+        assert (masked.mass[~mask] == 0).all()
+        if mask.any():
+            dropped = select_top(r[mask], kappa, ties=ties)
+            torch.testing.assert_close(masked.mass[mask], dropped.mass)
+            for name in ("threshold", "quota", "kept_mean", "kept_std", "batch_std"):
+                torch.testing.assert_close(getattr(masked, name), getattr(dropped, name))
+
+
+def test_quota_rounds_half_up_in_float64():
+    assert quota(1000, 0.1) == 100  # ceil(float32(0.1) * 1000) would be 101
+    assert quota(5, 0.5) == 3
+    assert quota(5, 0.1) == 1  # .5 rounds up, and at least one
+    assert quota(10, 0.01) == 1
+    assert quota(0, 0.5) == 0
+    assert quota(10**9, 1.0) == 10**9
+    counts = torch.arange(1, 2000)
+    for kappa in (0.05, 0.1, 0.3, 0.7, 0.9):
+        want = [max(1, (2 * round(kappa * 100) * n + 100) // 200) for n in counts.tolist()]
+        assert quota(counts, kappa).tolist() == want
+        assert quota(counts, torch.tensor(kappa)).tolist() == want  # float32 loses nothing
+
+
+def brute_force_top(quality: list[float], k: int, ties: str) -> list[float]:
+    """K whole rows, or K rows' worth of mass, by sorting in Python."""
+    order = sorted(range(len(quality)), key=lambda i: (-quality[i], i))
+    nu = quality[order[k - 1]]
+    if ties == "first":
+        return [1.0 if i in order[:k] else 0.0 for i in range(len(quality))]
+    above = sum(q > nu for q in quality)
+    share = (k - above) / quality.count(nu)
+    return [1.0 if q > nu else share if q == nu else 0.0 for q in quality]
+
+
+@given(quality=qualities, kappa=kappas, ties=st.sampled_from(["first", "fraction"]))
+def test_select_top_equals_sorting_in_python(quality, kappa, ties):
+    r = torch.tensor(quality)
+    k = int(quota(len(quality), kappa))
+    want = brute_force_top(quality, k, ties)
+    top = select_top(r, kappa, ties=ties)
+    assert top.mass.tolist() == pytest.approx(want, abs=1e-6)
+    assert top.quota == k
+    kept = sorted(quality, reverse=True)[:k]
+    assert top.kept_mean.item() == pytest.approx(sum(kept) / k, abs=1e-5)
+    std = torch.tensor(kept, dtype=torch.float64).std().item() if k > 1 else 0.0
+    assert top.kept_std.item() == pytest.approx(std, abs=1e-5)
+
+
+@given(quality=qualities, kappa=kappas, ties=st.sampled_from(["first", "fraction"]), data=st.data())
+def test_groups_equal_a_selection_for_each_group(quality, kappa, ties, data):
+    n = len(quality)
+    group = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    r = torch.tensor(quality)
+    top = select_top(r, kappa, mask=mask, ties=ties, group=group * 1_000_003)
+    total = 0
+    for g in group.unique():
+        rows = group == g
+        alone = select_top(r[rows], kappa, mask=mask[rows], ties=ties)
+        torch.testing.assert_close(top.mass[rows], alone.mass)
+        if mask[rows].any():
+            assert (top.threshold[rows] == alone.threshold).all()
+        total += int(alone.quota)
+    assert top.quota == total
+
+
+def test_the_path_without_reads_selects_the_same():
+    r = torch.randint(0, 50, (333,)).float()
+    for kappa in (0.05, 0.31, 1.0):
+        for ties in ("first", "fraction"):
+            fast = select_top(r, kappa, ties=ties)
+            general = select_top(r, kappa, ties=ties, mask=torch.ones(333, dtype=torch.bool))
+            for got, want in zip(fast, general, strict=True):
+                torch.testing.assert_close(got, want)
+
+
+def test_weighted_moments_count_copies():
+    values, copies = torch.randn(50, dtype=torch.float64), torch.randint(0, 4, (50,))
+    repeated = values.repeat_interleave(copies)
+    mean, std = weighted_moments(values, copies)
+    torch.testing.assert_close(mean, repeated.mean())
+    torch.testing.assert_close(std, repeated.std())
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_moments_of_float32_survive_a_large_offset(offset):
+    r = (torch.rand(10_000, dtype=torch.float64) + offset).float()
+    top = select_top(r, 0.25)
+    exact = r.double().topk(2500).values.std().item()
+    assert top.kept_std.item() == pytest.approx(exact, rel=2e-3)
+
+
+def test_kappa_follows_the_algorithm_box():
+    kappa = torch.tensor(0.5)
+    spread, tight = torch.tensor(0.6), torch.tensor(0.4)
+    one = torch.tensor(1.0)
+    assert kappa_step(kappa, tight, one).item() == pytest.approx(0.51)
+    assert kappa_step(kappa, spread, one).item() == pytest.approx(0.49)
+    assert kappa_step(torch.tensor(0.5), torch.tensor(0.5), one).item() == pytest.approx(0.49)
+    assert kappa_step(torch.tensor(0.995), tight, one).item() == 1.0
+    assert kappa_step(torch.tensor(0.0501), spread, one).item() == pytest.approx(0.05)
+
+
+def test_kappa_settles_where_the_ratio_is_met():
+    # For R uniform on [0, 1] the top kappa is uniform on [1 - kappa, 1]: its spread is kappa times
+    # the batch's, so the controller must settle at kappa = target_ratio.
+    r = torch.linspace(0, 1, 10_001)
+    controller = AdaptiveKappa(initial=0.9, target_ratio=0.3)
+    kappa = torch.tensor(controller.initial)
+    for _ in range(200):
+        top = select_top(r, kappa)
+        kappa = controller.step(kappa, top.kept_std, top.batch_std)
+    assert kappa.item() == pytest.approx(0.3, rel=0.03)
+
+
+@pytest.mark.parametrize("kappa", [0.0, -0.1, 1.01, math.nan])
+def test_kappa_outside_its_range_is_named(kappa):
+    with pytest.raises(ValueError, match=r"kappa must lie in \(0, 1\], got"):
+        optimistic_dro_weights(torch.zeros(3), kappa)
+
+
+def test_other_bad_input_is_named():
+    with pytest.raises(ValueError, match="ties must be 'first' or 'fraction', got 'last'"):
+        select_top(torch.zeros(3), 0.5, ties="last")
+    with pytest.raises(ValueError, match=r"quality \(3,\), mask \(2,\)"):
+        select_top(torch.zeros(3), 0.5, mask=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="initial must lie within bounds"):
+        AdaptiveKappa(initial=0.01)
+    with pytest.raises(ValueError, match="up >= 1"):
+        AdaptiveKappa(up=0.9)
+    with pytest.raises(ValueError, match="target_ratio"):
+        AdaptiveKappa(target_ratio=0.0)
+
+
+def test_selection_compiles_without_a_graph_break_and_agrees():
+    r = torch.randint(0, 20, (64,)).float()
+    group = torch.randint(0, 3, (64,))
+
+    def run(r, kappa, group):
+        plain = select_top(r, kappa)
+        grouped = select_top(r, kappa, group=group, ties="first")
+        return plain.mass, plain.kept_std, grouped.mass, optimistic_dro_weights(r, kappa)
+
+    kappa = torch.tensor(0.3)
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    for got, want in zip(compiled(r, kappa, group), run(r, kappa, group), strict=True):
+        torch.testing.assert_close(got, want)
