@@ -46,6 +46,18 @@ def per_trajectory(values: Tensor, batch: torch.Size, mask: Tensor | None, what:
     return steps.sum(tuple(range(1, steps.ndim)))
 
 
+def group_ids(tensordict: TensorDictBase, key: NestedKey, batch: torch.Size, owner: str) -> Tensor:
+    """Integer ids of shape ``batch``; for trajectories those of their first step."""
+    group = read_entry(tensordict, key, "group_key", owner)
+    if group.is_floating_point():
+        raise TypeError(
+            f"group ids in {key!r} must be integers, got {group.dtype}; encode them first"
+        )
+    if len(batch) < tensordict.ndim and group.shape[: tensordict.ndim] == tensordict.shape:
+        group = group.flatten(1)[:, 0]
+    return per_step(group, batch, f"group ids {key!r}")
+
+
 def valid_steps(
     tensordict: TensorDictBase, keys: tuple[NestedKey, ...], batch: torch.Size
 ) -> Tensor | None:

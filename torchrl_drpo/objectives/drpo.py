@@ -16,7 +16,6 @@ from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.selection import Ties, TopSelection, select_top, weighted_moments
 from torchrl_drpo.functional.weights import kl_dro_weights
-from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives.weighted import WeightedLoss, Weighting
 
 DRPOWeighting = Literal["linear", "uniform", "exponential", "kl"]
@@ -168,7 +167,11 @@ class DRPOLoss(WeightedLoss):
         quality = self._signal(tensordict, "quality", mask)
         kappa = self.kappa.clone()  # the buffer moves below; the report speaks of this step
         top = select_top(
-            quality, kappa, mask=mask, ties=self.ties, group=self._groups(tensordict, quality)
+            quality,
+            kappa,
+            mask=mask,
+            ties=self.ties,
+            group=self._group_ids(tensordict, self.group_key, quality.shape),
         )
         weight, mass = self._rule(quality, top, kappa, mask)
         if self.controller is not None and self.training:
@@ -207,16 +210,3 @@ class DRPOLoss(WeightedLoss):
             spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
             advantage = advantage / (spread + 1e-8)
         return top.mass * advantage, top.mass
-
-    def _groups(self, tensordict: TensorDictBase, quality: Tensor) -> Tensor | None:
-        if self.group_key is None:
-            return None
-        group = _batch.read_entry(tensordict, self.group_key, "group_key", type(self).__name__)
-        if group.is_floating_point():
-            raise TypeError(
-                f"group ids in {self.group_key!r} must be integers, got {group.dtype}; "
-                "encode them first"
-            )
-        if group.shape[: tensordict.ndim] == tensordict.shape and self.level == "trajectory":
-            group = group.flatten(1)[:, 0]
-        return _batch.per_step(group, quality.shape, f"group ids {self.group_key!r}")

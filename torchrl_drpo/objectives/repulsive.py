@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -18,14 +18,12 @@ from torchrl_drpo.functional.diagnostics import (
     repulsion_to_attraction,
     taper_active_fraction,
 )
-from torchrl_drpo.functional.selection import weighted_moments
 from torchrl_drpo.objectives._remoteness import RemotenessKind, remoteness_and_score
-from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
+from torchrl_drpo.objectives.advantage import AdvantageLoss
+from torchrl_drpo.objectives.weighted import Scored, Weighting
 
-Baseline = Literal["mean", "min"] | float | None
 
-
-class RepulsiveLoss(WeightedLoss):
+class RepulsiveLoss(AdvantageLoss):
     r"""Signed policy gradient on a fixed log, with optional control of its negative branch.
 
     .. math::
@@ -44,15 +42,14 @@ class RepulsiveLoss(WeightedLoss):
         actor_network: a TorchRL probabilistic actor.
 
     Keyword Args:
-        baseline: b: ``"mean"`` or ``"min"`` of the batch's rewards, a number, or ``None`` for 0.
-            Not used where the batch has an ``advantage``.
-        normalize: divide the advantage by its standard deviation over the batch.
         negative_scale: alpha, at least 0; 0 leaves negatives out of the forward pass as well.
         taper: ``taper(D) -> w`` in [0, 1], such as
             :class:`~torchrl_drpo.functional.tapers.ExponentialTaper`; ``None`` for 1.
         remoteness: ``"auto"`` takes the squared Mahalanobis distance for Gaussians, the surprisal
             for categoricals, the mean-token surprisal for sequences; ``"per_dimension"`` divides
             the first by the action's dimension.
+        baseline, normalize, group_key: see
+            :class:`~torchrl_drpo.objectives.advantage.AdvantageLoss`.
         level, skip_filtered, reduction, functional, check_inputs: see
             :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
 
@@ -86,20 +83,6 @@ class RepulsiveLoss(WeightedLoss):
         tensor(1.)
     """
 
-    @dataclass
-    class _AcceptedKeys(WeightedLoss._AcceptedKeys):
-        """Entries of the batch.
-
-        Attributes:
-            reward: R, ``[*B]`` or ``[*B, 1]``.
-            advantage: A, used instead of reward minus baseline where the batch has it.
-        """
-
-        reward: NestedKey = ("next", "reward")
-        advantage: NestedKey = "advantage"
-
-    default_keys = _AcceptedKeys
-    tensor_keys: _AcceptedKeys
     out_keys: ClassVar[list[NestedKey]] = [
         "loss_actor",
         "negative_mass_ratio",
@@ -107,47 +90,37 @@ class RepulsiveLoss(WeightedLoss):
         "taper_active_fraction",
         "repulsion_to_attraction",
     ]
-    _signal_keys = ("reward",)
 
     def __init__(
         self,
         actor_network: ProbabilisticTensorDictSequential,
         *,
-        baseline: Baseline = "mean",
-        normalize: bool = False,
         negative_scale: float = 1.0,
         taper: Callable[[Tensor], Tensor] | None = None,
         remoteness: RemotenessKind = "auto",
         **options: Any,
     ) -> None:
-        if isinstance(baseline, str) and baseline not in ("mean", "min"):
-            raise ValueError(f"baseline must be 'mean', 'min', a number or None, got {baseline!r}")
-        if isinstance(baseline, (int, float)) and not math.isfinite(baseline):
-            raise ValueError(f"baseline must be finite, got {baseline}")
         if not (math.isfinite(negative_scale) and negative_scale >= 0):
             raise ValueError(f"negative_scale must be finite and >= 0, got {negative_scale}")
         if remoteness not in ("auto", "per_dimension"):
             raise ValueError(f"remoteness must be 'auto' or 'per_dimension', got {remoteness!r}")
         super().__init__(actor_network, **options)
-        self.baseline = baseline
-        self.normalize = normalize
         self.negative_scale = negative_scale
         self.taper = taper
         self.remoteness = remoteness
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
-        mass = torch.ones_like(advantage) if mask is None else mask.to(advantage.dtype)
         weight = advantage
         if self.negative_scale != 1.0:
             weight = torch.where(advantage < 0, self.negative_scale * advantage, advantage)
         rho = negative_mass_ratio(advantage)
         report = {
             "negative_mass_ratio": rho,
-            "effective_negative_mass_ratio": self.negative_scale * rho,
+            "effective_negative_mass_ratio": negative_mass_ratio(weight),
             "taper_active_fraction": torch.zeros_like(rho),
         }
-        return Weighting(weight, mass, report)
+        return Weighting(weight, self._mass(advantage, mask), report)
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
         weight, report = weighting.weight, dict(weighting.report)
@@ -162,23 +135,3 @@ class RepulsiveLoss(WeightedLoss):
             report["taper_active_fraction"] = taper_active_fraction(factor, negative)
         report["repulsion_to_attraction"] = repulsion_to_attraction(weight, score)
         return replace(weighting, weight=weight, report=report)
-
-    def _advantage(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
-        if tensordict.get(self.tensor_keys.advantage, None) is not None:
-            advantage = self._signal(tensordict, "advantage", mask)
-        else:
-            reward = self._signal(tensordict, "reward", mask)
-            advantage = reward - self._baseline_of(reward, mask)
-        if mask is not None:
-            advantage = torch.where(mask, advantage, 0.0)
-        if self.normalize:
-            _, spread = weighted_moments(advantage, mask)
-            advantage = advantage / (spread + 1e-8)
-        return advantage
-
-    def _baseline_of(self, reward: Tensor, mask: Tensor | None) -> Tensor | float:
-        if self.baseline == "mean":
-            return weighted_moments(reward, mask)[0]
-        if self.baseline == "min":
-            return (reward if mask is None else reward.where(mask, math.inf)).min()
-        return 0.0 if self.baseline is None else self.baseline

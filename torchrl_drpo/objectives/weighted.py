@@ -239,6 +239,14 @@ class WeightedLoss(LossModule):
             _batch.check_signal(name, key, values, mask)
         return values
 
+    def _group_ids(
+        self, tensordict: TensorDictBase, key: NestedKey | None, batch: torch.Size
+    ) -> Tensor | None:
+        """Integer ids, one a sample, or ``None`` without a key."""
+        if key is None:
+            return None
+        return _batch.group_ids(tensordict, key, batch, type(self).__name__)
+
     def _samples(self, steps: Tensor | None) -> Tensor | None:
         """Valid samples from valid steps: a trajectory is valid when any of its steps is."""
         if steps is None or self.level == "step":

@@ -1,0 +1,119 @@
+"""The base of the objectives that weigh by an advantage: a given one, or reward minus baseline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+
+from torchrl_drpo.functional.groups import group_minimum, group_moments
+from torchrl_drpo.functional.selection import weighted_moments
+from torchrl_drpo.objectives.weighted import WeightedLoss
+
+Baseline = Literal["mean", "min"] | float | None
+
+
+class AdvantageLoss(WeightedLoss):
+    """Base LossModule of the rules for the weights that look at an advantage.
+
+    Args:
+        actor_network: a TorchRL probabilistic actor.
+
+    Keyword Args:
+        baseline: b of A = R - b: ``"mean"`` or ``"min"`` of the batch's rewards, a number, or
+            ``None`` for 0. Not used where the batch has an ``advantage``.
+        normalize: divide the advantage by its standard deviation over the batch.
+        group_key: entry with integer ids (user, context, ...): a ``"mean"`` or ``"min"`` baseline
+            and the standard deviation are then those of each row's group. A group whose rewards
+            are all equal has advantage 0 under the mean baseline.
+        level, skip_filtered, reduction, functional, check_inputs: see
+            :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
+
+    Raises:
+        ValueError: for an unknown or non-finite baseline.
+    """
+
+    @dataclass
+    class _AcceptedKeys(WeightedLoss._AcceptedKeys):
+        """Entries of the batch.
+
+        Attributes:
+            reward: R, ``[*B]`` or ``[*B, 1]``.
+            advantage: A, used instead of reward minus baseline where the batch has it.
+        """
+
+        reward: NestedKey = ("next", "reward")
+        advantage: NestedKey = "advantage"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+    _signal_keys = ("reward",)
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        baseline: Baseline = "mean",
+        normalize: bool = False,
+        group_key: NestedKey | None = None,
+        **options: Any,
+    ) -> None:
+        if isinstance(baseline, str) and baseline not in ("mean", "min"):
+            raise ValueError(f"baseline must be 'mean', 'min', a number or None, got {baseline!r}")
+        if isinstance(baseline, (int, float)) and not math.isfinite(baseline):
+            raise ValueError(f"baseline must be finite, got {baseline}")
+        super().__init__(actor_network, **options)
+        self.baseline = baseline
+        self.normalize = normalize
+        self.group_key = None if group_key is None else unravel_key(group_key)
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries that ``forward`` needs, the group ids among them."""
+        keys = super().in_keys
+        if self.group_key is not None and self.group_key not in keys:
+            keys.append(self.group_key)
+        return keys
+
+    @in_keys.setter
+    def in_keys(self, values: list[NestedKey] | None) -> None:
+        self._in_keys = values
+
+    def _advantage(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
+        """A of each sample, detached, 0 where the mask is false."""
+        given = tensordict.get(self.tensor_keys.advantage, None) is not None
+        signal = self._signal(tensordict, "advantage" if given else "reward", mask)
+        group = self._group_ids(tensordict, self.group_key, signal.shape)
+        advantage = signal if given else signal - self._baseline_of(signal, mask, group)
+        if mask is not None:
+            advantage = torch.where(mask, advantage, 0.0)
+        if self.normalize:
+            if group is None:
+                spread = weighted_moments(advantage, mask)[1]
+            else:
+                spread = group_moments(advantage, group, mask)[1]
+            advantage = advantage / (spread + 1e-8)
+        return advantage
+
+    def _baseline_of(
+        self, reward: Tensor, mask: Tensor | None, group: Tensor | None
+    ) -> Tensor | float:
+        if self.baseline == "mean":
+            if group is None:
+                return weighted_moments(reward, mask)[0]
+            return group_moments(reward, group, mask)[0]
+        if self.baseline == "min":
+            if group is None:
+                return (reward if mask is None else reward.where(mask, math.inf)).min()
+            return group_minimum(reward, group, mask)
+        return 0.0 if self.baseline is None else self.baseline
+
+    def _mass(self, advantage: Tensor, mask: Tensor | None) -> Tensor:
+        """Every valid sample counts once."""
+        return torch.ones_like(advantage) if mask is None else mask.to(advantage.dtype)
