@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
-from torchrl_drpo_kernels.linear_log_prob import reference
+from torchrl_drpo_kernels.linear_log_prob import linear_log_prob, reference
 
 from torchrl_drpo.distributions import _sweeps
 
@@ -60,6 +60,7 @@ class CatalogueCategorical(Distribution):
         temperature: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
+        hidden, items = _autocast(hidden, items)
         _check_parameters(hidden, items, bias, temperature)
         self.hidden, self.items, self.bias = hidden, items, bias
         self.temperature = float(temperature)
@@ -123,20 +124,20 @@ class CatalogueCategorical(Distribution):
         """
         if self._validate_args:
             self._validate_sample(value)
-        if value.shape != self.batch_shape:  # many actions a row: one normaliser serves them all
-            scores = reference.scaled_logits(self._rows, *self._rest).log_softmax(-1)
-            scores = scores.reshape(*self.batch_shape, self.num_items)
-            shape = torch.broadcast_shapes(value.shape, self.batch_shape)
-            scores = scores.expand(*shape, self.num_items)
-            return scores.gather(-1, value.long().expand(shape)[..., None])[..., 0]
-        flat = reference.linear_log_prob(
+        if value.shape == self.batch_shape:
+            action = value.reshape(-1)
+        else:  # other actions than one a row share the row's normaliser
+            action = value.new_zeros(self._rows.shape[0])
+        log_prob, lse = linear_log_prob(
             self._rows,
             self.items,
-            value.reshape(-1),
+            action if action.dtype == torch.int32 else action.long(),
             bias=self.bias,
             inverse_temperature=1 / self.temperature,
-        )[0]
-        return flat.reshape(self.batch_shape)
+        )
+        if value.shape == self.batch_shape:
+            return log_prob.reshape(self.batch_shape)
+        return self._scores_of(value) - lse.reshape(self.batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws items, int64, shape ``[*sample_shape, *B]``; exact, and without ``[*B, V]``."""
@@ -185,6 +186,15 @@ class CatalogueCategorical(Distribution):
             f"width: {self.items.shape[1]}, temperature: {self.temperature:g})"
         )
 
+    def _scores_of(self, value: Tensor) -> Tensor:
+        """Unnormalised scores of given items, shape ``[*sample, *B]``."""
+        dtype = reference.accumulation_dtype(self.hidden.dtype)
+        chosen = torch.nn.functional.embedding(value.long(), self.items).to(dtype)
+        scores = (self.hidden.to(dtype) * chosen).sum(-1)
+        if self.bias is not None:
+            scores = scores + self.bias.to(dtype)[value.long()]
+        return scores / self.temperature
+
     @property
     def _rows(self) -> Tensor:
         return self.hidden.reshape(-1, self.hidden.shape[-1])
@@ -216,6 +226,15 @@ class CatalogueCategorical(Distribution):
                 f"actions must lie in [0, {self.num_items}) but row {where} holds "
                 f"{value[row].item()}; map raw ids to catalogue indices first"
             )
+
+
+def _autocast(hidden: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Under autocast, the type that a linear layer would compute in; else what was given."""
+    kind = hidden.device.type
+    if hidden.dtype == items.dtype or not torch.is_autocast_enabled(kind):
+        return hidden, items
+    dtype = torch.get_autocast_dtype(kind)
+    return hidden.to(dtype), items.to(dtype)
 
 
 def _check_parameters(
