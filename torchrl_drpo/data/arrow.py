@@ -1,0 +1,170 @@
+"""Arrow columns as numpy: numbers with nulls as NaN, ids as numbers, whole rows as hashes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .sources import TIME_TYPES_PER_SECOND, column_kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_NULL = np.uint64(0xD6E8FEB86659FD93)
+
+
+def to_float(column: pa.Array) -> np.ndarray:
+    """float64 ``[N]``; nulls become NaN."""
+    import pyarrow.compute as pc
+
+    if column_kind(column.type) == "boolean":
+        column = pc.cast(column, "int8")
+    return pc.cast(column, "float64", safe=False).to_numpy(zero_copy_only=False)
+
+
+def to_int(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """int64 values (zero where null) and a mask of nulls.
+
+    Floats pass where they are whole: a column of integers that once held a null is often stored
+    as floats.
+    """
+    import pyarrow.compute as pc
+
+    null = np.asarray(column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
+    if column_kind(column.type) == "float":
+        values = to_float(column)
+        whole = np.where(null, 0.0, values)
+        if np.any(whole != np.floor(whole)):
+            bad = whole[np.flatnonzero(whole != np.floor(whole))[0]]
+            raise ValueError(f"expected whole numbers, got {bad}")
+        return whole.astype(np.int64), null
+    if column_kind(column.type) == "boolean":
+        column = pc.cast(column, "int8")
+    filled = pc.fill_null(column, 0) if null.any() else column
+    return pc.cast(filled, "int64").to_numpy(zero_copy_only=False), null
+
+
+def to_time(column: pa.Array, per_second: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 times in units of ``1 / per_second`` s since 1970, and a mask of nulls."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column_kind(column.type) != "time":
+        return to_int(column)
+    if pa.types.is_date(column.type):
+        column = pc.cast(column, pa.timestamp("s"))
+    unit = column.type.unit
+    values, null = to_int(pc.cast(column, "int64"))
+    source = TIME_TYPES_PER_SECOND[unit]
+    if source >= per_second:
+        return values // (source // per_second), null
+    return values * (per_second // source), null
+
+
+def unique_ids(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct non-null ids (int64, or UTF-8 bytes) ascending, and their counts."""
+    if column_kind(column.type) != "string":
+        values, null = to_int(column)
+        return np.unique(values[~null], return_counts=True)
+    values, codes, null = string_codes(column)
+    counts = np.bincount(codes[~null], minlength=len(values))
+    order = np.argsort(values, kind="stable")
+    used = order[counts[order] > 0]
+    return values[used], counts[used]
+
+
+def string_codes(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct strings as UTF-8 bytes, the position of each row's among them, a mask of nulls."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        column = pc.dictionary_encode(column)
+    null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+    codes = pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    words = [word.encode() for word in column.dictionary.to_pylist()]
+    return np.array(words if words else [b""]), codes, null
+
+
+def row_hashes(table: pa.RecordBatch) -> np.ndarray:
+    """A uint64 hash of every whole row; equal rows hash alike, in every process and file."""
+    total = np.zeros(table.num_rows, dtype=np.uint64)
+    for column in table.columns:  # the order of columns counts, their names do not
+        total = _mix(total * np.uint64(31) + hash_column(column))
+    return total
+
+
+def hash_column(column: pa.Array) -> np.ndarray:
+    """A uint64 hash of every value, the same for equal values of one kind."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column_kind(column.type)
+    if kind == "string":
+        if not pa.types.is_dictionary(column.type):
+            column = pc.dictionary_encode(column)
+        null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+        codes = pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False)
+        words = _hash_words(column.dictionary)
+        hashed = words[codes] if len(words) else np.full(len(codes), _NULL)
+    elif kind == "list":
+        return _hash_lists(column)
+    elif kind in ("float", "other"):
+        values = to_float(column)
+        null = np.isnan(values)
+        hashed = _mix(np.where(null, 0.0, values + 0.0).view(np.uint64))  # + 0.0: -0 equals 0
+    else:
+        values, null = to_time(column, 1_000_000_000) if kind == "time" else to_int(column)
+        hashed = _mix(values.view(np.uint64))
+    return np.where(null, _NULL, hashed)
+
+
+def _hash_lists(column: pa.Array) -> np.ndarray:
+    flat, lengths = list_parts(column)
+    ends = np.cumsum(lengths)
+    place = np.arange(len(flat), dtype=np.uint64) - np.repeat(ends - lengths, lengths).astype("u8")
+    return _mix(_segment_sums(_mix(hash_column(flat) + _MULTIPLIER * place), lengths))
+
+
+def list_parts(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The flattened values of a list column, and int64 lengths (zero for a null)."""
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    return column.flatten(), lengths.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _hash_words(words: pa.Array, budget: int = 1 << 22) -> np.ndarray:
+    """Polynomial hash of strings, straight from Arrow's bytes and offsets, a few MB at a time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    binary = pc.cast(pc.cast(words, pa.large_string()), pa.large_binary())
+    _, offsets, data = binary.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[binary.offset : binary.offset + len(binary) + 1]
+    letters = np.frombuffer(data if data is not None else b"", dtype=np.uint8)
+    out = np.empty(len(binary), dtype=np.uint64)
+    row = 0
+    while row < len(binary):
+        stop = max(row + 1, int(np.searchsorted(ends, ends[row] + budget, side="right")) - 1)
+        lengths = np.diff(ends[row : stop + 1])
+        place = np.arange(ends[stop] - ends[row]) - np.repeat(ends[row:stop] - ends[row], lengths)
+        value = letters[ends[row] : ends[stop]].astype(np.uint64) + np.uint64(1)
+        out[row:stop] = _mix(_segment_sums(value * _mix(place.astype(np.uint64) + _NULL), lengths))
+        row = stop
+    return out
+
+
+def _segment_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
+    ends = np.cumsum(lengths)
+    return total[ends] - total[ends - lengths] + _MULTIPLIER * lengths.astype(np.uint64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every bit of the input moves half of the output's."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

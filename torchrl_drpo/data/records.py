@@ -1,0 +1,282 @@
+"""From Arrow batches to fixed-width records: ids numbered, formulas evaluated, faults found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .arrow import hash_column, list_parts, row_hashes, string_codes, to_float, to_int, to_time
+from .catalogue import Catalogue
+from .formula import Formula
+from .quality import DURATION_BUCKET, USER, Percentile, RewardFormula
+from .schema import TIME_UNITS, LogSchema
+from .sources import Batch, LogError, LogSource, column_kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SECONDS_A_DAY = 86_400
+Fault = Callable[[str, np.ndarray, Callable[[int], str], str], None]
+
+
+def id_columns(schema: LogSchema) -> dict[str, str]:
+    """Catalogue name -> column, for every column whose values are ids."""
+    named = {"users": schema.user, "items": schema.item, "policies": schema.policy}
+    named |= {f"context.{name}": name for name in schema.context}
+    named["splits"] = schema.split
+    return {name: column for name, column in named.items() if column is not None}
+
+
+def day_number(date: np.ndarray) -> np.ndarray:
+    """Days since 1970 of YYYYMMDD integers; -1 where that is no date.
+
+    >>> day_number(np.array([19700102, 20220506, 20221301]))
+    array([    1, 19118,    -1])
+    """
+    year, month, day = date // 10_000, date // 100 % 100, date % 100
+    good = (month >= 1) & (month <= 12) & (day >= 1) & (year >= 1900) & (year <= 2200)
+    months = np.where(good, (year - 1970) * 12 + month - 1, 0)
+    first = months.astype("M8[M]").astype("M8[D]").astype(np.int64)
+    length = (months + 1).astype("M8[M]").astype("M8[D]").astype(np.int64) - first
+    return np.where(good & (day <= length), first + day - 1, -1)
+
+
+@dataclass
+class Encoder:
+    """Turns batches of one log into records of one dtype.
+
+    Args:
+        schema: what the columns mean.
+        source: the log; its column kinds are checked here.
+        catalogues: numbers of ids, by the names of :func:`id_columns`.
+        drop_bad_rows: count and leave out rows with a fault, instead of raising.
+    """
+
+    schema: LogSchema
+    source: LogSource
+    catalogues: dict[str, Catalogue]
+    drop_bad_rows: bool = False
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.kinds = self.source.kinds(self.schema.columns, list(id_columns(self.schema).values()))
+        check_kinds(self.schema, self.kinds)
+        self.per_second = time_resolution(self.schema, self.kinds)
+        self.hashed = self.schema.duplicates != "keep"
+        self.dtype = np.dtype(self._fields())
+
+    def _fields(self) -> list[tuple[str, str] | tuple[str, str, tuple[int, ...]]]:
+        schema, quality = self.schema, self.schema.quality
+        optional = [
+            ("user", "i4", schema.user), ("item", "i4", True), ("time", "i8", schema.time),
+            ("day", "i4", schema.time or schema.date), ("hash", "u8", self.hashed),
+            ("value", "f8", True), ("session", "u8", schema.session), ("slate", "u8", schema.slate),
+            ("position", "i4", schema.position), ("propensity", "f4", schema.propensity),
+            ("policy", "i4", schema.policy), ("terminal", "?", schema.terminal),
+            ("split", "i4", schema.split), ("history", "i4", schema.history),
+        ]  # fmt: skip
+        fields: list = [(name, kind) for name, kind, wanted in optional if wanted]
+        if schema.context:
+            fields.append(("context", "i4", (len(schema.context),)))
+        if isinstance(quality, Percentile) and quality.shared_by:
+            fields.append(("keys", "i4", (len(quality.shared_by),)))
+        return [*fields, *((f"label.{name}", self.label_dtype(name)) for name in schema.labels)]
+
+    def label_dtype(self, name: str) -> str:
+        """The numpy dtype that holds a label of every file."""
+        types = [
+            np.dtype("f4")
+            if column_kind(t) == "float" and str(t) != "double"
+            else np.dtype("?" if str(t) == "bool" else t.to_pandas_dtype())
+            for t in self.source.types(name)
+        ]
+        found = np.result_type(*types)
+        return "i8" if found.kind == "u" and found.itemsize > 1 else found.str
+
+    def encode(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+        """Records of a batch, and the item numbers of its ``history`` lists, one after another.
+
+        Raises:
+            LogError: on the first faulty row (unless bad rows are dropped): which file, row and
+                value, what was expected.
+        """
+        table, schema = batch.table, self.schema
+        records = np.zeros(table.num_rows, dtype=self.dtype)
+        keep = np.ones(table.num_rows, dtype=bool)
+        fault = self._fault_recorder(batch, keep)
+        for name, number in self._numbers(table, fault):
+            records[name] = number
+        if schema.context:
+            for place, column in enumerate(schema.context):
+                records["context"][:, place] = self._ids(f"context.{column}", column, table, fault)
+        self._times(table, records, fault)
+        self._quality(table, records, fault)
+        for name in ("session", "slate"):
+            if getattr(schema, name):
+                records[name] = hash_column(table.column(getattr(schema, name)))
+        if self.hashed:
+            records["hash"] = row_hashes(table)
+        flat = self._history(table, records, keep) if schema.history else None
+        return records[keep], flat
+
+    def _fault_recorder(self, batch: Batch, keep: np.ndarray) -> Fault:
+        def record(kind: str, bad: np.ndarray, show: Callable[[int], str], advice: str) -> None:
+            if not bad.any():
+                return
+            row = int(np.flatnonzero(bad)[0])
+            if not self.drop_bad_rows:
+                raise LogError(
+                    f"{batch.file}, row {batch.first_row + row}: {kind}: {show(row)}; {advice} "
+                    f"({int(bad.sum())} such rows in this batch; to leave them out, convert with "
+                    "bad_rows='drop')"
+                )
+            self.faults[kind] = self.faults.get(kind, 0) + int((bad & keep).sum())
+            keep[bad] = False
+
+        return record
+
+    def _numbers(self, table: pa.RecordBatch, fault: Fault) -> list[tuple[str, np.ndarray]]:
+        schema = self.schema
+        out = [("item", self._ids("items", schema.item, table, fault))]
+        for field_, name, column in (
+            ("user", "users", schema.user), ("policy", "policies", schema.policy),
+            ("split", "splits", schema.split),
+        ):  # fmt: skip
+            if column:
+                out.append((field_, self._ids(name, column, table, fault)))
+        if schema.position:
+            out.append(("position", _whole(schema.position, table, fault)))
+        if schema.terminal:
+            out.append(("terminal", _whole(schema.terminal, table, fault) != 0))
+        if schema.propensity:
+            value = to_float(table.column(schema.propensity))
+            value = np.exp(value) if schema.log_propensity else value
+            bad = ~((value > 0) & (value <= 1))
+            advice = "expected a probability in (0, 1]"
+            fault("propensity outside (0, 1]", bad, lambda row: str(value[row]), advice)
+            out.append(("propensity", np.where(bad, 1.0, value)))
+        for name in schema.labels:
+            column = table.column(name)
+            missing = np.isnan(to_float(column))
+            fault("missing label", missing, lambda _, n=name: n, "fill it, or drop the label")
+            out.append((f"label.{name}", np.where(missing, 0, to_float(column))))
+        return out
+
+    def _ids(self, name: str, column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
+        data = table.column(column)
+        if column_kind(data.type) == "string":
+            words, codes, null = string_codes(data)
+            number = self.catalogues[name].encode_array(words, "missing")[codes]
+        else:
+            raw, null = to_int(data)
+            number = self.catalogues[name].encode_array(raw, "missing")
+            bad = (raw < 0) & ~null & (name == "items")
+            advice = "item ids are 0 or above; map a marker such as -1 to a real id, or drop it"
+            fault("negative item id", bad, lambda row: str(raw[row]), advice)
+        fault("missing id", null, lambda _: f"{column} is null", "every row needs one")
+        unknown = (number < 0) & ~null
+        fault("unknown id", unknown, lambda row: f"{column} {data[row]}", "not in the catalogue")
+        return np.maximum(number, 0)
+
+    def _times(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
+        schema = self.schema
+        if schema.time:
+            value, null = to_time(table.column(schema.time), self.per_second)
+            fault("missing time", null, lambda _: f"{schema.time} is null", "every row needs one")
+            records["time"] = value
+            local = value + int(schema.utc_offset_hours * 3600 * self.per_second)
+            records["day"] = local // (SECONDS_A_DAY * self.per_second)
+        if schema.date:
+            column = table.column(schema.date)
+            if column_kind(column.type) == "time":
+                seconds, null = to_time(column, 1)
+                day = np.where(null, -1, seconds // SECONDS_A_DAY)
+            else:
+                day = day_number(to_int(column)[0])
+            shown = lambda row: f"{schema.date} {column[row]}"  # noqa: E731
+            fault("no date", day < 0, shown, "expected YYYYMMDD")
+            records["day"] = day
+
+    def _quality(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
+        quality = self.schema.quality
+        values = {name: to_float(table.column(name)) for name in quality.columns}
+        for name, value in values.items():  # a comparison would turn NaN into a quiet 0
+            fault(
+                "reward is not finite", ~np.isfinite(value),
+                lambda row, n=name, v=value: f"{n} is {v[row]}", "rewards need finite columns",
+            )  # fmt: skip
+        text = quality.formula if isinstance(quality, RewardFormula) else None
+        text = text or (quality.value if isinstance(quality, Percentile) else quality.reward)
+        value = np.broadcast_to(Formula(text)(values), (table.num_rows,))
+        fault(
+            "reward is not finite", ~np.isfinite(value), lambda row: f"{text} gives {value[row]}",
+            "guard the formula, as in log(max(x, 1))",
+        )  # fmt: skip
+        records["value"] = np.where(np.isfinite(value), value, 0.0)
+        if isinstance(quality, Percentile):
+            for place, key in enumerate(quality.shared_by):
+                if key == DURATION_BUCKET:
+                    duration = np.broadcast_to(Formula(quality.duration)(values), value.shape)
+                    fault(
+                        "duration is not finite", ~np.isfinite(duration),
+                        lambda row, d=duration: str(d[row]), "guard the formula",
+                    )  # fmt: skip
+                    number = quality.bucket(np.where(np.isfinite(duration), duration, 0.0))
+                else:
+                    number = records["context"][:, self.schema.context.index(key)]
+                records["keys"][:, place] = number
+
+    def _history(self, table: pa.RecordBatch, records: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        flat, lengths = list_parts(table.column(self.schema.history))
+        items = encode_items(flat, self.catalogues["items"])
+        records["history"] = lengths
+        return items[np.repeat(keep, lengths)]
+
+
+def check_kinds(schema: LogSchema, kinds: dict[str, str]) -> None:
+    """Raises ``LogError`` where a column's kind does not fit its role."""
+    numeric = {"integer", "float", "boolean"}
+    wanted = {name: {"integer", "string"} for name in id_columns(schema).values()}
+    wanted |= {name: {"integer", "string", "boolean"} for name in schema.context}
+    wanted |= dict.fromkeys([*schema.quality.columns, *schema.labels], numeric)
+    for name in (schema.propensity, schema.position, schema.terminal):
+        wanted |= {name: numeric} if name else {}
+    for name in (schema.time, schema.date):
+        wanted |= {name: {"integer", "float", "time"}} if name else {}
+    wanted |= {schema.history: {"list"}} if schema.history else {}
+    for column, allowed in wanted.items():
+        if kinds[column] not in allowed:
+            raise LogError(
+                f"column {column!r} holds {kinds[column]} values, but the schema uses it where "
+                f"{' or '.join(sorted(allowed))} values are expected"
+            )
+
+
+def time_resolution(schema: LogSchema, kinds: dict[str, str]) -> int:
+    """Ticks a second of the stored times: the schema's unit, microseconds for Arrow timestamps."""
+    if schema.time and kinds[schema.time] == "time":
+        return TIME_UNITS["us"]
+    return TIME_UNITS[schema.time_unit]
+
+
+def encode_items(flat: pa.Array, items: Catalogue) -> np.ndarray:
+    """Item numbers of raw ids, -1 for nulls and strangers."""
+    if column_kind(flat.type) == "string":
+        words, codes, null = string_codes(flat)
+        number = items.encode_array(words, "missing")[codes]
+    else:
+        raw, null = to_int(flat)
+        number = items.encode_array(raw, "missing")
+    return np.where(null, -1, number)
+
+
+def _whole(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
+    value, null = to_int(table.column(column))
+    fault("missing value", null, lambda _: f"{column} is null", "every row needs one")
+    return value
+
+
+__all__ = ["USER", "Encoder", "check_kinds", "day_number", "encode_items", "id_columns"]

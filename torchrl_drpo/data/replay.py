@@ -1,0 +1,330 @@
+"""`RecReplayBuffer`: a log as a TorchRL replay buffer."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
+
+from .catalogue import Catalogue
+from .convert import convert_log
+from .schema import LogSchema
+from .storage import LogStorage
+from .store import ConversionReport, LogStore
+from .ted import store_ted
+from .windows import Histories
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What the parts of one log share."""
+
+    rows: TensorDictBase
+    identity: str
+    store: LogStore | None = None
+    histories: Histories | None = None
+
+
+class RecReplayBuffer(TensorDictReplayBuffer):
+    """A recommendation log as a TorchRL replay buffer, memory-mapped and read-only.
+
+    Any TorchRL sampler, sample unit, transform and trainer works on it. A sample is in TED layout:
+    ``action`` (item numbers, int64 ``[B]``), ``("next", "reward")`` (the schema's quality, float32
+    ``[B, 1]``), ``("next", "done")``, ``("next", "terminated")``, ``("observation", "history")``
+    (item numbers int64 ``[B, L]``, most recent last, left-padded with -1),
+    ``("observation", "context")`` (int64 ``[B, C]``, where the schema has context), and where
+    known ``user``, ``time``, ``propensity``, ``position``, ``slate``, ``policy``,
+    ``trajectory_id``, ``step`` and the schema's labels, each ``[B]``.
+
+    Make one with :meth:`from_parquet`, :meth:`from_pandas`, :meth:`from_tensordict` or, for a
+    folder that was converted before, :meth:`open`.
+
+    Examples:
+        >>> import pandas as pd
+        >>> log = pd.DataFrame(dict(u=[7, 7, 9], i=[30, 10, 30], t=[1, 2, 3], click=[1, 0, 1]))
+        >>> schema = LogSchema(user="u", item="i", time="t", quality="click")
+        >>> buffer = RecReplayBuffer.from_pandas(log, schema, history=2, batch_size=4)
+        >>> buffer.sample()["observation", "history"].shape
+        torch.Size([4, 2])
+        >>> buffer[:]["observation", "history"].tolist()
+        [[-1, -1], [-1, 1], [-1, -1]]
+        >>> buffer.items.decode(buffer[:]["action"])
+        [30, 10, 30]
+    """
+
+    def __init__(
+        self,
+        log: _Log,
+        *,
+        part: str | None = None,
+        history: int = 20,
+        next_observation: bool = False,
+        **buffer_options: Any,
+    ) -> None:
+        if history < 0:
+            raise ValueError(f"history must be 0 or more items, got {history}")
+        self._log, self.part = log, part
+        self._options = {"history": history, "next_observation": next_observation}
+        rows = None
+        if part is not None:
+            rows = log.store.index(f"part_{part}") if log.store is not None else None
+            if rows is None:
+                raise ValueError(f"no part {part!r} in this log; {self._known_parts()}")
+            if len(rows) == 0:
+                raise ValueError(f"part {part!r} of this log is empty")
+        storage = LogStorage(
+            log.rows,
+            part=rows,
+            histories=log.histories,
+            history_length=history,
+            next_observation=next_observation,
+            identity=f"{log.identity}/{part or ''}",
+        )
+        super().__init__(storage=storage, writer=ImmutableDatasetWriter(), **buffer_options)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        source: Any,
+        schema: LogSchema | str,
+        *,
+        root: Path | str | None = None,
+        test_days: int | None = None,
+        test_start: str | None = None,
+        bad_rows: str = "error",
+        overwrite: bool = False,
+        part: str | None = None,
+        history: int = 20,
+        next_observation: bool = False,
+        **buffer_options: Any,
+    ) -> RecReplayBuffer:
+        """Converts a log (once) and opens it.
+
+        Args:
+            source: file, folder, glob, fsspec URI or list of these, of Parquet or CSV; or a
+                pandas or polars frame, an Arrow table.
+            schema: what the columns mean, or the name of a preset such as ``"kuairand"``.
+            root: where the converted log lies; found there again, it is opened as it is. Without
+                one it lies in a temporary folder that goes with the buffer.
+            test_days: the last so many days become the part ``"test"``, the others ``"train"``.
+            test_start: or: first day of the test part, ``"YYYY-MM-DD"``.
+            bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` leaves it out.
+            overwrite: replace another conversion at ``root``.
+            part: show this part of the log only; also :meth:`split`.
+            history: items of the history window, 0 for none.
+            next_observation: add ``("next", "observation")``, which critics need.
+            **buffer_options: of TorchRL's ``TensorDictReplayBuffer``: ``batch_size``, ``sampler``,
+                ``sample_unit``, ``transform``, ``generator``, ``prefetch``, ...
+
+        Raises:
+            LogError: names the file, row and value that do not fit the schema.
+        """
+        schema = LogSchema.preset(schema) if isinstance(schema, str) else schema
+        where = Path(root) if root is not None else Path(tempfile.mkdtemp(prefix="drpo-log-"))
+        try:
+            convert_log(
+                source, where, schema, test_days=test_days, test_start=test_start,
+                bad_rows=bad_rows, overwrite=overwrite,
+            )  # fmt: skip
+        except BaseException:
+            if root is None:
+                shutil.rmtree(where, ignore_errors=True)
+            raise
+        log = _open(where)
+        if root is None:
+            weakref.finalize(log.rows, shutil.rmtree, where, ignore_errors=True)
+        return cls(
+            log, part=part, history=history, next_observation=next_observation, **buffer_options
+        )
+
+    @classmethod
+    def from_pandas(cls, frame: Any, schema: LogSchema | str, **options: Any) -> RecReplayBuffer:
+        """As :meth:`from_parquet`, from a pandas or polars frame or an Arrow table."""
+        return cls.from_parquet(frame, schema, **options)
+
+    @classmethod
+    def from_tensordict(
+        cls,
+        rows: TensorDictBase,
+        schema: LogSchema | str | None = None,
+        *,
+        root: Path | str | None = None,
+        **options: Any,
+    ) -> RecReplayBuffer:
+        """From a TensorDict: TED rows as they are, or, with a schema, flat columns to convert.
+
+        Args:
+            rows: batch size ``[N]``. Without a schema: TED rows with ``action`` and
+                ``("next", "reward")``; missing ``done`` and ``terminated`` are set to True, for
+                one-step interactions. They are copied into memory-mapped files.
+            schema: what the columns mean, where ``rows`` are a log's flat columns.
+            root: where the files lie; a temporary folder that goes with the buffer by default.
+            **options: as in :meth:`from_parquet`.
+
+        Raises:
+            ValueError: on rewards that are not finite, propensities outside (0, 1], no rows.
+        """
+        if schema is not None:
+            return cls.from_parquet(rows, schema, root=root, **options)
+        where = Path(root) if root is not None else Path(tempfile.mkdtemp(prefix="drpo-log-"))
+        try:
+            stored, identity = store_ted(rows, where)
+        except BaseException:
+            if root is None:
+                shutil.rmtree(where, ignore_errors=True)
+            raise
+        if root is None:
+            weakref.finalize(stored, shutil.rmtree, where, ignore_errors=True)
+        return cls(_Log(stored, identity), **{"history": 0, **options})
+
+    @classmethod
+    def open(cls, root: Path | str, **options: Any) -> RecReplayBuffer:
+        """Opens a folder that ``convert_log`` or :meth:`from_parquet` wrote.
+
+        Args:
+            root: that folder.
+            **options: ``part``, ``history``, ``next_observation`` and TorchRL's buffer options.
+        """
+        return cls(_open(Path(root)), **options)
+
+    def split(self, part: str, **buffer_options: Any) -> RecReplayBuffer:
+        """Another buffer on the same files that shows one part, such as ``"train"`` or ``"test"``.
+
+        Histories still reach into the whole log: that of a test row holds all rows before it.
+
+        Args:
+            part: name of the part.
+            **buffer_options: TorchRL's; the batch size is kept unless given.
+        """
+        return type(self)(
+            self._log, part=part, **self._options,
+            **{"batch_size": self._batch_size, **buffer_options},
+        )  # fmt: skip
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows by integer, slice or index tensor, in storage order; a key gives that column."""
+        if isinstance(index, slice):
+            index = torch.arange(*index.indices(len(self)))
+        return super().__getitem__(index)
+
+    def batches(self, batch_size: int) -> Iterator[TensorDictBase]:
+        """All rows once, in storage order, ``batch_size`` at a time; the last may be smaller."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        for start in range(0, len(self), batch_size):
+            yield self[start : start + batch_size]
+
+    def column(self, key: NestedKey) -> Tensor:
+        """One stored column of all rows shown, such as ``"user"`` or ``("next", "reward")``."""
+        return self._storage.column(key)
+
+    @property
+    def quality(self) -> Tensor:
+        """The quality signal of all rows shown, float32 ``[n]``."""
+        return self.column(("next", "reward")).reshape(len(self))
+
+    def latest_history(self, users: Any, length: int | None = None) -> Tensor:
+        """Histories after each user's last logged row, to recommend from.
+
+        Args:
+            users: raw user ids.
+            length: items of the window; the buffer's own by default.
+
+        Returns:
+            int64 ``[B, length]``, as ``("observation", "history")``.
+
+        Raises:
+            KeyError: names a user whom the log does not know.
+        """
+        if self.users is None or self._log.histories is None:
+            raise ValueError("this log has no users with sequences")
+        number = self.users.encode(users).reshape(-1)
+        return self._log.histories.latest(number, length or self._options["history"])
+
+    @property
+    def schema(self) -> LogSchema | None:
+        """The log's schema, None for TED rows."""
+        return None if self._log.store is None else self._log.store.schema
+
+    @property
+    def report(self) -> ConversionReport | None:
+        """What the conversion counted, None for TED rows."""
+        return None if self._log.store is None else self._log.store.report
+
+    @property
+    def items(self) -> Catalogue | None:
+        """Raw item ids and their numbers, the policy's action space."""
+        return self._catalogue("items")
+
+    @property
+    def users(self) -> Catalogue | None:
+        """Raw user ids and their numbers."""
+        return self._catalogue("users")
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue: items of the item table, the log and the histories."""
+        if self.items is None:
+            raise ValueError("TED rows have no item catalogue")
+        return len(self.items)
+
+    @property
+    def contexts(self) -> dict[str, Catalogue]:
+        """Raw values of each context column and their numbers, in the order of the columns."""
+        if self._log.store is None or self.schema is None:
+            return {}
+        named = {name: self._catalogue(f"context.{name}") for name in self.schema.context}
+        return {name: catalogue for name, catalogue in named.items() if catalogue is not None}
+
+    @property
+    def context_sizes(self) -> tuple[int, ...]:
+        """Number of values of each context column, for embedding tables."""
+        return tuple(len(catalogue) for catalogue in self.contexts.values())
+
+    @property
+    def item_codes(self) -> Tensor | None:
+        """Semantic-ID codes int64 ``[V, T]``, -1 where unknown; None without an item table's."""
+        return self._item_array("codes", torch.int64)
+
+    @property
+    def item_embeddings(self) -> Tensor | None:
+        """Item embeddings float32 ``[V, D]``, zero where unknown; None without any."""
+        return self._item_array("embeddings", torch.float32)
+
+    def _item_array(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        found = self._log.store.index(f"item_{name}", dtype) if self._log.store else None
+        return None if found is None else found.view(self.num_items, -1)
+
+    def _catalogue(self, name: str) -> Catalogue | None:
+        return None if self._log.store is None else self._log.store.catalogue(name)
+
+    def _known_parts(self) -> str:
+        parts = self.report.parts if self.report is not None else {}
+        if parts:
+            return f"it has {', '.join(parts)}"
+        return "it was not split; convert it with test_days=... or test_start=..."
+
+
+def _open(root: Path) -> _Log:
+    store = LogStore(root)
+    schema = store.schema
+    histories = None
+    if schema.by_user or schema.history:
+        histories = Histories(
+            items=store.rows.get("action").as_subclass(Tensor),
+            users=store.rows.get("user").as_subclass(Tensor) if schema.by_user else None,
+            offsets=store.index("user_offsets") if schema.by_user else None,
+            values=store.index("initial_values", torch.int32),
+            bounds=store.index("initial_offsets"),
+        )
+    return _Log(store.rows, store.data.name, store, histories)

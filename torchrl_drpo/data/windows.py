@@ -1,0 +1,142 @@
+"""Ragged sequences without padding at rest: windows are cut from flat columns when sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchrl.data import SampleUnit
+from torchrl.data.replay_buffers import Storage
+
+
+def history_windows(
+    items: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    length: int,
+    initial: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """The items of the rows before each row, within its segment, most recent last.
+
+    Args:
+        items: the flat item column, int64 ``[N]``.
+        rows: int64 ``[B]`` in [0, N].
+        starts: first row of each one's segment, int64 ``[B]``.
+        length: window length L.
+        initial: ``(values [M] int, begins [B], ends [B])``: what precedes each segment, as a range
+            of ``values``.
+
+    Returns:
+        int64 ``[B, L]``, left-padded with -1.
+
+    Examples:
+        >>> items = torch.tensor([7, 8, 9, 5])
+        >>> history_windows(items, torch.tensor([2, 3]), torch.tensor([0, 3]), 3)
+        tensor([[-1,  7,  8],
+                [-1, -1, -1]])
+    """
+    place = rows.unsqueeze(-1) - torch.arange(length, 0, -1)
+    inside = place >= starts.unsqueeze(-1)
+    found = torch.index_select(items, 0, place.clamp_min(0).view(-1)).view(place.shape)
+    out = torch.where(inside, found, -1)
+    if initial is not None:
+        values, begins, ends = initial
+        earlier = place + (ends - starts).unsqueeze(-1)
+        known = ~inside & (earlier >= begins.unsqueeze(-1))
+        out[known] = values[earlier[known]].long()
+    return out
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Where the history of every row lies.
+
+    Args:
+        items: the flat item column, int64 ``[N]``.
+        users: user number of each row, None where every row is a segment of its own.
+        offsets: first row of each user, int64 ``[U]``, None likewise.
+        values: items from before each segment, int32 ``[M]``, None where there are none.
+        bounds: int64 ``[segments + 1]`` into ``values``.
+    """
+
+    items: Tensor
+    users: Tensor | None = None
+    offsets: Tensor | None = None
+    values: Tensor | None = None
+    bounds: Tensor | None = None
+
+    def segments(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's segment, and the segment's first row."""
+        if self.users is None or self.offsets is None:
+            return rows, rows
+        segment = torch.index_select(self.users, 0, rows)
+        return segment, torch.index_select(self.offsets, 0, segment)
+
+    def window(self, rows: Tensor, length: int, *, after: bool = False) -> Tensor:
+        """Histories int64 ``[B, length]`` before each row, or ``after`` (the row included)."""
+        segment, start = self.segments(rows)
+        return self._cut(rows + int(after), segment, start, length)
+
+    def latest(self, users: Tensor, length: int) -> Tensor:
+        """Histories int64 ``[B, length]`` after each user's last row."""
+        if self.offsets is None:
+            raise ValueError("this log is stored as logged: its users have no sequences")
+        ends = torch.cat([self.offsets[1:], self.offsets.new_tensor([len(self.items)])])
+        return self._cut(ends[users], users, self.offsets[users], length)
+
+    def _cut(self, rows: Tensor, segment: Tensor, start: Tensor, length: int) -> Tensor:
+        initial = None
+        if self.values is not None and self.bounds is not None:
+            initial = (self.values, self.bounds[segment], self.bounds[segment + 1])
+        return history_windows(self.items, rows, start, length, initial)
+
+
+class WindowUnit(SampleUnit):
+    """Expands every sampled row into the next rows of its trajectory, or its slate.
+
+    Sampled batches become ``[B, length]``. Rows beyond the end repeat the last one and are False
+    in ``("collector", "mask")``, TorchRL's key for padding, which its losses (and ours) obey.
+    The cost depends on ``B * length`` alone, not on the log.
+
+    Args:
+        length: rows of a window, at least 1.
+        by: ``"trajectory_id"`` or ``"slate"``.
+
+    Examples:
+        >>> from torchrl_drpo.data import RecReplayBuffer, LogSchema
+        >>> import pandas as pd
+        >>> log = pd.DataFrame(dict(u=[0, 0, 1], i=[3, 4, 3], t=[1, 2, 1], click=[0, 1, 1]))
+        >>> schema = LogSchema(user="u", item="i", time="t", quality="click")
+        >>> buffer = RecReplayBuffer.from_pandas(log, schema, sample_unit=WindowUnit(2))
+        >>> buffer.sample(8)["collector", "mask"].shape
+        torch.Size([8, 2])
+    """
+
+    def __init__(
+        self, length: int, by: Literal["trajectory_id", "slate"] = "trajectory_id"
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        if by not in ("trajectory_id", "slate"):
+            raise ValueError(f"by must be 'trajectory_id' or 'slate', got {by!r}")
+        self.length, self.by = length, by
+
+    def expand(
+        self, index: Tensor | tuple[Any, ...], info: dict[str, Any], storage: Storage
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """See :class:`torchrl.data.SampleUnit`."""
+        anchor = torch.as_tensor(index).long()
+        step = torch.arange(self.length)
+        window = (anchor.unsqueeze(-1) + step).clamp_max(len(storage) - 1)
+        group = storage.column(self.by, window)
+        mask = (group == group[:, :1]) & (anchor.unsqueeze(-1) + step < len(storage))
+        window = anchor.unsqueeze(-1) + torch.minimum(step, mask.sum(-1, keepdim=True) - 1)
+        spread = {
+            key: value.unsqueeze(-1).expand(window.shape)
+            if isinstance(value, Tensor) and value.shape == anchor.shape
+            else value
+            for key, value in info.items()
+        }
+        return window, {**spread, ("collector", "mask"): mask}
