@@ -21,7 +21,8 @@ class RecSimEnv(EnvBase):
     A user's state is :math:`s \sim N(0, I)`; the reward is the noisy, clipped latent reward of
     the item whose direction is nearest to the action. In the one-step form every step ends the
     episode (a contextual bandit; the next observation repeats the state). With ``session`` the
-    state drifts and the user leaves after a while. Source: arXiv 2602.10430, appendix.
+    state drifts and the user leaves after a while. A NaN action earns NaN. Source: arXiv
+    2602.10430, appendix.
 
     Two seeds are kept apart: ``seed`` decides the world (items, interests, popularity), which
     :meth:`set_seed` leaves alone, and starts the environment's own generator of users and
@@ -130,7 +131,10 @@ class RecSimEnv(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         state, action = tensordict["observation"], tensordict["action"]
         interest = self.world.interest(state)
-        latent = self.world.latent_reward(interest, self.world.retrieve(action))
+        score, item = self.world.decoder.decode(action)
+        latent = self.world.latent_reward(interest, item.squeeze(-1))
+        # A NaN action has no nearest item; its reward says so, without asking the device.
+        latent = latent.masked_fill(score.squeeze(-1).isnan(), torch.nan)
         reward = self.world.observed_reward(latent, self._generator)
         if self.session is None:
             left = torch.ones_like(reward, dtype=torch.bool)
