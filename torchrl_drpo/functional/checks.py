@@ -46,3 +46,23 @@ def check_finite(name: str, values: Tensor, mask: Tensor | None = None, hint: st
             f"({int(bad.sum())} of {values.numel()} entries are not finite)"
             + (f"; {hint}" if hint else "")
         )
+
+
+def check_probability(
+    name: str, values: Tensor, mask: Tensor | None = None, hint: str = ""
+) -> None:
+    """Raises ``ValueError`` naming the first row of ``values`` outside (0, 1].
+
+    Rows outside ``mask`` are not looked at. On an accelerator this waits for the device.
+    """
+    valid = (values > 0) & (values <= 1)  # false for NaN as well
+    if mask is not None:
+        valid |= ~mask
+    if not valid.all():
+        row = tuple((~valid).nonzero()[0].tolist())
+        where = row[0] if len(row) == 1 else row
+        raise ValueError(
+            f"{name} must lie in (0, 1] but row {where} holds {values[row].item()} "
+            f"({int((~valid).sum())} of {values.numel()} entries are outside)"
+            + (f"; {hint}" if hint else "")
+        )

@@ -1,7 +1,24 @@
 """LossModules: one rule for the weights each."""
 
+from torchrl_drpo.objectives.asymmetric import AsymRELoss, TOPRLoss
+from torchrl_drpo.objectives.crr import CRRLoss
 from torchrl_drpo.objectives.drpo import DRPOLoss
-from torchrl_drpo.objectives.regression import BehaviorCloningLoss
+from torchrl_drpo.objectives.drpo_q import DRPOQLoss
+from torchrl_drpo.objectives.proximal import BPPOLoss, ECPOLoss, GBPOLoss
+from torchrl_drpo.objectives.regression import AdaptiveBCLoss, AWRLoss, BehaviorCloningLoss
 from torchrl_drpo.objectives.repulsive import RepulsiveLoss
 
-__all__ = ["BehaviorCloningLoss", "DRPOLoss", "RepulsiveLoss"]
+__all__ = [
+    "AWRLoss",
+    "AdaptiveBCLoss",
+    "AsymRELoss",
+    "BPPOLoss",
+    "BehaviorCloningLoss",
+    "CRRLoss",
+    "DRPOLoss",
+    "DRPOQLoss",
+    "ECPOLoss",
+    "GBPOLoss",
+    "RepulsiveLoss",
+    "TOPRLoss",
+]

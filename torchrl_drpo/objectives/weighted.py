@@ -169,7 +169,7 @@ class WeightedLoss(LossModule):
     def in_keys(self) -> list[NestedKey]:
         """Entries that ``forward`` needs: the actor's inputs, the action, the rule's signals."""
         if self._in_keys is None:
-            keys = [*self.actor_network.in_keys, self.tensor_keys.action]
+            keys = [*self._policy_keys(), self.tensor_keys.action]
             keys += [getattr(self.tensor_keys, name) for name in self._signal_keys]
             self._in_keys = list(dict.fromkeys(unravel_key(key) for key in keys))
         return self._in_keys
@@ -285,13 +285,17 @@ class WeightedLoss(LossModule):
         # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
         return rows if rows.numel() else rows.new_zeros(1)
 
+    def _policy_keys(self) -> list[NestedKey]:
+        """What the networks read of a row; a rule with a second network adds to it."""
+        return self.actor_network.in_keys
+
     def _inputs(
         self, tensordict: TensorDictBase, rows: Tensor | None, steps: Tensor | None
     ) -> TensorDictBase:
         """What the policy reads, and the logged actions, for ``rows`` only."""
         action_key = self.tensor_keys.action
         _batch.read_entry(tensordict, action_key, "action", type(self).__name__)
-        inputs = tensordict.select(*self.actor_network.in_keys, action_key, strict=False)
+        inputs = tensordict.select(*self._policy_keys(), action_key, strict=False)
         if rows is not None:
             inputs = _batch.take_rows(inputs, rows)
         return inputs if steps is None else _batch.cleared(inputs, steps)

@@ -1,0 +1,172 @@
+"""Critics that give an objective its quality signal: an ensemble of Q and its targets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+from torchrl.objectives.utils import distance_loss
+from torchrl.objectives.value.functional import td0_return_estimate
+
+from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives.weighted import WeightedLoss
+
+
+class QEnsemble(TensorDictModuleBase):
+    """Several critics Q(s, a) read as one: their values are stacked in front.
+
+    Args:
+        network: a critic that writes ``value_key`` of shape ``[*B, 1]`` or ``[*B]``, or a list of
+            them. A single one is copied, and the copies are initialised anew.
+        count: how many, at least 1.
+        value_key: the entry that the critics write.
+
+    Raises:
+        ValueError: if a list has another length than ``count``.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> net = torch.nn.Bilinear(3, 2, 1)
+        >>> critic = TensorDictModule(net, ["observation", "action"], ["state_action_value"])
+        >>> batch = TensorDict(
+        ...     {"observation": torch.randn(5, 3), "action": torch.randn(5, 2)}, batch_size=[5]
+        ... )
+        >>> QEnsemble(critic, 2, "state_action_value").values(batch).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        network: TensorDictModuleBase | Sequence[TensorDictModuleBase],
+        count: int,
+        value_key: NestedKey,
+    ) -> None:
+        super().__init__()
+        if count < 1:
+            raise ValueError(f"num_qvalue_nets must be at least 1, got {count}")
+        if isinstance(network, Sequence):
+            members = list(network)
+            if len(members) != count:
+                raise ValueError(f"expected {count} critics (num_qvalue_nets), got {len(members)}")
+        else:
+            members = [network, *(_reset(copy.deepcopy(network)) for _ in range(count - 1))]
+        self.members = nn.ModuleList(members)
+        self.value_key = value_key
+        self.in_keys = members[0].in_keys
+        self.out_keys = [value_key]
+
+    def values(self, tensordict: TensorDictBase) -> Tensor:
+        """Q of each critic, shape ``[count, *B]``."""
+        per_critic = []
+        for member in self.members:
+            out = member(tensordict.select(*self.in_keys))
+            value = _batch.read_entry(out, self.value_key, "state_action_value", "the critic")
+            per_critic.append(_batch.per_step(value, tensordict.shape, "the critic's value"))
+        return torch.stack(per_critic)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes the smallest of the values, shape ``[*B, 1]``."""
+        return tensordict.set(self.value_key, self.values(tensordict).amin(0).unsqueeze(-1))
+
+
+class CriticLoss(WeightedLoss):
+    """A weighted loss that also trains critics; a mix-in above :class:`WeightedLoss`.
+
+    Subclasses name the entries ``reward``, ``terminated`` and ``state_action_value`` among their
+    accepted keys. Attach TorchRL's ``SoftUpdate`` or ``HardUpdate`` to move the targets; a
+    non-functional loss, which these do not handle, has :meth:`update_targets`.
+    """
+
+    qvalue_network: QEnsemble | None
+    qvalue_network_params: TensorDictParams
+    target_qvalue_network_params: TensorDictParams
+
+    def _add_qvalue(
+        self,
+        network: TensorDictModuleBase | Sequence[TensorDictModuleBase],
+        count: int,
+        gamma: float,
+        loss_function: str,
+    ) -> None:
+        if not 0 <= gamma < 1:
+            raise ValueError(f"gamma must lie in [0, 1), got {gamma}; 0 regresses Q on the reward")
+        ensemble = QEnsemble(network, count, self.tensor_keys.state_action_value)
+        if self.functional:
+            self.convert_to_functional(ensemble, "qvalue_network", create_target_params=True)
+        else:
+            self.qvalue_network = ensemble
+            self.target_qvalue_network = copy.deepcopy(ensemble).requires_grad_(False)
+        self.gamma = gamma
+        self.loss_function = loss_function
+
+    def update_targets(self, tau: float = 0.005) -> None:
+        """Moves the target critics by ``tau`` towards the trained ones (Polyak averaging)."""
+        with torch.no_grad():
+            if self.functional:
+                source = self.qvalue_network_params.data
+                self._modules["target_qvalue_network_params"].data.lerp_(source, tau)
+            else:
+                source = TensorDict.from_module(self.qvalue_network).data
+                TensorDict.from_module(self.target_qvalue_network).data.lerp_(source, tau)
+
+    def _q_values(self, inputs: TensorDictBase, *, target: bool = False) -> Tensor:
+        """Q of each critic at the inputs' actions, ``[count, *B]``; targets are detached."""
+        if not self.functional:
+            network = self.target_qvalue_network if target else self.qvalue_network
+            return network.values(inputs)
+        params = self.target_qvalue_network_params if target else self.qvalue_network_params
+        with _placed(params, self.qvalue_network):
+            return self.qvalue_network.values(inputs)
+
+    def _q_objective(self, tensordict: TensorDictBase, q: Tensor, target: Tensor) -> Tensor:
+        """The distance of every critic to the target, summed over critics and reduced."""
+        distance = distance_loss(q, target.expand_as(q), loss_function=self.loss_function).sum(0)
+        return self._reduce_critic(distance, tensordict)
+
+    def _reduce_critic(self, per_step: Tensor, tensordict: TensorDictBase) -> Tensor:
+        """TorchRL's reduction over valid steps, sampler weights included."""
+        weights = tensordict.get(self.tensor_keys.priority_weight, None)
+        if weights is not None:
+            weights = _batch.per_step(weights, tensordict.shape, "priority_weight")
+        return self._reduce_loss(per_step, tensordict, weights=weights)
+
+    def _td_target(self, inputs: TensorDictBase, next_value: Tensor) -> Tensor:
+        """The one-step return R + gamma V(s'), ``[*B]``."""
+        reward, terminated = (
+            _batch.per_step(
+                _batch.read_entry(
+                    inputs, getattr(self.tensor_keys, name), name, type(self).__name__
+                ),
+                inputs.shape,
+                name,
+            )
+            for name in ("reward", "terminated")
+        )
+        return td0_return_estimate(self.gamma, next_value, reward.to(next_value), terminated)
+
+    def _critic_inputs(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """A copy of what the critics read, with zeros at invalid steps."""
+        inputs = tensordict.select(*self.in_keys, strict=False)
+        steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+        return inputs if steps is None else _batch.cleared(inputs, steps)
+
+
+def _placed(params: TensorDictParams, network: nn.Module) -> AbstractContextManager[None]:
+    """The network with these parameters for a while."""
+    return params.to_module(network, preserve_module_state=False)
+
+
+def _reset(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return network

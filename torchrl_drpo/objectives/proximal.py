@@ -1,0 +1,323 @@
+"""Objectives with a probability ratio: BPPO, and OneRec's ECPO and GBPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from torchrl_drpo.functional.checks import check_fraction, check_positive
+from torchrl_drpo.functional.diagnostics import effective_sample_size, negative_mass_ratio
+from torchrl_drpo.functional.proximal import clipped_surrogate, ecpo_surrogate, gbpo_weights
+from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
+from torchrl_drpo.objectives.weighted import Scored, Weighting
+
+
+class GBPOLoss(BehaviorLoss):
+    r"""GBPO: the signed loss with each gradient bounded by that of a binary cross-entropy.
+
+    .. math::
+        L = -\frac1N \sum_i \Big(A_i^+ \min\{\pi/\pi_{old}, 1\}
+            - A_i^- \min\{\pi/\pi_{old}, \pi/(1-\pi)\}\Big) \log\pi(a_i|s_i)
+
+    the factors being constants of the step. This is the gradient of OneRec-V2's
+    :math:`E[(\pi/\pi')A]`, written as weights; the published objective's *value* differs.
+
+    Source: OneRec-V2 (arXiv 2508.20900), eq. 15 and 16. Its recipe with A in {+1, 0, -1} from
+    :class:`~torchrl_drpo.objectives.drpo.DRPOLoss`'s quantile needs an ``advantage`` entry.
+
+    Args:
+        actor_network: a TorchRL probabilistic actor.
+
+    Keyword Args:
+        behavior: where pi_old comes from: ``"auto"`` (logged where the batch has it, else the
+            current policy), ``"logged"``, ``"current"`` or a policy.
+        baseline, normalize, group_key: see
+            :class:`~torchrl_drpo.objectives.advantage.AdvantageLoss`.
+        level, skip_filtered, reduction, functional, check_inputs: see
+            :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
+
+    Outputs:
+        ``loss_actor``; and, detached and 0-d, ``negative_mass_ratio`` (rho),
+        ``effective_negative_mass_ratio`` (rho after the bounds) and ``effective_sample_size``.
+
+    Raises:
+        ValueError: for an unknown source or propensities outside (0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_drpo import GBPOLoss, make_gaussian_actor
+        >>> loss = GBPOLoss(make_gaussian_actor(state_dim=10, action_dim=4))
+        >>> batch = TensorDict(
+        ...     {
+        ...         "observation": torch.randn(8, 10),
+        ...         "action": torch.randn(8, 4),
+        ...         "next": {"reward": torch.randn(8)},
+        ...     },
+        ...     batch_size=[8],
+        ... )
+        >>> loss(batch)["loss_actor"].backward()
+    """
+
+    out_keys: ClassVar[list[NestedKey]] = [
+        "loss_actor",
+        "negative_mass_ratio",
+        "effective_negative_mass_ratio",
+        "effective_sample_size",
+    ]
+    _behavior_sources = ("auto", "logged", "current")
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        behavior: Behavior = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__(actor_network, behavior=behavior, **options)
+
+    def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
+        advantage = self._advantage(tensordict, mask)
+        report = {"negative_mass_ratio": negative_mass_ratio(advantage)}
+        return Weighting(advantage, self._mass(advantage, mask), report)
+
+    def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
+        old = self._behavior_log_prob(scored)
+        weight = gbpo_weights(weighting.weight, scored.log_prob, old)
+        weight = torch.where(weighting.weight != 0, weight, 0.0)
+        report = {
+            **weighting.report,
+            "effective_negative_mass_ratio": negative_mass_ratio(weight),
+            "effective_sample_size": effective_sample_size(weight),
+        }
+        return replace(weighting, weight=weight, report=report)
+
+
+@dataclass(frozen=True)
+class _ProximalWeighting(Weighting):
+    """An advantage for each sample, and log pi_old (``None``: the current policy)."""
+
+    old_log_prob: Tensor | None = None
+
+
+class _SurrogateLoss(BehaviorLoss):
+    """Maximises a surrogate of the ratio pi/pi_old instead of w log pi."""
+
+    def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
+        advantage = self._advantage(tensordict, mask)
+        return _ProximalWeighting(advantage, self._mass(advantage, mask), {})
+
+    def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
+        old = self._behavior_log_prob(scored)
+        log_ratio = scored.log_prob - (scored.log_prob if old is None else old)
+        counted = weighting.weight != 0
+        count = counted.sum().clamp_min(1)
+        clipped = self._is_clipped(weighting.weight, log_ratio) & counted
+        report = {
+            **weighting.report,
+            "clip_fraction": clipped.sum() / count,
+            "kl_approx": -torch.where(counted, log_ratio, 0.0).sum() / count,
+        }
+        return replace(weighting, report=report, old_log_prob=old)
+
+    def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
+        advantage = weighting.weight
+        surrogate = self._surrogate(advantage, log_prob, weighting.old_log_prob)
+        losses = -torch.where(advantage != 0, surrogate, 0.0)
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "sum":
+            return losses.sum()
+        return losses.sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+    def _is_clipped(self, advantage: Tensor, log_ratio: Tensor) -> Tensor:
+        """Samples whose gradient the clip takes away."""
+        ratio, epsilon = log_ratio.exp(), self.clip_epsilon
+        return torch.where(advantage >= 0, ratio > 1 + epsilon, ratio < 1 - epsilon)
+
+    def _surrogate(self, advantage: Tensor, log_prob: Tensor, old: Tensor | None) -> Tensor:
+        """One value a sample, to be maximised."""
+        raise NotImplementedError
+
+
+class ECPOLoss(_SurrogateLoss):
+    r"""ECPO: PPO's clipped objective that also bounds the ratio of negatives.
+
+    .. math::
+        L = -\frac1N \sum_i \min\{r_i A_i, \mathrm{clip}(r_i, 1-\epsilon, 1+\epsilon) A_i\},
+        \quad r = \pi/\pi',
+        \quad \pi' = \max\{\mathrm{sg}\,\pi/(1+\epsilon+\delta), \pi_{old}\} \text{ for } A < 0
+
+    Source: OneRec (arXiv 2506.13695). OneRec normalises A within the group of candidates of one
+    request: ``normalize=True`` (the default here) with ``group_key``.
+
+    Args:
+        actor_network: a TorchRL probabilistic actor.
+
+    Keyword Args:
+        clip_epsilon: epsilon, in (0, 1).
+        delta: slack of the negatives' bound, above 0.
+        behavior: where pi_old comes from: ``"auto"`` (logged where the batch has it, else the
+            current policy), ``"logged"``, ``"current"`` or a policy.
+        baseline, normalize, group_key: see
+            :class:`~torchrl_drpo.objectives.advantage.AdvantageLoss`.
+        level, skip_filtered, reduction, functional, check_inputs: see
+            :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
+
+    Outputs:
+        ``loss_actor``; and, detached, 0-d and over the samples with an advantage,
+        ``clip_fraction`` (share that the clip leaves without a gradient) and ``kl_approx`` (mean
+        of log pi_old - log pi).
+
+    Raises:
+        ValueError: for numbers out of range, an unknown source, or bad propensities.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_drpo import ECPOLoss, make_gaussian_actor
+        >>> loss = ECPOLoss(make_gaussian_actor(state_dim=10, action_dim=4), group_key="request")
+        >>> batch = TensorDict(
+        ...     {
+        ...         "observation": torch.randn(8, 10),
+        ...         "action": torch.randn(8, 4),
+        ...         "request": torch.arange(8) // 4,
+        ...         "next": {"reward": torch.randn(8)},
+        ...     },
+        ...     batch_size=[8],
+        ... )
+        >>> loss(batch)["loss_actor"].backward()
+    """
+
+    out_keys: ClassVar[list[NestedKey]] = ["loss_actor", "clip_fraction", "kl_approx"]
+    _behavior_sources = ("auto", "logged", "current")
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        clip_epsilon: float = 0.2,
+        delta: float = 0.1,
+        behavior: Behavior = "auto",
+        normalize: bool = True,
+        **options: Any,
+    ) -> None:
+        _check_epsilon(clip_epsilon)
+        check_positive("delta", delta)
+        super().__init__(actor_network, behavior=behavior, normalize=normalize, **options)
+        self.clip_epsilon = clip_epsilon
+        self.delta = delta
+
+    def _surrogate(self, advantage: Tensor, log_prob: Tensor, old: Tensor | None) -> Tensor:
+        return ecpo_surrogate(
+            advantage, log_prob, old, clip_epsilon=self.clip_epsilon, delta=self.delta
+        )
+
+
+class BPPOLoss(_SurrogateLoss):
+    r"""BPPO: PPO's clipped objective against a snapshot of the behaviour policy.
+
+    .. math:: L = -\frac1N \sum_i \min\{r_i A_i, \mathrm{clip}(r_i, 1-\epsilon, 1+\epsilon) A_i\},
+        \quad r = \pi/\pi_{snapshot}
+
+    Clone the log first, build this loss from the clone, then train: the snapshot is the actor as
+    it was given, unless ``behavior`` names another policy. ``update_behavior()`` moves the
+    snapshot up to the current policy, BPPO's iteration, for when an evaluation has improved.
+
+    Source: Zhuang et al. 2023, "Behavior Proximal Policy Optimization" (arXiv 2302.11312).
+
+    Args:
+        actor_network: a TorchRL probabilistic actor, already fitted to the log.
+
+    Keyword Args:
+        clip_epsilon: epsilon, in (0, 1). A buffer: ``loss.clip_epsilon = 0.1`` schedules it.
+        clip_decay: factor in (0, 1] on epsilon after each forward pass in training mode.
+        behavior: the policy that is copied as the snapshot; ``None`` for the actor itself.
+        baseline, normalize, group_key: see
+            :class:`~torchrl_drpo.objectives.advantage.AdvantageLoss`.
+        level, skip_filtered, reduction, functional, check_inputs: see
+            :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
+
+    Outputs:
+        ``loss_actor``; and, detached and 0-d, ``clip_epsilon`` (used by this step) and, over the
+        samples with an advantage, ``clip_fraction`` (share that the clip leaves without a
+        gradient) and ``kl_approx`` (mean of log pi_snapshot - log pi).
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_drpo import BPPOLoss, make_gaussian_actor
+        >>> loss = BPPOLoss(make_gaussian_actor(state_dim=10, action_dim=4), clip_decay=0.96)
+        >>> batch = TensorDict(
+        ...     {
+        ...         "observation": torch.randn(8, 10),
+        ...         "action": torch.randn(8, 4),
+        ...         "next": {"reward": torch.randn(8)},
+        ...     },
+        ...     batch_size=[8],
+        ... )
+        >>> out = loss(batch)
+        >>> out["loss_actor"].backward()
+        >>> out["clip_epsilon"], loss.clip_epsilon, out["clip_fraction"]
+        (tensor(0.2000), tensor(0.1920), tensor(0.))
+    """
+
+    out_keys: ClassVar[list[NestedKey]] = [
+        "loss_actor",
+        "clip_epsilon",
+        "clip_fraction",
+        "kl_approx",
+    ]
+    clip_epsilon: Tensor
+    _behavior_sources = ()
+    _schedulable_buffers = frozenset({"clip_epsilon"})
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        clip_epsilon: float = 0.2,
+        clip_decay: float = 1.0,
+        behavior: ProbabilisticTensorDictSequential | None = None,
+        **options: Any,
+    ) -> None:
+        _check_epsilon(clip_epsilon)
+        check_fraction("clip_decay", clip_decay)
+        behavior = actor_network if behavior is None else behavior
+        super().__init__(actor_network, behavior=behavior, **options)
+        self.clip_decay = clip_decay
+        device = next((p.device for p in actor_network.parameters()), None)
+        self.register_coeff_buffer("clip_epsilon", float(clip_epsilon), device=device)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "clip_epsilon" and isinstance(value, (int, float)):
+            _check_epsilon(value)
+        super().__setattr__(name, value)
+
+    def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
+        reduced = super()._reduce_weighted(log_prob, weighting, total)
+        if self.training and self.clip_decay != 1.0:  # after the last use of this step's epsilon
+            self.clip_epsilon.mul_(self.clip_decay)
+        return reduced
+
+    def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
+        return super()._reweigh(
+            weighting.with_report(clip_epsilon=self.clip_epsilon.clone()), scored
+        )
+
+    def _surrogate(self, advantage: Tensor, log_prob: Tensor, old: Tensor | None) -> Tensor:
+        return clipped_surrogate(advantage, log_prob, old, clip_epsilon=self.clip_epsilon)
+
+
+def _check_epsilon(clip_epsilon: float) -> None:
+    if not 0 < clip_epsilon < 1:
+        raise ValueError(f"clip_epsilon must lie in (0, 1), got {clip_epsilon}")
