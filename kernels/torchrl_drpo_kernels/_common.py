@@ -19,6 +19,9 @@ INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") == "1"
 #: Index outputs are int32, which halves their traffic and bounds the rows of one call.
 MAX_ROWS = 2**31 - 1
 
+#: Options of every launch. Triton 3.9 warns where fusion is left to its changing default.
+COMPILE = {"enable_fp_fusion": True}
+
 _reference_only = False
 
 

@@ -1,6 +1,6 @@
 r"""Top-kappa selection in ATen: the specification of the op, and its path on a CPU.
 
-With n valid rows (finite, and ``True`` in the mask) and K = max(1, floor(kappa n + 1/2)):
+With n valid rows (finite, and ``True`` in the mask) and K = kappa n rounded half up, at least 1:
 
     nu      = K-th largest valid quality
     kept    = the rows above nu, and K - n_above copies of nu: K values, whatever the ties
@@ -13,8 +13,8 @@ rows of lowest index until K are kept, and ``ties="fraction"`` keeps all of them
 times (K - n_above) / n_tied, which makes uniform weights the exact solution of the distributionally
 robust problem whose quota is K.
 
-Next kappa: min(high, up kappa) if std(kept) < target_ratio std(batch), else max(low, down kappa);
-without a valid row it stays. Standard deviations are the sample ones, and 0 for one value.
+Next kappa: min(high, up kappa) if std(kept) < target_ratio std(batch), else max(low, down kappa).
+Standard deviations are the sample ones, and 0 for one value or none.
 
 Source: arXiv 2602.10430, sec. 4.2 and the algorithm box of its appendix.
 """
@@ -26,7 +26,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchrl_drpo_kernels.select.rule import Rule
+from torchrl_drpo_kernels.select.rule import DECIMAL, Count, Rule, Stat
 
 
 def select(
@@ -42,8 +42,9 @@ def select(
     values, rows = _valid_values(quality, mask)
     n = values.numel()
     if n == 0:
-        stats = quality.new_tensor([0.0] * 6 + [float(kappa), 0.0])
-        return index, weight, stats, torch.zeros_like(index[:1]).new_zeros(5)
+        stats = quality.new_zeros(len(Stat))
+        stats[Stat.NEXT_KAPPA] = next_kappa(float(kappa), 0.0, 0.0, rule)
+        return index, weight, stats, index.new_zeros(len(Count))
 
     quota = quota_of(float(kappa), n)
     threshold = float(values.kthvalue(n - quota + 1).values)
@@ -68,8 +69,7 @@ def select(
         emit = ~tied | (tied.cumsum(0) <= room) if rule.ties == "first" else torch.ones_like(tied)
         if rule.ties == "fraction":
             kept_weight = torch.where(tied, kept_weight * share, kept_weight)
-    if n_tied > 0:
-        places, kept_weight = places[emit], kept_weight[emit]
+    places, kept_weight = places[emit], kept_weight[emit]
 
     n_rows = places.numel()
     index[:n_rows] = places if rows is None else rows[places]
@@ -82,8 +82,8 @@ def select(
 
 
 def quota_of(kappa: float, n: int) -> int:
-    """K: kappa n rounded half up in float64, at least 1 and at most n (0 if n is 0)."""
-    return min(n, max(1, math.floor(kappa * n + 0.5)))
+    """K: kappa n rounded half up in float64, at least 1 and at most n, for a float32 kappa."""
+    return min(n, max(1, math.floor(n * kappa * DECIMAL + 0.5)))
 
 
 def next_kappa(kappa: float, kept_std: float, batch_std: float, rule: Rule) -> float:

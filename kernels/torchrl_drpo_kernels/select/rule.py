@@ -11,6 +11,10 @@ from torch import Tensor
 WEIGHTINGS = ("uniform", "linear", "exponential")
 TIES = ("first", "fraction")
 
+#: A float32 kappa stands for the decimal it was rounded from: times this it is not below it, so
+#: 0.7 of 5 rows is 3.5 and rounds to 4, although float32(0.7) < 0.7.
+DECIMAL = 1.0 + 2.0**-24
+
 
 class Stat(IntEnum):
     """Positions in the float32 vector ``stats``."""
@@ -50,9 +54,26 @@ class Rule(NamedTuple):
     down: float = 0.98
 
     @property
-    def emits_ties(self) -> bool:
-        """Whether a row at the threshold has a weight; linear weights are zero there."""
-        return self.weighting != "linear"
+    def branches(self) -> dict[str, object]:
+        """What a kernel is compiled for."""
+        return {
+            "WEIGHTING": WEIGHTINGS.index(self.weighting),
+            "TIES": TIES.index(self.ties),
+            "NORMALIZE": self.normalize,
+        }
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What a kernel is told at each launch, in the order of its parameters."""
+        return (
+            self.temperature,
+            self.eps,
+            self.target_ratio,
+            self.low,
+            self.high,
+            self.up,
+            self.down,
+        )
 
     def check(self) -> None:
         """Raises ``ValueError`` naming the first option that is out of range."""

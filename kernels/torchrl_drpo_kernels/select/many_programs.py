@@ -1,0 +1,245 @@
+"""Top-kappa selection of more rows than one program should walk: six launches and three memsets.
+
+Three histograms (each program replays, from those that are finished, what the key's bits are so
+far), then per-program moments and counts, then the emission, in which every program knows from
+the counts before it where its rows go, then the effective sample size.
+
+Each program owns a run of consecutive rows, so that the kept rows come out in ascending order.
+Row offsets are int64.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from torchrl_drpo_kernels._common import COMPILE, next_power_of_2
+from torchrl_drpo_kernels.select.arithmetic import (
+    kept_rows,
+    moments,
+    next_kappa,
+    power_sums,
+    store_ess,
+    store_summary,
+    weights,
+)
+from torchrl_drpo_kernels.select.radix import BINS, histogram, load_keys, pick, quota_of, value_of
+from torchrl_drpo_kernels.select.rule import Count, Rule, Stat
+
+#: Rows of a tile, and the most programs that are started: about four for each multiprocessor.
+TILE, MAX_PROGRAMS = 2048, 512
+
+
+def select(
+    quality: Tensor,
+    mask: Tensor | None,
+    kappa: Tensor,
+    rule: Rule,
+    tile: int = TILE,
+    max_programs: int = MAX_PROGRAMS,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launches the kernels; arguments and results are those of the reference."""
+    n = quality.shape[0]
+    index, weight = quality.new_zeros(n, dtype=torch.int32), torch.zeros_like(quality)
+    stats, counts = quality.new_empty(len(Stat)), index.new_empty(len(Count))
+    tiles = triton.cdiv(n, tile)
+    programs = max(1, min(max_programs, tiles))
+    span = triton.cdiv(tiles, programs) * tile  # consecutive rows of one program
+    grid, slots = (programs,), next_power_of_2(programs)
+    histograms = index.new_zeros(3, BINS.value)
+    sums = quality.new_empty(6, slots, dtype=torch.float64)
+    tallies = index.new_empty(2, slots)
+
+    rows, size = (quality, mask, kappa, histograms), (n, span)
+    shape = {"HAS_MASK": mask is not None, "TILE": tile, "num_warps": 8, **COMPILE}
+    for digit in range(3):
+        histogram_kernel[grid](*rows, *size, DIGIT=digit, **shape)
+    moments_kernel[grid](*rows, sums, tallies, *size, SLOTS=slots, **shape)
+    emit_kernel[grid](
+        *rows, sums, tallies, index, weight, stats, counts, *size, *rule.numbers,
+        **rule.branches, SLOTS=slots, **shape,
+    )  # fmt: skip
+    finish_kernel[(1,)](sums, stats, programs, SLOTS=slots, **COMPILE)
+    return index, weight, stats, counts
+
+
+@triton.jit
+def _replay(histograms_ptr, kappa_ptr, DIGITS: tl.constexpr):
+    """What the finished histograms say: the key's bits so far, places left, n_valid and quota."""
+    bins = tl.arange(0, BINS)
+    prefix = tl.zeros((), tl.uint32)
+    room = tl.zeros((), tl.int32)
+    n_valid = tl.zeros((), tl.int32)
+    quota = tl.zeros((), tl.int32)
+    if DIGITS > 0:
+        counts = tl.load(histograms_ptr + bins)
+        n_valid = tl.sum(counts, 0)
+        quota = quota_of(kappa_ptr, n_valid)
+        digit, room = pick(counts, quota)
+        prefix = digit << 21
+    if DIGITS > 1:
+        digit, room = pick(tl.load(histograms_ptr + BINS + bins), room)
+        prefix = prefix | (digit << 10)
+    if DIGITS > 2:
+        digit, room = pick(tl.load(histograms_ptr + 2 * BINS + bins), room)
+        prefix = prefix | digit
+        prefix = tl.where(n_valid > 0, prefix, tl.full((), 0xFFFFFFFF, tl.uint32))
+    return prefix, room, n_valid, quota
+
+
+@triton.jit
+def _span_of(n, span):
+    """First row and the end of this program's consecutive rows, int64."""
+    start = tl.program_id(0).to(tl.int64) * span
+    return start, tl.minimum(start + span, n)
+
+
+@triton.jit
+def histogram_kernel(
+    quality_ptr, mask_ptr, kappa_ptr, histograms_ptr, n, span,
+    DIGIT: tl.constexpr, HAS_MASK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Adds this program's rows to the histogram of one digit."""
+    prefix, _, _, _ = _replay(histograms_ptr, kappa_ptr, DIGIT)
+    start, stop = _span_of(n, span)
+    if DIGIT == 0:
+        counts = histogram(quality_ptr, mask_ptr, start, stop, n, prefix, 21, 32, HAS_MASK, TILE)
+    elif DIGIT == 1:
+        counts = histogram(quality_ptr, mask_ptr, start, stop, n, prefix, 10, 21, HAS_MASK, TILE)
+    else:
+        counts = histogram(quality_ptr, mask_ptr, start, stop, n, prefix, 0, 10, HAS_MASK, TILE)
+    target = histograms_ptr + DIGIT * BINS + tl.arange(0, BINS)
+    tl.atomic_add(target, counts, mask=counts > 0, sem="relaxed")  # integers: any order, one sum
+
+
+@triton.jit
+def moments_kernel(
+    quality_ptr, mask_ptr, kappa_ptr, histograms_ptr, sums_ptr, tallies_ptr, n, span,
+    SLOTS: tl.constexpr, HAS_MASK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Writes this program's sums of (r - nu) and its square, and its rows above and at nu."""
+    threshold, _, n_valid, _ = _replay(histograms_ptr, kappa_ptr, 3)
+    nu = tl.where(n_valid > 0, value_of(threshold), 0.0)
+    start, stop = _span_of(n, span)
+    kept_sum = tl.zeros((), tl.float64)
+    kept_square = tl.zeros((), tl.float64)
+    batch_sum = tl.zeros((), tl.float64)
+    batch_square = tl.zeros((), tl.float64)
+    n_above = tl.zeros((), tl.int32)
+    n_tied = tl.zeros((), tl.int32)
+    for s in range(start, stop, TILE):
+        x, key = load_keys(quality_ptr, mask_ptr, s + tl.arange(0, TILE), n, HAS_MASK)
+        total, square = power_sums(x, nu, key > threshold)
+        kept_sum += total
+        kept_square += square
+        total, square = power_sums(x, nu, key != 0)
+        batch_sum += total
+        batch_square += square
+        n_above += tl.sum((key > threshold).to(tl.int32), 0)
+        n_tied += tl.sum((key == threshold).to(tl.int32), 0)
+    slot = tl.program_id(0)
+    tl.store(sums_ptr + slot, kept_sum)
+    tl.store(sums_ptr + SLOTS + slot, kept_square)
+    tl.store(sums_ptr + 2 * SLOTS + slot, batch_sum)
+    tl.store(sums_ptr + 3 * SLOTS + slot, batch_square)
+    tl.store(tallies_ptr + slot, n_above)
+    tl.store(tallies_ptr + SLOTS + slot, n_tied)
+
+
+@triton.jit
+def _slot_sum(ptr, live, SLOTS: tl.constexpr):
+    return tl.sum(tl.load(ptr + tl.arange(0, SLOTS), mask=live, other=0), 0)
+
+
+@triton.jit
+def emit_kernel(
+    quality_ptr, mask_ptr, kappa_ptr, histograms_ptr, sums_ptr, tallies_ptr,
+    index_ptr, weight_ptr, stats_ptr, counts_ptr, n, span,
+    temperature, eps, target_ratio, low, high, up, down,
+    HAS_MASK: tl.constexpr, WEIGHTING: tl.constexpr, TIES: tl.constexpr, NORMALIZE: tl.constexpr,
+    SLOTS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Writes this program's kept rows; the first program also writes the summary."""
+    threshold, room, n_valid, quota = _replay(histograms_ptr, kappa_ptr, 3)
+    nu = tl.where(n_valid > 0, value_of(threshold), 0.0)
+    slots = tl.arange(0, SLOTS)
+    live = slots < tl.num_programs(0)
+    kept_lead, kept_std = moments(
+        _slot_sum(sums_ptr, live, SLOTS), _slot_sum(sums_ptr + SLOTS, live, SLOTS), quota
+    )
+    above = tl.load(tallies_ptr + slots, mask=live, other=0)
+    ties = tl.load(tallies_ptr + SLOTS + slots, mask=live, other=0)
+    n_above, n_tied = tl.sum(above, 0), tl.sum(ties, 0)
+    share = room.to(tl.float32) / tl.maximum(n_tied, 1).to(tl.float32)
+
+    # Rows that the programs before this one emit.
+    earlier = slots < tl.program_id(0)
+    place = tl.sum(tl.where(earlier, above, 0), 0)
+    seen_ties = tl.sum(tl.where(earlier, ties, 0), 0)
+    n_rows = n_above
+    if WEIGHTING != 1:
+        if TIES == 0:
+            place += tl.minimum(seen_ties, room)
+            n_rows += room
+        else:
+            place += seen_ties
+            n_rows += n_tied
+
+    weight_sum = tl.zeros((), tl.float64)
+    weight_square = tl.zeros((), tl.float64)
+    zero = tl.zeros((), tl.float32)
+    start, stop = _span_of(n, span)
+    for s in range(start, stop, TILE):
+        rows = s + tl.arange(0, TILE)
+        x, key = load_keys(quality_ptr, mask_ptr, rows, n, HAS_MASK)
+        keep, tied, seen_ties = kept_rows(key, threshold, seen_ties, room, WEIGHTING, TIES)
+        w = weights(
+            x,
+            keep,
+            tied,
+            nu,
+            kept_lead,
+            kept_std,
+            share,
+            temperature,
+            eps,
+            WEIGHTING,
+            TIES,
+            NORMALIZE,
+        )
+        target = place + tl.cumsum(keep.to(tl.int32), 0) - 1
+        tl.store(index_ptr + target, rows.to(tl.int32), mask=keep)
+        tl.store(weight_ptr + target, w, mask=keep)
+        total, square = power_sums(w, zero, keep)
+        weight_sum += total
+        weight_square += square
+        place += tl.sum(keep.to(tl.int32), 0)
+    slot = tl.program_id(0)
+    tl.store(sums_ptr + 4 * SLOTS + slot, weight_sum)
+    tl.store(sums_ptr + 5 * SLOTS + slot, weight_square)
+
+    if slot == 0:
+        batch_lead, batch_std = moments(
+            _slot_sum(sums_ptr + 2 * SLOTS, live, SLOTS),
+            _slot_sum(sums_ptr + 3 * SLOTS, live, SLOTS),
+            n_valid,
+        )
+        step = next_kappa(kappa_ptr, kept_std, batch_std, target_ratio, low, high, up, down)
+        store_summary(
+            stats_ptr, counts_ptr, nu, kept_lead, kept_std, batch_lead, batch_std, step, share,
+            n_rows, quota, n_valid, n_above, n_tied,
+        )  # fmt: skip
+
+
+@triton.jit
+def finish_kernel(sums_ptr, stats_ptr, programs, SLOTS: tl.constexpr):
+    """Adds up the programs' weights in slot order."""
+    live = tl.arange(0, SLOTS) < programs
+    store_ess(
+        stats_ptr,
+        _slot_sum(sums_ptr + 4 * SLOTS, live, SLOTS),
+        _slot_sum(sums_ptr + 5 * SLOTS, live, SLOTS),
+    )

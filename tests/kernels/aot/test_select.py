@@ -1,0 +1,33 @@
+"""The selection kernels compile for every architecture, without spills."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+from torchrl_drpo_kernels.select import kernel, many_programs
+
+ROWS = {"quality_ptr": "*fp32", "mask_ptr": "*i1", "kappa_ptr": "*fp32", "n": "i32"}
+OUTPUTS = {"index_ptr": "*i32", "weight_ptr": "*fp32", "stats_ptr": "*fp32", "counts_ptr": "*i32"}
+NUMBERS = dict.fromkeys(("temperature", "eps", "target_ratio", "low", "high", "up", "down"), "fp32")
+MANY = {"histograms_ptr": "*i32", "sums_ptr": "*fp64", "tallies_ptr": "*i32", "span": "i32"}
+RULE = {"HAS_MASK": True, "WEIGHTING": 2, "TIES": 0, "NORMALIZE": True}  # the longest code
+
+
+@pytest.mark.parametrize(("tile", "warps"), [(512, 4), (2048, 8)])
+def test_one_program(build, tile, warps):
+    signature = {**ROWS, **OUTPUTS, **NUMBERS}
+    constants = {**RULE, "TILE": tile}
+    build(kernel.select_kernel, signature, constants, num_warps=warps).check()
+
+
+@pytest.mark.parametrize(
+    "name", ["histogram_kernel", "moments_kernel", "emit_kernel", "finish_kernel"]
+)
+def test_many_programs(build, name):
+    function = getattr(many_programs, name)
+    constants = {**RULE, "TILE": many_programs.TILE, "SLOTS": many_programs.MAX_PROGRAMS}
+    constants = {k: v for k, v in {**constants, "DIGIT": 2}.items() if k in function.arg_names}
+    signature = {**ROWS, **OUTPUTS, **NUMBERS, **MANY, "programs": "i32"}
+    build(function, signature, constants, num_warps=8, divisible=("span",)).check()
