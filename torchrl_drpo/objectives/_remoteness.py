@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from torchrl_drpo.functional.diagnostics import negative_mass_ratio, taper_active_fraction
 from torchrl_drpo.functional.remoteness import categorical_remoteness, gaussian_remoteness
 
 RemotenessKind = Literal["auto", "per_dimension"]
@@ -60,6 +63,31 @@ def remoteness_and_score(
     else:
         distance = categorical_remoteness(log_prob) / _steps_in(dist, log_prob, mask)
     return distance, -torch.expm1(log_prob)
+
+
+def taper_negatives(
+    weight: Tensor, taper: Callable[[Tensor], Tensor], distance: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Signed weights with the negative ones tapered, and what the taper did."""
+    factor, negative = taper(distance), weight < 0
+    weight = torch.where(negative, weight * factor, weight)
+    report = {
+        "effective_negative_mass_ratio": negative_mass_ratio(weight),
+        "taper_active_fraction": taper_active_fraction(factor, negative),
+    }
+    return weight, report
+
+
+def check_remoteness_kind(kind: str) -> None:
+    """Raises ``ValueError`` for an unknown kind."""
+    if kind not in ("auto", "per_dimension"):
+        raise ValueError(f"remoteness must be 'auto' or 'per_dimension', got {kind!r}")
+
+
+def check_negative_scale(scale: float) -> None:
+    """Raises ``ValueError`` for a factor on repulsion that is negative or not finite."""
+    if not 0 <= scale < math.inf:
+        raise ValueError(f"negative_scale must be finite and >= 0, got {scale}")
 
 
 def _as_samples(distance: Tensor, log_prob: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,10 +14,24 @@ from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
-from torchrl_drpo.functional.diagnostics import effective_sample_size
+from torchrl_drpo.functional.diagnostics import effective_sample_size, negative_mass_ratio
 from torchrl_drpo.functional.selection import Ties, TopSelection, select_top, weighted_moments
 from torchrl_drpo.functional.weights import kl_dro_weights
-from torchrl_drpo.objectives.weighted import WeightedLoss, Weighting
+from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._remoteness import (
+    RemotenessKind,
+    check_negative_scale,
+    check_remoteness_kind,
+    remoteness_and_score,
+    taper_negatives,
+)
+from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
+
+_NEGATIVE_REPORT = (
+    "negative_mass_ratio",
+    "effective_negative_mass_ratio",
+    "taper_active_fraction",
+)
 
 DRPOWeighting = Literal["linear", "uniform", "exponential", "kl"]
 
@@ -56,21 +71,38 @@ class DRPOLoss(WeightedLoss):
             each group and nu is the group's. ``None`` selects over the batch.
         normalize: divide linear weights by the standard deviation of the kept quality, so that
             the loss does not scale with the rewards.
+        negative_taper: ``taper(D) -> w`` in [0, 1], such as
+            :class:`~torchrl_drpo.functional.tapers.ExponentialTaper`: the rejected rows then
+            repel, the less the further they lie from the policy (D as in
+            :class:`~torchrl_drpo.objectives.repulsive.RepulsiveLoss`). ``None``: they are dropped.
+        negative_key: entry of booleans, ``True`` for an explicit dislike: only these rows repel,
+            with weight -1 (tapered, if there is a taper), and none of them fills the quota.
+        negative_scale: one factor on all repulsion, at least 0.
+        remoteness: ``"auto"`` or ``"per_dimension"``; see ``RepulsiveLoss``.
         level, skip_filtered, reduction, functional, check_inputs: see
             :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
 
     Outputs:
         ``loss_actor``; and, detached and 0-d, ``kappa`` (used by this step), ``threshold`` (nu;
         with groups its mean over the kept rows), ``kept_fraction`` (K / N),
-        ``effective_sample_size`` (in rows) and ``kept_mean_quality``.
+        ``effective_sample_size`` (of the kept rows) and ``kept_mean_quality``. With a negative
+        branch also ``negative_mass_ratio`` (repulsive over attractive mass),
+        ``effective_negative_mass_ratio`` (after the taper) and ``taper_active_fraction``.
 
     Raises:
         ValueError: for a kappa outside (0, 1], a non-positive temperature, an unknown name.
 
+    Note:
+        The negative branch is off by default. A rejected row weighs -1, or (R - nu) / std(R)
+        under ``"linear"``, std over the batch; the sum is divided by K all the same. What is known: useful negatives help
+        while their effective mass ratio stays below 1 and then hurt; in most published tests no
+        single taper strength beat leaving negatives out. Compare with the default, and watch the
+        active fraction: a taper that is active nowhere is no taper.
+
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
-        >>> from torchrl_drpo import DRPOLoss, make_gaussian_actor
+        >>> from torchrl_drpo import DRPOLoss, ExponentialTaper, make_gaussian_actor
         >>> actor = make_gaussian_actor(state_dim=10, action_dim=4)
         >>> loss = DRPOLoss(actor, kappa=0.25)
         >>> batch = TensorDict(
@@ -85,6 +117,20 @@ class DRPOLoss(WeightedLoss):
         >>> out["loss_actor"].backward()
         >>> out["threshold"], out["kept_fraction"]
         (tensor(6.), tensor(0.2500))
+
+        OneRec-V2's recipe (arXiv 2508.20900): the top quarter attracts, explicit dislikes repel
+        under control, everything else is dropped.
+
+        >>> onerec = DRPOLoss(
+        ...     actor,
+        ...     kappa=0.25,
+        ...     weighting="uniform",
+        ...     negative_key="dislike",
+        ...     negative_taper=ExponentialTaper(threshold=4.0),
+        ... )
+        >>> out = onerec(batch.set("dislike", torch.arange(8) == 7))
+        >>> out["threshold"], out["negative_mass_ratio"]  # row 7 is out; 5 and 6 are kept
+        (tensor(5.), tensor(0.5000))
     """
 
     @dataclass
@@ -122,6 +168,10 @@ class DRPOLoss(WeightedLoss):
         ties: Ties = "fraction",
         group_key: NestedKey | None = None,
         normalize: bool = True,
+        negative_taper: Callable[[Tensor], Tensor] | None = None,
+        negative_key: NestedKey | None = None,
+        negative_scale: float = 1.0,
+        remoteness: RemotenessKind = "auto",
         **options: Any,
     ) -> None:
         if kappa is None:
@@ -136,6 +186,9 @@ class DRPOLoss(WeightedLoss):
             )
         if ties not in ("first", "fraction"):
             raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
+        self._check_negative_branch(weighting, negative_taper, negative_key)
+        check_negative_scale(negative_scale)
+        check_remoteness_kind(remoteness)
         super().__init__(actor_network, **options)
         self.controller = controller
         self.weighting = weighting
@@ -143,6 +196,12 @@ class DRPOLoss(WeightedLoss):
         self.ties = ties
         self.group_key = group_key
         self.normalize = normalize
+        self.negative_taper = negative_taper
+        self.negative_key = negative_key
+        self.negative_scale = negative_scale
+        self.remoteness = remoteness
+        if self._repels:
+            self.out_keys = [*self.out_keys, *_NEGATIVE_REPORT]
         device = next((p.device for p in actor_network.parameters()), None)
         self.register_coeff_buffer("kappa", float(initial), device=device)
 
@@ -153,10 +212,13 @@ class DRPOLoss(WeightedLoss):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """Entries that ``forward`` needs, the group ids among them."""
+        """Entries that ``forward`` needs, group ids and dislikes among them."""
         keys = super().in_keys
-        if self.group_key is not None and self.group_key not in keys:
-            keys.append(self.group_key)
+        keys += [
+            key
+            for key in (self.group_key, self.negative_key)
+            if key is not None and key not in keys
+        ]
         return keys
 
     @in_keys.setter
@@ -166,6 +228,10 @@ class DRPOLoss(WeightedLoss):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
         kappa = self.kappa.clone()  # the buffer moves below; the report speaks of this step
+        disliked = self._dislikes(tensordict, quality, mask)
+        valid = mask
+        if disliked is not None:
+            mask = ~disliked if mask is None else mask & ~disliked
         top = select_top(
             quality,
             kappa,
@@ -176,7 +242,7 @@ class DRPOLoss(WeightedLoss):
         weight, mass = self._rule(quality, top, kappa, mask)
         if self.controller is not None and self.training:
             self.kappa.copy_(self.controller.step(kappa, top.kept_std, top.batch_std))
-        valid = quality.numel() if mask is None else mask.sum().clamp_min(1)
+        count = quality.numel() if mask is None else mask.sum().clamp_min(1)
         kept_threshold = top.threshold
         if kept_threshold.ndim:
             kept_threshold = (top.threshold.where(top.mass > 0, 0.0) * top.mass).sum()
@@ -184,11 +250,24 @@ class DRPOLoss(WeightedLoss):
         report = {
             "kappa": kappa,
             "threshold": kept_threshold.to(weight.dtype),
-            "kept_fraction": (top.quota / valid).to(weight.dtype),
+            "kept_fraction": (top.quota / count).to(weight.dtype),
             "effective_sample_size": effective_sample_size(weight),
             "kept_mean_quality": top.kept_mean,
         }
+        if self._repels:
+            weight = self._with_negatives(weight, quality, top, disliked, valid)
+            rho = negative_mass_ratio(weight)
+            report.update(zip(_NEGATIVE_REPORT, (rho, rho, torch.zeros_like(rho)), strict=True))
         return Weighting(weight, mass, report)
+
+    def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
+        if self.negative_taper is None:
+            return weighting
+        distance, _ = remoteness_and_score(
+            scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
+        )
+        weight, tapered = taper_negatives(weighting.weight, self.negative_taper, distance)
+        return replace(weighting.with_report(**tapered), weight=weight)
 
     def _rule(
         self, quality: Tensor, top: TopSelection, kappa: Tensor, mask: Tensor | None
@@ -210,3 +289,55 @@ class DRPOLoss(WeightedLoss):
             spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
             advantage = advantage / (spread + 1e-8)
         return top.mass * advantage, top.mass
+
+    # -- the negative branch --------------------------------------------------------------------
+
+    @property
+    def _repels(self) -> bool:
+        return self.negative_taper is not None or self.negative_key is not None
+
+    def _dislikes(
+        self, tensordict: TensorDictBase, quality: Tensor, mask: Tensor | None
+    ) -> Tensor | None:
+        """Valid rows that are marked as explicit dislikes."""
+        if self.negative_key is None:
+            return None
+        key, owner = self.negative_key, type(self).__name__
+        marked = _batch.read_entry(tensordict, key, "negative_key", owner)
+        if marked.dtype != torch.bool:
+            raise TypeError(f"dislikes in {key!r} must be booleans, got {marked.dtype}")
+        if self.level == "trajectory" and marked.shape[: tensordict.ndim] == tensordict.shape:
+            marked = marked.flatten(1).any(1)  # one disliked step is a disliked trajectory
+        marked = _batch.per_step(marked, quality.shape, f"dislikes {key!r}")
+        return marked if mask is None else marked & mask
+
+    def _with_negatives(
+        self,
+        weight: Tensor,
+        quality: Tensor,
+        top: TopSelection,
+        disliked: Tensor | None,
+        valid: Tensor | None,
+    ) -> Tensor:
+        """The weights with what repels: dislikes, or else everything that was not kept."""
+        if disliked is not None:
+            return torch.where(disliked, -self.negative_scale, weight)
+        rejected = top.mass == 0 if valid is None else (top.mass == 0) & valid
+        repulsion = torch.full_like(weight, -1.0)
+        if self.weighting == "linear":
+            # In units of the whole batch: the kept rows may all be equal, the rest is not.
+            unit = top.batch_std + 1e-8 if self.normalize else 1.0
+            repulsion = (quality.to(weight.dtype) - top.threshold) / unit
+        return torch.where(rejected, self.negative_scale * repulsion, weight)
+
+    @staticmethod
+    def _check_negative_branch(
+        weighting: str, taper: Callable[[Tensor], Tensor] | None, key: NestedKey | None
+    ) -> None:
+        if taper is not None and not callable(taper):
+            raise TypeError(f"negative_taper must be callable, got {type(taper).__name__}")
+        if weighting == "kl" and taper is not None and key is None:
+            raise ValueError(
+                "weighting='kl' rejects no row, so nothing is left to repel; mark dislikes with "
+                "negative_key, or choose another weighting"
+            )

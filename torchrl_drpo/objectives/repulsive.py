@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -13,12 +12,14 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import (
-    negative_mass_ratio,
-    repulsion_to_attraction,
-    taper_active_fraction,
+from torchrl_drpo.functional.diagnostics import negative_mass_ratio, repulsion_to_attraction
+from torchrl_drpo.objectives._remoteness import (
+    RemotenessKind,
+    check_negative_scale,
+    check_remoteness_kind,
+    remoteness_and_score,
+    taper_negatives,
 )
-from torchrl_drpo.objectives._remoteness import RemotenessKind, remoteness_and_score
 from torchrl_drpo.objectives.advantage import AdvantageLoss
 from torchrl_drpo.objectives.weighted import Scored, Weighting
 
@@ -100,10 +101,8 @@ class RepulsiveLoss(AdvantageLoss):
         remoteness: RemotenessKind = "auto",
         **options: Any,
     ) -> None:
-        if not (math.isfinite(negative_scale) and negative_scale >= 0):
-            raise ValueError(f"negative_scale must be finite and >= 0, got {negative_scale}")
-        if remoteness not in ("auto", "per_dimension"):
-            raise ValueError(f"remoteness must be 'auto' or 'per_dimension', got {remoteness!r}")
+        check_negative_scale(negative_scale)
+        check_remoteness_kind(remoteness)
         super().__init__(actor_network, **options)
         self.negative_scale = negative_scale
         self.taper = taper
@@ -128,10 +127,7 @@ class RepulsiveLoss(AdvantageLoss):
             scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
         )
         if self.taper is not None:
-            factor = self.taper(distance)
-            negative = weight < 0
-            weight = torch.where(negative, weight * factor, weight)
-            report["effective_negative_mass_ratio"] = negative_mass_ratio(weight)
-            report["taper_active_fraction"] = taper_active_fraction(factor, negative)
+            weight, tapered = taper_negatives(weight, self.taper, distance)
+            report.update(tapered)
         report["repulsion_to_attraction"] = repulsion_to_attraction(weight, score)
         return replace(weighting, weight=weight, report=report)
