@@ -195,7 +195,7 @@ class WeightedLoss(LossModule):
             ValueError: for an empty batch, or signals that are non-finite or of another shape.
             KeyError: for an entry that is not there.
         """
-        if tensordict.numel() == 0:
+        if tensordict.shape.numel() == 0:  # TensorDict.numel() of an empty batch is 1
             raise ValueError(
                 f"{type(self).__name__} got an empty batch of shape {tuple(tensordict.shape)}; "
                 "sample at least one row"
