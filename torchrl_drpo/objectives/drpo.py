@@ -94,10 +94,11 @@ class DRPOLoss(WeightedLoss):
 
     Note:
         The negative branch is off by default. A rejected row weighs -1, or (R - nu) / std(R)
-        under ``"linear"``, std over the batch; the sum is divided by K all the same. What is known: useful negatives help
-        while their effective mass ratio stays below 1 and then hurt; in most published tests no
-        single taper strength beat leaving negatives out. Compare with the default, and watch the
-        active fraction: a taper that is active nowhere is no taper.
+        under ``"linear"``, std over the batch; the sum is divided by K all the same. What is
+        known: useful negatives help while their effective mass ratio stays below 1, and then
+        hurt; in most published tests no single taper strength beat leaving negatives out.
+        Compare with the default, and watch the active fraction: a taper that is active nowhere
+        is no taper.
 
     Examples:
         >>> import torch
