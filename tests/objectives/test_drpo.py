@@ -189,7 +189,7 @@ def test_masked_rows_equal_dropped_rows_whatever_they_hold(actor):
             got = loss(padded)
             got["loss_actor"].backward()
             want = loss(batch[mask])
-            for key in DRPOLoss.out_keys:
+            for key in loss.out_keys:
                 torch.testing.assert_close(got[key], want[key])
             assert all(p.grad.isfinite().all() for p in loss.parameters() if p.grad is not None)
 
@@ -296,7 +296,7 @@ def test_bad_batches_are_named(actor):
         loss(make_batch(N).set(("next", "reward"), torch.rand(N, 2)))
     with pytest.raises(KeyError, match="reads its quality from"):
         loss(make_batch(N).exclude(("next", "reward")))
-    with pytest.raises(KeyError, match="reads its action from 'action'"):
+    with pytest.raises(KeyError, match="reads its action from"):
         loss(make_batch(N).exclude("action"))
     with pytest.raises(TypeError, match="must be boolean"):
         loss(make_batch(N).set(("collector", "mask"), torch.ones(N)))
