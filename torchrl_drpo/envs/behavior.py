@@ -126,7 +126,7 @@ def expert_probability(
         world: the simulated world.
         interest: unit vectors, shape ``[N, d]``.
         item: int64 indices, shape ``[N]``.
-        draws: noise vectors, at least 1. Cost and memory in blocks; time grows linearly.
+        draws: noise vectors, at least 1; the time grows with them, the working memory does not.
 
     Returns:
         float64, shape ``[N]``; zero for items out of reach (four standard deviations behind).
