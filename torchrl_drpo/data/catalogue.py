@@ -41,7 +41,8 @@ class Catalogue:
         self._sorted = self._ids[self._order]
         if len(self._sorted) and np.any(self._sorted[1:] == self._sorted[:-1]):
             first = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])[0]
-            raise ValueError(f"a catalogue's ids must be distinct; {self._sorted[first]!r} repeats")
+            repeated = _plain(self._sorted[first])
+            raise ValueError(f"a catalogue's ids must be distinct; {repeated!r} repeats")
         self._direct = self._direct_table()
 
     def _direct_table(self) -> np.ndarray | None:
@@ -101,7 +102,8 @@ class Catalogue:
         """
         if isinstance(ids, Tensor):
             ids = ids.cpu().numpy()
-        return torch.from_numpy(self.encode_array(np.asarray(ids), unknown))
+        array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
+        return torch.from_numpy(self.encode_array(array, unknown))
 
     def encode_array(
         self, ids: np.ndarray, unknown: Literal["error", "missing"] = "error"
@@ -168,14 +170,14 @@ class Catalogue:
 
 def as_id_array(ids: Any) -> np.ndarray:
     """Ids as int64 or as UTF-8 bytes; raises ``ValueError`` on anything else."""
-    array = np.asarray(ids)
+    array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
     if array.size == 0:
-        return array.astype(np.int64) if array.dtype.kind not in "SU" else array.astype("S1")
+        return array.astype("S1" if array.dtype.kind in "SU" else np.int64)
     if array.dtype.kind == "O":
         kinds = {type(value) for value in array.ravel().tolist()}
-        if kinds <= {str}:
+        if all(issubclass(kind, str) for kind in kinds):
             array = array.astype(np.str_)
-        elif kinds <= {int}:
+        elif bool not in kinds and all(issubclass(kind, int | np.integer) for kind in kinds):
             array = array.astype(np.int64)
         else:
             names = sorted(kind.__name__ for kind in kinds)

@@ -52,6 +52,7 @@ def convert_log(
     test_start: str | None = None,
     bad_rows: str = "error",
     overwrite: bool = False,
+    batch_rows: int = BATCH_ROWS,
     partition_rows: int = PARTITION_ROWS,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ConversionReport:
@@ -67,6 +68,7 @@ def convert_log(
         test_start: or: the first day of the test part, ``"YYYY-MM-DD"``.
         bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` counts and leaves out.
         overwrite: replace a different conversion.
+        batch_rows: rows read at a time.
         partition_rows: rows sorted at a time; memory grows with it (and with the rows of the
             heaviest user), by about 1 kB a row in the worst case.
         progress: called as ``progress(stage, done, total)``.
@@ -82,10 +84,10 @@ def convert_log(
     root = Path(root)
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
-    log = source if isinstance(source, LogSource) else LogSource(source)
+    log = source if isinstance(source, LogSource) else LogSource(source, batch_rows)
     options = {
         "test_days": test_days, "test_start": test_start, "bad_rows": bad_rows,
-        "partition_rows": partition_rows,
+        "batch_rows": log.batch_rows, "partition_rows": partition_rows,
     }  # fmt: skip
     with exclusive(root):
         work = root / f"data-{_fingerprint(log, schema, options)}.partial"
@@ -173,7 +175,7 @@ class _Conversion:
 
     @property
     def _batches_a_part(self) -> int:
-        return max(1, self.options["partition_rows"] // BATCH_ROWS)
+        return max(1, self.options["partition_rows"] // self.options["batch_rows"])
 
     def _bounds(self, outline: Outline) -> np.ndarray:
         """First user of each partition."""

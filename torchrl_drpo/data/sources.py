@@ -50,7 +50,10 @@ class LogSource:
         LogError: on an empty, foreign or truncated file, or where files disagree on a column.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, batch_rows: int = BATCH_ROWS) -> None:
+        if batch_rows < 1:
+            raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+        self.batch_rows = batch_rows
         self.table = _as_table(source)
         self.files = [] if self.table is not None else _resolve(source)
         self.folder = _folder_of(self.files[0]) if self.files else None
@@ -119,11 +122,11 @@ class LogSource:
     ) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
         if self.table is not None:
             table = self.table if columns is None else self.table.select(list(columns))
-            yield "the table", iter(table.to_batches(max_chunksize=BATCH_ROWS))
+            yield "the table", iter(table.to_batches(max_chunksize=self.batch_rows))
             return
         names = None if columns is None else list(columns)
         for file in self.files:
-            yield file, _guarded(file, _stream(file, names))
+            yield file, _guarded(file, _stream(file, names, self.batch_rows))
 
     def fingerprint(self) -> str:
         """A digest of the contents' outline: sizes, heads and tails (a Parquet footer) of files.
@@ -270,10 +273,13 @@ def _csv_reader(file: str, columns: list[str] | None) -> Any:
     )
 
 
-def _stream(file: str, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+def _stream(file: str, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
     if file.lower().endswith(PARQUET):
-        return _parquet(file).iter_batches(batch_size=BATCH_ROWS, columns=columns)
-    return iter(_csv_reader(file, columns))
+        yield from _parquet(file).iter_batches(batch_size=rows, columns=columns)
+        return
+    for block in _csv_reader(file, columns):
+        for start in range(0, block.num_rows, rows):
+            yield block.slice(start, rows)
 
 
 def _guard(file: str, read: Any) -> Any:

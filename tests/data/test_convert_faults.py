@@ -1,0 +1,253 @@
+"""What a bad log gets: one clear error, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchrl_drpo.data import LogError, LogSchema, Percentile, RecReplayBuffer, convert_log
+from torchrl_drpo.data.store import LogStore
+
+SCHEMA = LogSchema(
+    user="user", item="item", time="time", quality="click + 0.0 * play", propensity="propensity",
+    context=("tab",), labels=("duration",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("play", np.nan, "row 17: reward is not finite: play is nan"),
+        ("play", np.inf, "row 17: reward is not finite: play is inf"),
+        ("propensity", 0.0, r"row 17: propensity outside \(0, 1\]: 0.0; expected a probability"),
+        ("propensity", 1.5, r"row 17: propensity outside \(0, 1\]: 1.5"),
+        ("propensity", np.nan, r"row 17: propensity outside \(0, 1\]: nan"),
+        ("item", -1, "row 17: negative item id: -1"),
+        ("user", None, "row 17: missing id: user is null"),
+        ("item", None, "row 17: missing id: item is null"),
+        ("time", None, "row 17: missing time: time is null"),
+        ("tab", None, "row 17: missing id: tab is null"),
+    ],
+)
+def test_a_bad_value_is_named_or_dropped(frame, tmp_path, column, value, message):
+    if value is None:
+        frame[column] = frame[column].astype("Int64")
+    frame.loc[17, column] = value
+    frame.to_parquet(tmp_path / "log.parquet")
+    with pytest.raises(LogError, match=message) as caught:
+        convert_log(tmp_path / "log.parquet", tmp_path / "out", SCHEMA)
+    assert "log.parquet" in str(caught.value)
+    report = convert_log(tmp_path / "log.parquet", tmp_path / "out", SCHEMA, bad_rows="drop")
+    kind = message.split("row 17: ")[1].split(":")[0].replace("\\", "")
+    assert report.dropped == {kind: 1}
+    assert report.rows + report.duplicates == len(frame) - 1
+
+
+def test_a_formula_that_is_not_finite_names_the_row(frame):
+    with pytest.raises(LogError, match=r"row \d+: reward is not finite: log\(click\) gives -inf"):
+        RecReplayBuffer.from_pandas(frame, SCHEMA.replace(quality="log(click)"))
+
+
+def test_columns_that_are_missing_or_of_another_kind(frame):
+    with pytest.raises(LogError, match=r"no column 'clik'; did you mean \['click'\]"):
+        RecReplayBuffer.from_pandas(frame, SCHEMA.replace(quality="clik"))
+    with pytest.raises(LogError, match="'user' holds float values"):
+        RecReplayBuffer.from_pandas(frame.assign(user=frame["user"] + 0.5), SCHEMA)
+    with pytest.raises(LogError, match="'play' holds string values"):
+        RecReplayBuffer.from_pandas(frame.assign(play="much"), SCHEMA)
+    with pytest.raises(LogError, match="holds float values, but the schema uses it where list"):
+        RecReplayBuffer.from_pandas(frame, SCHEMA.replace(history="play", duplicates="keep"))
+    timeless = SCHEMA.replace(time=None, duplicates="keep")
+    with pytest.raises(LogError, match="a split by day needs"):
+        RecReplayBuffer.from_pandas(frame, timeless, test_days=1)
+
+
+def test_files_that_are_not_what_they_say(frame, tmp_path):
+    whole = tmp_path / "whole.parquet"
+    frame.to_parquet(whole)
+    cases = {
+        "truncated.parquet": (whole.read_bytes()[: whole.stat().st_size // 2], "truncated"),
+        "foreign.parquet": (b"user,item\n1,2\n" * 50, "truncated, damaged or of another format"),
+        "empty.parquet": (b"", r"is empty \(0 bytes\)"),
+        "notes.txt": (b"hello", "neither Parquet"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LogError, match=message) as caught:
+            convert_log(tmp_path / name, tmp_path / "out", SCHEMA)
+        assert name in str(caught.value)
+    frame.iloc[:0].to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(LogError, match="the log has no rows"):
+        convert_log(tmp_path / "none.parquet", tmp_path / "out", SCHEMA)
+    with pytest.raises(FileNotFoundError, match="no log file matches"):
+        convert_log(tmp_path / "nowhere*.parquet", tmp_path / "out", SCHEMA)
+    with pytest.raises(TypeError, match="a log is a path"):
+        convert_log(3, tmp_path / "out", SCHEMA)
+
+
+def test_damaged_pages_deep_in_a_file(frame, tmp_path):
+    path = tmp_path / "log.parquet"
+    frame.to_parquet(path, compression="gzip")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 200] = b"\x07" * 200  # the footer stays whole
+    path.write_bytes(content)
+    with pytest.raises(LogError, match=r"log\.parquet cannot be read"):
+        convert_log(path, tmp_path / "out", SCHEMA)
+
+
+def test_mixed_schemas_between_files(parquet, frame, tmp_path):
+    frame.assign(user=frame["user"].astype(str)).to_parquet(parquet / "part-9.parquet")
+    with pytest.raises(LogError, match=r"'user' is integer in .*part-0.* but string in .*part-9"):
+        convert_log(parquet, tmp_path / "out", SCHEMA)
+    frame.drop(columns="tab").to_parquet(parquet / "part-9.parquet")
+    with pytest.raises(LogError, match=r"part-9.parquet has no column 'tab'"):
+        convert_log(parquet, tmp_path / "out", SCHEMA)
+    # a number is a number: one writer's int32 is another's int64
+    frame.astype({"click": "int64", "play": "float32"}).to_parquet(parquet / "part-9.parquet")
+    assert convert_log(parquet, tmp_path / "out", SCHEMA).rows_read == 2 * len(frame)
+
+
+def test_duplicates_can_be_an_error_or_stay(frame):
+    with pytest.raises(LogError, match="exact duplicate rows, the first: user"):
+        RecReplayBuffer.from_pandas(frame, SCHEMA.replace(duplicates="error"))
+    kept = RecReplayBuffer.from_pandas(frame, SCHEMA.replace(duplicates="keep"))
+    assert len(kept) == len(frame)
+
+
+def test_another_conversion_is_not_overwritten_unasked(parquet, frame, tmp_path):
+    root = tmp_path / "out"
+    first = convert_log(parquet, root, SCHEMA)
+    before = contents(root)
+    other = SCHEMA.replace(quality="play")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        convert_log(parquet, root, other)
+    frame.assign(propensity=2.0).to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(LogError, match="propensity"):
+        convert_log(tmp_path / "bad.parquet", root, SCHEMA, overwrite=True)
+    assert contents(root, finished=True) == before
+    assert convert_log(parquet, root, SCHEMA) == first
+    assert convert_log(parquet, root, other, overwrite=True).rows == first.rows
+    assert len(list(root.glob("data-*"))) == 1
+
+
+def test_a_full_disk_is_said_and_survived(parquet, tmp_path, monkeypatch):
+    root = tmp_path / "out"
+    convert_log(parquet, root, SCHEMA)
+    before = contents(root)
+    from torchrl_drpo.data import sort
+
+    real, left = sort.append, [3_000]
+
+    def filling(path: Path, array: np.ndarray) -> None:
+        left[0] -= array.nbytes
+        if left[0] < 0:
+            real(path, array[: len(array) // 2])  # a full disk takes what still fits
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, array)
+
+    other = SCHEMA.replace(quality="play")
+    monkeypatch.setattr(sort, "append", filling)
+    with pytest.raises(OSError, match="the disk is full while converting") as caught:
+        convert_log(parquet, root, other, overwrite=True, partition_rows=90)
+    assert caught.value.errno == errno.ENOSPC
+    assert contents(root, finished=True) == before
+    monkeypatch.undo()
+    convert_log(parquet, root, other, overwrite=True, partition_rows=90)
+    convert_log(parquet, tmp_path / "b", other, partition_rows=90)
+    assert contents(root) == contents(tmp_path / "b")
+
+
+def test_damaged_conversions_are_refused(parquet, tmp_path):
+    root = tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match="convert one first"):
+        LogStore(root)
+    convert_log(parquet, root, SCHEMA)
+    action = next(root.glob("data-*/rows/action.memmap"))
+    action.write_bytes(action.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"action.memmap: expected \d+ bytes, found \d+"):
+        LogStore(root)
+    manifest = root / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 9', 1))
+    with pytest.raises(ValueError, match=r"version 1, got .*9"):
+        LogStore(root)
+    manifest.write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        LogStore(root)
+
+
+def contents(root: Path, finished: bool = False) -> dict[str, bytes]:
+    """Every file of a conversion by its name; ``finished`` leaves out what is under way."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not (finished and ".partial" in str(path))
+    }
+
+
+# Ten children, each killed by SIGKILL inside its k-th write: an append that is half done, or a
+# rename about to happen. One interpreter forks them all, so that imports are paid once.
+KILLER = """
+import os, random, signal, sys
+import numpy as np
+from torchrl_drpo.data import LogSchema, convert, sort, store
+
+def convert_and_die(writes):
+    left = [writes]
+    def due():
+        left[0] -= 1
+        return left[0] == 0
+    def append(path, array, real=store.append):
+        if due():
+            real(path, np.ascontiguousarray(array)[: len(array) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path, array)
+    def replace(old, new, real=os.replace):
+        if due():
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(old, new)
+    convert.append = sort.append = append
+    os.replace = replace
+    source, root, schema = sys.argv[1:4]
+    schema = LogSchema.from_json(open(schema).read())
+    convert.convert_log(source, root, schema, test_days=2, batch_rows=40, partition_rows=60)
+    os._exit(0)
+
+rng = random.Random(int(sys.argv[4]))
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        convert_and_die(rng.randint(5, 40))
+    rng.randint(5, 40)  # keep parent and child in step
+    status = os.waitpid(child, 0)[1]
+    print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1, flush=True)
+    journals = [os.path.join(sys.argv[2], d, "journal.json") for d in os.listdir(sys.argv[2])]
+    print(*[open(j).read().replace(chr(10), "") for j in journals if os.path.exists(j)], flush=True)
+"""
+
+
+def test_a_conversion_killed_at_ten_random_points_ends_with_the_same_bytes(parquet, tmp_path):
+    by = ("user", "duration_bucket")
+    quality = Percentile("play", by=by, duration="duration", min_count=3)
+    schema = SCHEMA.replace(quality=quality, session_gap=7200.0)
+    (tmp_path / "schema.json").write_text(schema.to_json())
+    options = {"test_days": 2, "batch_rows": 40, "partition_rows": 60}
+    convert_log(parquet, tmp_path / "whole", schema, **options)
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLER, parquet, killed, tmp_path / "schema.json", "0"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    lines = run.stdout.splitlines()
+    assert lines[::2] == [str(int(signal.SIGKILL))] * 10, run.stderr
+    states = [json.loads(line) for line in lines[1::2] if line]
+    assert {s["partitioned"] for s in states} == {True, False}
+    assert any(0 < s["sorted"] < states[-1]["sorted"] for s in states)
+    assert any(s["scored"] for s in states), "the kills must reach every stage to mean anything"
+    convert_log(parquet, killed, schema, **options)
+    assert contents(killed) == contents(tmp_path / "whole")
