@@ -1,44 +1,79 @@
 """Learn a recommender from logs: optimistic DRPO and its family as TorchRL losses.
 
 The method is that of arXiv 2602.10430. Most users want ``from torchrl_drpo import DRPOLoss``.
+
+Public names are imported when they are first asked for: TorchRL takes seconds to import, and
+``drpo --help`` or a data pipeline should not wait for the objectives.
 """
 
-from torchrl_drpo.functional.controllers import AdaptiveKappa
-from torchrl_drpo.functional.tapers import ExponentialTaper, HardCutoff, ReciprocalTaper
-from torchrl_drpo.objectives import (
-    AdaptiveBCLoss,
-    AsymRELoss,
-    AWRLoss,
-    BehaviorCloningLoss,
-    BPPOLoss,
-    CRRLoss,
-    DRPOLoss,
-    DRPOQLoss,
-    ECPOLoss,
-    GBPOLoss,
-    RepulsiveLoss,
-    TOPRLoss,
-)
-from torchrl_drpo.policies.gaussian import make_gaussian_actor
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AWRLoss",
-    "AdaptiveBCLoss",
-    "AdaptiveKappa",
-    "AsymRELoss",
-    "BPPOLoss",
-    "BehaviorCloningLoss",
-    "CRRLoss",
-    "DRPOLoss",
-    "DRPOQLoss",
-    "ECPOLoss",
-    "ExponentialTaper",
-    "GBPOLoss",
-    "HardCutoff",
-    "ReciprocalTaper",
-    "RepulsiveLoss",
-    "TOPRLoss",
-    "make_gaussian_actor",
-]
+_HOME = {
+    "torchrl_drpo.objectives": (
+        "AWRLoss",
+        "AdaptiveBCLoss",
+        "AsymRELoss",
+        "BPPOLoss",
+        "BehaviorCloningLoss",
+        "CRRLoss",
+        "DRPOLoss",
+        "DRPOQLoss",
+        "ECPOLoss",
+        "GBPOLoss",
+        "RepulsiveLoss",
+        "TOPRLoss",
+    ),
+    "torchrl_drpo.functional.controllers": ("AdaptiveKappa",),
+    "torchrl_drpo.functional.tapers": ("ExponentialTaper", "HardCutoff", "ReciprocalTaper"),
+    "torchrl_drpo.distributions": ("CatalogueCategorical",),
+    "torchrl_drpo.policies": ("make_catalogue_actor", "make_gaussian_actor"),
+    "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
+    "torchrl_drpo.data": ("LogSchema", "RecReplayBuffer"),
+    "torchrl_drpo.envs": ("RecSimEnv",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:  # what type checkers and editors read instead
+    from torchrl_drpo.data import LogSchema as LogSchema
+    from torchrl_drpo.data import RecReplayBuffer as RecReplayBuffer
+    from torchrl_drpo.distributions import CatalogueCategorical as CatalogueCategorical
+    from torchrl_drpo.envs import RecSimEnv as RecSimEnv
+    from torchrl_drpo.functional.controllers import AdaptiveKappa as AdaptiveKappa
+    from torchrl_drpo.functional.tapers import ExponentialTaper as ExponentialTaper
+    from torchrl_drpo.functional.tapers import HardCutoff as HardCutoff
+    from torchrl_drpo.functional.tapers import ReciprocalTaper as ReciprocalTaper
+    from torchrl_drpo.objectives import AdaptiveBCLoss as AdaptiveBCLoss
+    from torchrl_drpo.objectives import AsymRELoss as AsymRELoss
+    from torchrl_drpo.objectives import AWRLoss as AWRLoss
+    from torchrl_drpo.objectives import BehaviorCloningLoss as BehaviorCloningLoss
+    from torchrl_drpo.objectives import BPPOLoss as BPPOLoss
+    from torchrl_drpo.objectives import CRRLoss as CRRLoss
+    from torchrl_drpo.objectives import DRPOLoss as DRPOLoss
+    from torchrl_drpo.objectives import DRPOQLoss as DRPOQLoss
+    from torchrl_drpo.objectives import ECPOLoss as ECPOLoss
+    from torchrl_drpo.objectives import GBPOLoss as GBPOLoss
+    from torchrl_drpo.objectives import RepulsiveLoss as RepulsiveLoss
+    from torchrl_drpo.objectives import TOPRLoss as TOPRLoss
+    from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
+    from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
+    from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor

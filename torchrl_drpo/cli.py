@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from torchrl_drpo import __version__
+
 
 class Command(NamedTuple):
     """Where a command lives; nothing is imported before it is asked for.
@@ -39,14 +41,27 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``drpo``; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `drpo ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        if os.environ.get("DRPO_TRACEBACK"):
+            raise
+        return _refuse(_one_line(error))
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0 if argv else 2
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"torchrl-drpo {version('torchrl-drpo')}")
+        print(f"torchrl-drpo {__version__}")
         return 0
     name, *options = argv
     if name not in COMMANDS:
@@ -57,23 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse("the command line needs its extra: pip install 'torchrl-drpo[cli]'")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     command = COMMANDS[name]
-    try:
-        config = tyro.cli(
-            _load(command.config),
-            args=options,
-            prog=f"drpo {name}",
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        _load(command.run)(config)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `drpo ... | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, KeyError, OSError, TypeError) as error:
-        if os.environ.get("DRPO_TRACEBACK"):
-            raise
-        return _refuse(_one_line(error))
+    config = tyro.cli(
+        _load(command.config),
+        args=options,
+        prog=f"drpo {name}",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    _load(command.run)(config)
     return 0
 
 
