@@ -74,6 +74,6 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.objectives import GBPOLoss as GBPOLoss
     from torchrl_drpo.objectives import RepulsiveLoss as RepulsiveLoss
     from torchrl_drpo.objectives import TOPRLoss as TOPRLoss
-    from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor
+    from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
