@@ -7,7 +7,16 @@ results to rounding, differentiable twice.
 from __future__ import annotations
 
 from torchrl_drpo_kernels._common import backend, reference_only
+from torchrl_drpo_kernels.gaussian_log_prob.op import gaussian_log_prob
 from torchrl_drpo_kernels.select.op import select
 from torchrl_drpo_kernels.select.rule import Count, Selection, Stat
 
-__all__ = ["Count", "Selection", "Stat", "backend", "reference_only", "select"]
+__all__ = [
+    "Count",
+    "Selection",
+    "Stat",
+    "backend",
+    "gaussian_log_prob",
+    "reference_only",
+    "select",
+]
