@@ -13,8 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _common
-from . import reference, tiles
+from torchrl_drpo_kernels._common import (
+    HAS_TRITON,
+    INTERPRETED,
+    MAX_ROWS,
+    check_shape,
+    check_tensor,
+    uses_triton,
+)
+from torchrl_drpo_kernels.linear_log_prob import reference, tiles
+
+if HAS_TRITON:
+    from torchrl_drpo_kernels.linear_log_prob import kernel, shapes
 
 #: Check action ids on accelerators too. The check waits for the device, so it is off; on the CPU
 #: it always runs.
@@ -81,20 +91,20 @@ def _check(
     inverse_temperature: float,
 ) -> None:
     """Everything that shapes, types and devices can tell; no value is looked at."""
-    _common.check_tensor("hidden", hidden, dtypes=_FLOATS, ndim=2)
-    _common.check_tensor("items", items, dtypes=(hidden.dtype,), ndim=2, like=hidden)
-    _common.check_tensor("action", action, dtypes=_INTEGERS, ndim=1, like=hidden)
-    if items.shape[0] == 0 or items.shape[0] > _common.MAX_ROWS:
+    check_tensor("hidden", hidden, dtypes=_FLOATS, ndim=2)
+    check_tensor("items", items, dtypes=(hidden.dtype,), ndim=2, like=hidden)
+    check_tensor("action", action, dtypes=_INTEGERS, ndim=1, like=hidden)
+    if items.shape[0] == 0 or items.shape[0] > MAX_ROWS:
         raise ValueError(f"items must have between 1 and 2^31 - 1 rows, got {items.shape[0]}")
-    _common.check_shape("items", items, (items.shape[0], hidden.shape[1]), "[V, D] of hidden's D")
-    _common.check_shape("action", action, (hidden.shape[0],), "one item a row of hidden")
+    check_shape("items", items, (items.shape[0], hidden.shape[1]), "[V, D] of hidden's D")
+    check_shape("action", action, (hidden.shape[0],), "one item a row of hidden")
     if n_rows is not None:
-        _common.check_tensor("n_rows", n_rows, dtypes=_INTEGERS, ndim=(0, 1), like=hidden)
+        check_tensor("n_rows", n_rows, dtypes=_INTEGERS, ndim=(0, 1), like=hidden)
         if n_rows.numel() != 1:
             raise ValueError(f"n_rows must hold one integer, got shape {tuple(n_rows.shape)}")
     if bias is not None:
-        _common.check_tensor("bias", bias, dtypes=_FLOATS, ndim=1, like=hidden)
-        _common.check_shape("bias", bias, (items.shape[0],), "one score an item")
+        check_tensor("bias", bias, dtypes=_FLOATS, ndim=1, like=hidden)
+        check_shape("bias", bias, (items.shape[0],), "one score an item")
     if not 0 < inverse_temperature < float("inf"):
         raise ValueError(
             f"inverse_temperature must be a finite number above 0, got {inverse_temperature}"
@@ -112,19 +122,16 @@ def _linear_log_prob(
     need_mean: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns ``log_prob [N]``, ``lse [N]``, ``mean [N, D]`` (``[0, D]`` unless needed)."""
-    rows, live = _live_rows(hidden, n_rows)
-    _check_actions(action[:rows], items.shape[0], live)
-    h, a = _living(hidden, action, rows, live)
+    _check_actions(action, items.shape[0], n_rows)
+    if _takes_kernel(hidden):
+        return kernel.forward(hidden, items, action, n_rows, bias, inverse_temperature, need_mean)
+    n = hidden.shape[0]
+    h, a, live = _living(hidden, action, n_rows)
     log_prob, lse, mean = tiles.forward(h, items, a, bias, inverse_temperature, need_mean)
     if live is not None:
         log_prob, lse = torch.where(live, log_prob, 0), torch.where(live, lse, 0)
         mean = torch.where(live[:, None], mean, 0) if need_mean else mean
-    rows_needed = hidden.shape[0] if need_mean else 0
-    return (
-        _padded(log_prob, hidden.shape[0]),
-        _padded(lse, hidden.shape[0]),
-        _padded(mean, rows_needed),
-    )
+    return _padded(log_prob, n), _padded(lse, n), _padded(mean, n if need_mean else 0)
 
 
 @_linear_log_prob.register_fake
@@ -161,22 +168,28 @@ def _linear_log_prob_backward(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of hidden, items and bias, each empty (no rows) unless needed."""
-    rows, live = _live_rows(hidden, n_rows)
-    h, a = _living(hidden, action, rows, live)
-    logged = grad_log_prob[:rows] * inverse_temperature
-    soft = grad_lse[:rows] * inverse_temperature - logged
+    n = hidden.shape[0]
+    h, a, live = _living(hidden, action, n_rows)
+    logged = grad_log_prob[: h.shape[0]] * inverse_temperature
+    soft = grad_lse[: h.shape[0]] * inverse_temperature - logged
     if live is not None:
         logged, soft = torch.where(live, logged, 0), torch.where(live, soft, 0)
     d_hidden, d_items = hidden.new_empty(0, hidden.shape[1]), items.new_empty(0, items.shape[1])
     d_bias = items.new_empty(0) if bias is None else bias.new_empty(0)
     if need_hidden:
         toward = items[a.long()].to(lse.dtype).mul_(logged[:, None])
-        toward.addcmul_(mean[:rows], soft[:, None])
-        d_hidden = _padded(toward.to(hidden.dtype), hidden.shape[0])
+        toward.addcmul_(mean[: h.shape[0]], soft[:, None])
+        d_hidden = _padded(toward.to(hidden.dtype), n)
     if need_items or need_bias:
-        d_items, d_bias = tiles.backward_items(
-            h, items, a, bias, inverse_temperature, lse[:rows], soft, logged, need_bias
-        )
+        if _takes_kernel(hidden):
+            d_items, d_bias = kernel.backward_items(
+                hidden, items, action, n_rows, bias, inverse_temperature,
+                lse, _padded(soft, n), _padded(logged, n), need_bias,
+            )  # fmt: skip
+        else:
+            d_items, d_bias = tiles.backward_items(
+                h, items, a, bias, inverse_temperature, lse[: h.shape[0]], soft, logged, need_bias
+            )
     return d_hidden, d_items, d_bias
 
 
@@ -211,64 +224,43 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, grad_log_prob: Tensor, grad_lse: Tensor, _: Tensor) -> tuple[Any, ...]:
     hidden, items, action, n_rows, bias, lse, mean = ctx.saved_tensors
-    need = ctx.needs_input_grad
-    need_hidden, need_items, need_bias = need[0], need[1], bias is not None and need[4]
+    need = (*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[4])
+    arguments = (hidden, items, action, n_rows, bias, ctx.inverse_temperature)
+    grads: Any
     if torch.is_grad_enabled():  # create_graph=True: somebody will differentiate this again
-        outputs = reference.linear_log_prob(
-            hidden, items, action, n_rows, bias, ctx.inverse_temperature
-        )[:2]
-        wanted = [
-            x for x, n in ((hidden, need_hidden), (items, need_items), (bias, need_bias)) if n
-        ]
-        grads = iter(
-            torch.autograd.grad(outputs, wanted, (grad_log_prob, grad_lse), create_graph=True)
-        )
-        d_hidden, d_items, d_bias = (
-            next(grads) if needed else None for needed in (need_hidden, need_items, need_bias)
-        )
+        outputs = reference.linear_log_prob(*arguments)[:2]
+        wanted = [x for x, needed in zip((hidden, items, bias), need, strict=True) if needed]
+        found = torch.autograd.grad(outputs, wanted, (grad_log_prob, grad_lse), create_graph=True)
+        grads = [found[sum(need[:i])] if need[i] else None for i in range(3)]
     else:
-        found = _linear_log_prob_backward(
-            hidden,
-            items,
-            action,
-            n_rows,
-            bias,
-            ctx.inverse_temperature,
-            lse,
-            mean,
-            grad_log_prob,
-            grad_lse,
-            need_hidden,
-            need_items,
-            need_bias,
-        )
-        d_hidden, d_items, d_bias = (
-            grad if needed else None
-            for grad, needed in zip(found, (need_hidden, need_items, need_bias), strict=True)
-        )
-    return d_hidden, d_items, None, None, d_bias, None, None
+        found = _linear_log_prob_backward(*arguments, lse, mean, grad_log_prob, grad_lse, *need)
+        grads = [grad if needed else None for grad, needed in zip(found, need, strict=True)]
+    return grads[0], grads[1], None, None, grads[2], None, None
 
 
 _linear_log_prob.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-def _live_rows(hidden: Tensor, n_rows: Tensor | None) -> tuple[int, Tensor | None]:
-    """How many leading rows to work on, and a mask where that cannot be known on the host."""
-    n = hidden.shape[0]
-    if n_rows is None:
-        return n, None
-    if n_rows.device.type == "cpu":
-        return max(0, min(int(n_rows), n)), None
-    return n, torch.arange(n, device=hidden.device) < n_rows.reshape(())
+def _takes_kernel(hidden: Tensor) -> bool:
+    """Triton where it runs, up to 256 wide and below float64; else ATen tiles on any device."""
+    if not uses_triton(hidden) or hidden.dtype == torch.float64:
+        return False
+    if INTERPRETED and hidden.dtype == torch.bfloat16:  # the interpreter multiplies it wrongly
+        return False
+    return hidden.shape[1] <= shapes.MAX_WIDTH
 
 
 def _living(
-    hidden: Tensor, action: Tensor, rows: int, live: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The live rows, or all with the dead ones neutralised."""
-    if live is None:
-        return hidden[:rows], action[:rows]
-    return torch.where(live[:, None], hidden, 0), torch.where(live, action, 0)
+    hidden: Tensor, action: Tensor, n_rows: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The live rows; where only the device knows them, all rows with the dead ones neutralised."""
+    if n_rows is None:
+        return hidden, action, None
+    if n_rows.device.type == "cpu":
+        rows = max(0, min(int(n_rows), hidden.shape[0]))
+        return hidden[:rows], action[:rows], None
+    live = torch.arange(hidden.shape[0], device=hidden.device) < n_rows.reshape(())
+    return torch.where(live[:, None], hidden, 0), torch.where(live, action, 0), live
 
 
 def _padded(values: Tensor, rows: int) -> Tensor:
@@ -280,12 +272,12 @@ def _padded(values: Tensor, rows: int) -> Tensor:
     return out
 
 
-def _check_actions(action: Tensor, num_items: int, live: Tensor | None) -> None:
+def _check_actions(action: Tensor, num_items: int, n_rows: Tensor | None) -> None:
     if action.device.type != "cpu" and not CHECK_ACTIONS_ON_ACCELERATOR:
         return
+    if n_rows is not None:
+        action = action[: max(0, int(n_rows))]
     bad = (action < 0) | (action >= num_items)
-    if live is not None:
-        bad &= live
     if bad.any():
         row = int(bad.nonzero()[0])
         raise ValueError(

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .reference import accumulation_dtype
+from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype
 
 LOG2E = math.log2(math.e)
 LN2 = math.log(2)
