@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import (
+    RandomSampler,
+    SamplerWithoutReplacement,
+    SliceSampler,
+    TensorDictReplayBuffer,
+)
+
+from torchrl_drpo.data import InitialHistory, LogSchema, RecReplayBuffer, WindowUnit
+
+SCHEMA = LogSchema(
+    user="user", item="item", time="time", quality="click", context=("tab",),
+    propensity="propensity", session_gap=86_400.0,
+)  # fmt: skip
+
+
+def brute_history(users, items, length, before=None):
+    """Row by row, in Python lists: the user's earlier items behind what came before the log."""
+    seen: dict[int, list[int]] = {u: list(before.get(u, [])) for u in users} if before else {}
+    out = []
+    for user, item in zip(users, items, strict=True):
+        past = seen.setdefault(user, [])
+        window = past[-length:] if length else []
+        out.append([-1] * (length - len(window)) + window)
+        past.append(item)
+    return out
+
+
+@pytest.fixture
+def buffer(frame) -> RecReplayBuffer:
+    return RecReplayBuffer.from_pandas(
+        frame, SCHEMA, history=5, generator=torch.Generator().manual_seed(0)
+    )
+
+
+@pytest.mark.parametrize("length", [1, 5, 60])
+@pytest.mark.parametrize("with_past", [False, True])
+def test_histories_equal_brute_force(frame, tmp_path, length, with_past):
+    schema, before = SCHEMA, {}
+    frame.to_parquet(tmp_path / "log.parquet")
+    if with_past:
+        rng = np.random.default_rng(5)
+        users = rng.permutation(np.append(frame["user"].unique()[::2], 999_999))
+        past = [(rng.integers(0, 45, rng.integers(0, 9)) * 7).tolist() for _ in users]
+        pd.DataFrame({"uid": users, "seq": past}).to_parquet(tmp_path / "past.parquet")
+        schema = SCHEMA.replace(initial_history=InitialHistory("past.parquet", "uid", "seq"))
+        before = dict(zip(users, past, strict=True))
+    buffer = RecReplayBuffer.from_parquet(tmp_path / "log.parquet", schema, history=length)
+    kept = frame.drop_duplicates().sort_values(["user", "time"], kind="stable")
+    past = {u: buffer.items.encode(v).tolist() for u, v in before.items() if u != 999_999 and v}
+    past |= {u: [] for u in frame["user"] if u not in past}
+    items = buffer.items.encode(kept["item"].to_numpy()).tolist()
+    expected = brute_history(kept["user"].tolist(), items, length, past)
+    assert buffer[:]["observation", "history"].tolist() == expected
+    if with_past:
+        assert buffer.report.initial_history_users == sum(1 for v in past.values() if v)
+    # what is recommended from: the window after the last row
+    user = int(kept["user"].iloc[-1])
+    whole = past[user] + [i for i, u in zip(items, kept["user"], strict=True) if u == user]
+    latest = buffer.latest_history([user])[0].tolist()
+    assert latest == [-1] * (length - len(whole[-length:])) + whole[-length:]
+    with pytest.raises(KeyError, match="id 5 is not in the catalogue"):
+        buffer.latest_history([5])
+
+
+def test_samples_are_rows(buffer):
+    everything = buffer[:]
+    sample = buffer.sample(64)
+    assert (everything[sample["index"]] == sample.exclude("index")).all()
+    assert sample["next", "reward"].dtype == torch.float32
+    assert sample["action"].dtype == sample["observation", "history"].dtype == torch.int64
+    assert sample["next", "done"].shape == sample["next", "terminated"].shape == (64, 1)
+    assert (buffer[3] == everything[3]).all()
+    assert (buffer[torch.tensor([[1, 2], [0, -1]])][1] == everything[[0, -1]]).all()
+    with pytest.raises(IndexError, match="row 10000 is outside"):
+        buffer[torch.tensor([10_000])]
+
+
+def test_parts_cover_the_log_and_keep_histories_whole(frame):
+    whole = RecReplayBuffer.from_pandas(frame, SCHEMA, history=4, test_days=2, batch_size=8)
+    train, test = whole.split("train"), whole.split("test", batch_size=3)
+    rows, cut = whole[:], 4 * 86_400
+    early = rows["time"] < cut
+    assert (train[:] == rows[early]).all()
+    assert (test[:] == rows[~early]).all()
+    assert (whole.report.first_test_day, len(train), test.batch_size) == (
+        "1970-01-05", int(early.sum()), 3,
+    )  # fmt: skip
+    assert (torch.cat(list(test.batches(7))) == test[:]).all()
+    torch.testing.assert_close(test.quality, rows["next", "reward"][~early, 0])
+    assert all(train.sample()["time"].lt(cut).all() for _ in range(20))
+    with pytest.raises(ValueError, match="no part 'valid' in this log; it has train, test"):
+        whole.split("valid")
+    with pytest.raises(ValueError, match="it was not split"):
+        RecReplayBuffer.from_pandas(frame, SCHEMA).split("train")
+
+
+def test_next_observations_are_the_following_states(frame):
+    rows = RecReplayBuffer.from_pandas(frame, SCHEMA, history=6, next_observation=True)[:]
+    history = rows["observation", "history"]
+    after = torch.cat([history[:, 1:], rows["action"][:, None]], dim=1)
+    assert (rows["next", "observation", "history"] == after).all()
+    context, done = rows["observation", "context"], rows["next", "done"].squeeze(-1)
+    following = rows["next", "observation", "context"]
+    assert (following[:-1][~done[:-1]] == context[1:][~done[:-1]]).all()
+    assert (following[done] == context[done]).all()
+
+
+def test_torchrl_samplers_work(buffer):
+    count = len(buffer)
+    buffer.set_sampler(SamplerWithoutReplacement())
+    seen = torch.cat([buffer.sample(10)["index"] for _ in range(count // 10)])
+    assert len(set(seen.tolist())) == len(seen)
+    buffer.set_sampler(SliceSampler(slice_len=3, traj_key="trajectory_id", strict_length=False))
+    slices = buffer.sample(30)
+    trajectory = slices["trajectory_id"]
+    inside = ~slices["next", "truncated"].squeeze(-1)[:-1]
+    assert (trajectory[1:][inside] == trajectory[:-1][inside]).all()
+    assert slices["observation", "history"].shape[1] == 5
+    buffer.set_sampler(RandomSampler())
+    buffer.append_transform(lambda td: td.set("twice", 2 * td["next", "reward"]))
+    assert "twice" in buffer.sample(8).keys()  # noqa: SIM118 (TensorDict)
+
+
+def test_prefetch_gives_batches(frame):
+    buffer = RecReplayBuffer.from_pandas(frame, SCHEMA, batch_size=8, prefetch=2)
+    assert all(buffer.sample().batch_size == (8,) for _ in range(5))
+    buffer.shutdown()
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler, SamplerWithoutReplacement])
+@pytest.mark.parametrize("way", ["state_dict", "dumps"])
+def test_resume_is_exact(frame, tmp_path, sampler, way):
+    def make(seed):
+        return RecReplayBuffer.from_pandas(
+            frame, SCHEMA, root=tmp_path / "log", sampler=sampler(), batch_size=32,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+
+    first, second = make(1), make(2)
+    first.sample(), first.sample()
+    if way == "state_dict":
+        second.load_state_dict(first.state_dict())
+    else:
+        first.dumps(tmp_path / "saved")
+        second.loads(tmp_path / "saved")
+    for _ in range(20):
+        assert first.sample()["index"].tolist() == second.sample()["index"].tolist()
+
+
+def test_a_checkpoint_of_another_log_is_refused(frame, buffer):
+    other = RecReplayBuffer.from_pandas(frame.iloc[:50], SCHEMA)
+    with pytest.raises(ValueError, match="made with another log or part"):
+        other.load_state_dict(buffer.state_dict())
+
+
+def test_the_log_is_read_only(buffer):
+    with pytest.raises(RuntimeError, match="doesn't allow writing"):
+        buffer.empty()
+    with pytest.raises(RuntimeError, match="doesn't allow writing"):
+        buffer.extend(buffer.sample(2))
+    with pytest.raises(RuntimeError, match="read-only"):
+        buffer[0] = buffer[1]
+
+
+def test_pickled_buffers_read_the_same_files(buffer):
+    again = pickle.loads(pickle.dumps(buffer))
+    assert (again[:20] == buffer[:20]).all()
+
+
+def test_windows_stay_within_trajectories(frame):
+    buffer = RecReplayBuffer.from_pandas(frame, SCHEMA, history=2, test_days=3)
+    for part in (buffer, buffer.split("test")):
+        rows = part[:]
+        starts, window = torch.arange(len(part)), WindowUnit(4)
+        index, info = window.expand(starts, {"weight": starts}, part.storage)
+        mask = info["collector", "mask"]
+        for start in range(len(part)):
+            group = (rows["trajectory_id"] == rows["trajectory_id"][start]).nonzero().squeeze(1)
+            expected = [i for i in group.tolist() if start <= i < start + 4]
+            assert index[start][mask[start]].tolist() == expected
+        assert index.shape == info["weight"].shape == mask.shape
+    buffer = RecReplayBuffer.from_pandas(frame, SCHEMA, sample_unit=WindowUnit(4), batch_size=6)
+    sample = buffer.sample()
+    assert sample.batch_size == (6, 4)
+    assert sample["observation", "history"].shape == (6, 4, 20)
+    assert (sample["trajectory_id"] == sample["trajectory_id"][:, :1]).all()
+    with pytest.raises(ValueError, match="length must be at least 1"):
+        WindowUnit(0)
+    with pytest.raises(ValueError, match="by must be"):
+        WindowUnit(2, by="user")
+
+
+def ted(n=40, **changes):
+    rows = TensorDict(
+        {
+            "observation": torch.randn(n, 3), "action": torch.randn(n, 2),
+            "propensity": torch.rand(n) * 0.9 + 0.1,
+            "next": {
+                "reward": torch.randn(n, 1), "done": torch.ones(n, 1, dtype=torch.bool),
+                "terminated": torch.ones(n, 1, dtype=torch.bool),
+            },
+        },
+        [n],
+    )  # fmt: skip
+    return rows.update(changes)
+
+
+def test_ted_rows_are_stored_as_they_are(tmp_path):
+    rows = ted()
+    buffer = RecReplayBuffer.from_tensordict(rows, root=tmp_path, batch_size=8)
+    assert (buffer[:] == rows).all()
+    assert buffer.sample()["observation"].shape == (8, 3)
+    assert isinstance(buffer, TensorDictReplayBuffer)
+    assert buffer.schema is None
+    assert buffer.items is None
+    assert (TensorDict.load_memmap(tmp_path / "rows") == rows).all()
+    with pytest.raises(FileExistsError, match="choose another root"):
+        RecReplayBuffer.from_tensordict(rows, root=tmp_path)
+
+
+def test_ted_rows_without_ends_are_one_step_interactions():
+    rows = ted().exclude(("next", "done"), ("next", "terminated"))
+    rows.set(("next", "reward"), torch.arange(40.0))
+    stored = RecReplayBuffer.from_tensordict(rows)[:]
+    assert stored["next", "done"].all()
+    assert stored["next", "terminated"].all()
+    assert stored["next", "reward"].shape == (40, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (lambda: ted(next={"reward": torch.full((40, 1), torch.nan)}), "reward must be finite"),
+        (lambda: ted(propensity=torch.zeros(40)), r"propensity must lie in \(0, 1\] but row 0"),
+        (lambda: ted().exclude("action"), "TED rows need 'action'"),
+        (lambda: ted()[:0], "N at least 1"),
+        (lambda: ted().unsqueeze(0), "batch size"),
+        (lambda: ted(next={"reward": torch.zeros(40, 2)}), "one number a row"),
+    ],
+)
+def test_bad_ted_rows_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        RecReplayBuffer.from_tensordict(rows())
+
+
+def test_a_temporary_log_goes_with_its_buffers(frame):
+    buffer = RecReplayBuffer.from_pandas(frame, SCHEMA, test_days=2)
+    folder = Path(buffer._log.store.root)
+    part = buffer.split("train")
+    del buffer
+    assert len(part.sample(4)) == 4
+    assert folder.is_dir()
+    del part
+    import gc
+
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_converted_log_opens_again(frame, parquet, tmp_path):
+    RecReplayBuffer.from_parquet(parquet, SCHEMA, root=tmp_path / "log", test_days=2)
+    again = RecReplayBuffer.open(tmp_path / "log", part="test", history=3)
+    assert again.schema == SCHEMA
+    assert again[0]["observation", "history"].shape == (3,)
+    with pytest.raises(ValueError, match="history must be 0 or more"):
+        RecReplayBuffer.open(tmp_path / "log", history=-1)
