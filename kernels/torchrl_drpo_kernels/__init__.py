@@ -7,16 +7,22 @@ results to rounding, differentiable twice.
 from __future__ import annotations
 
 from torchrl_drpo_kernels._common import backend, reference_only
+from torchrl_drpo_kernels.gather_log_prob.op import gather_log_prob
 from torchrl_drpo_kernels.gaussian_log_prob.op import gaussian_log_prob
+from torchrl_drpo_kernels.linear_log_prob.op import linear_log_prob
 from torchrl_drpo_kernels.select.op import select
 from torchrl_drpo_kernels.select.rule import Count, Selection, Stat
+from torchrl_drpo_kernels.signed_taper.op import signed_taper
 
 __all__ = [
     "Count",
     "Selection",
     "Stat",
     "backend",
+    "gather_log_prob",
     "gaussian_log_prob",
+    "linear_log_prob",
     "reference_only",
     "select",
+    "signed_taper",
 ]

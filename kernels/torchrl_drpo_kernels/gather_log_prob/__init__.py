@@ -1,0 +1,1 @@
+"""Log-probability of given tokens from given logits, summed over a sequence."""

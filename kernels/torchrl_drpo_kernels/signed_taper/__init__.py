@@ -1,0 +1,1 @@
+"""The signed loss with tapered repulsion, and its gradient, in one pass."""
