@@ -1,5 +1,6 @@
 """Action distributions for catalogues and semantic IDs."""
 
 from torchrl_drpo.distributions.catalogue import CatalogueCategorical, TopK
+from torchrl_drpo.distributions.semantic_id import SemanticIDCategorical
 
-__all__ = ["CatalogueCategorical", "TopK"]
+__all__ = ["CatalogueCategorical", "SemanticIDCategorical", "TopK"]

@@ -21,6 +21,7 @@ from torchrl_drpo_kernels._common import (
     check_tensor,
     uses_triton,
 )
+from torchrl_drpo_kernels._common_rows import FLOATS, INTEGERS, check_rows
 from torchrl_drpo_kernels.linear_log_prob import reference, tiles
 
 if HAS_TRITON:
@@ -38,6 +39,7 @@ def linear_log_prob(
     n_rows: Tensor | None = None,
     bias: Tensor | None = None,
     inverse_temperature: float = 1.0,
+    index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Log-probability of one catalogue item a row, without the ``[N, V]`` logits.
 
@@ -55,6 +57,9 @@ def linear_log_prob(
         bias: added to each item's score before the temperature, shape ``[V]``; ``-inf``
             excludes an item.
         inverse_temperature: ``1 / T``, above 0.
+        index: rows to evaluate, distinct integers in ``[0, N)``, shape ``[M]``, such as
+            ``Selection.index``; they are made contiguous first. ``n_rows`` then counts places
+            of ``index``, and the outputs have shape ``[M]``.
 
     Returns:
         ``log_prob`` and ``lse`` (the log-normaliser), in nats, shape ``[N]`` each; float32, or
@@ -70,7 +75,10 @@ def linear_log_prob(
     >>> log_prob.exp()
     tensor([0.2500, 0.2500, 0.2500], grad_fn=<ExpBackward0>)
     """
-    _check(hidden, items, action, n_rows, bias, inverse_temperature)
+    _check(hidden, items, action, bias, inverse_temperature)
+    check_rows(index, n_rows, hidden)
+    if index is not None:
+        hidden, action = hidden.index_select(0, index), action.index_select(0, index)
     need_mean = torch.is_grad_enabled() and hidden.requires_grad
     log_prob, lse, _ = _linear_log_prob(
         hidden, items, action, n_rows, bias, float(inverse_temperature), need_mean
@@ -78,32 +86,23 @@ def linear_log_prob(
     return log_prob, lse
 
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_INTEGERS = (torch.int64, torch.int32)
-
-
 def _check(
     hidden: Tensor,
     items: Tensor,
     action: Tensor,
-    n_rows: Tensor | None,
     bias: Tensor | None,
     inverse_temperature: float,
 ) -> None:
     """Everything that shapes, types and devices can tell; no value is looked at."""
-    check_tensor("hidden", hidden, dtypes=_FLOATS, ndim=2)
+    check_tensor("hidden", hidden, dtypes=FLOATS, ndim=2)
     check_tensor("items", items, dtypes=(hidden.dtype,), ndim=2, like=hidden)
-    check_tensor("action", action, dtypes=_INTEGERS, ndim=1, like=hidden)
+    check_tensor("action", action, dtypes=INTEGERS, ndim=1, like=hidden)
     if items.shape[0] == 0 or items.shape[0] > MAX_ROWS:
         raise ValueError(f"items must have between 1 and 2^31 - 1 rows, got {items.shape[0]}")
     check_shape("items", items, (items.shape[0], hidden.shape[1]), "[V, D] of hidden's D")
     check_shape("action", action, (hidden.shape[0],), "one item a row of hidden")
-    if n_rows is not None:
-        check_tensor("n_rows", n_rows, dtypes=_INTEGERS, ndim=(0, 1), like=hidden)
-        if n_rows.numel() != 1:
-            raise ValueError(f"n_rows must hold one integer, got shape {tuple(n_rows.shape)}")
     if bias is not None:
-        check_tensor("bias", bias, dtypes=_FLOATS, ndim=1, like=hidden)
+        check_tensor("bias", bias, dtypes=FLOATS, ndim=1, like=hidden)
         check_shape("bias", bias, (items.shape[0],), "one score an item")
     if not 0 < inverse_temperature < float("inf"):
         raise ValueError(
