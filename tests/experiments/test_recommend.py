@@ -30,7 +30,7 @@ def checkpoint(**changes) -> CatalogueCheckpoint:
         context=torch.tensor([[0], [1], [-1]])[:, : len(model["context_sizes"])],
     )
     items = Catalogue(list(range(100, 100 + V)))
-    return CatalogueCheckpoint(actor.eval(), model, items, users, {"objective": "drpo"})
+    return CatalogueCheckpoint(actor.eval(), model, items, users, facts={"objective": "drpo"})
 
 
 def by_hand(model: CatalogueCheckpoint, history: list[int], context: list[int]) -> torch.Tensor:

@@ -143,7 +143,10 @@ class Artifact:
 def _store(directory: Path, name: str, write: Callable[[Path], None]) -> dict[str, str]:
     stem, suffix = name.rsplit(".", 1)
     with _temporary(directory, name) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask says; safetensors writes 0600
         write(temporary)
+        temporary.chmod(mode)
         digest = _digest(temporary)
         path = f"{stem}-{digest[:12]}.{suffix}"
         os.replace(temporary, directory / path)

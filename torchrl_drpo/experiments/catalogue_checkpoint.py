@@ -44,7 +44,7 @@ class UserHistories:
 
     Attributes:
         ids: the ``U`` users.
-        items: item indices of all users, one user after another, int64 ``[M]``.
+        items: item indices of all users, one user after another, integer ``[M]``.
         offsets: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, int64 ``[U + 1]``.
         context: each user's latest context columns, int64 ``[U, C]``.
     """
@@ -56,7 +56,7 @@ class UserHistories:
 
     def sequence(self, row: int) -> Tensor:
         """All items of one user, oldest first, int64 ``[n]``."""
-        return self.items[int(self.offsets[row]) : int(self.offsets[row + 1])]
+        return self.items[int(self.offsets[row]) : int(self.offsets[row + 1])].long()
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class CatalogueCheckpoint:
         model: the arguments of :func:`make_catalogue_actor` that made it.
         items: the items, in the order of the policy's table.
         users: the users' histories.
+        contexts: raw values of each context column, in the order of their numbers.
         facts: how it came about: objective, seed, steps, data configuration, schema, metrics.
     """
 
@@ -75,6 +76,7 @@ class CatalogueCheckpoint:
     model: dict[str, Any]
     items: Catalogue
     users: UserHistories
+    contexts: list[Catalogue] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -118,7 +120,11 @@ class CatalogueCheckpoint:
                     "context": self.users.context,
                 },
             },
-            lists={"item_ids": raw_ids(self.items), "user_ids": raw_ids(self.users.ids)},
+            lists={
+                "item_ids": raw_ids(self.items),
+                "user_ids": raw_ids(self.users.ids),
+                "contexts": [raw_ids(values) for values in self.contexts],
+            },
         )
 
     @classmethod
@@ -143,5 +149,6 @@ class CatalogueCheckpoint:
             users=UserHistories(
                 ids=Catalogue(artifact.values("user_ids")), **artifact.tensors("users")
             ),
+            contexts=[Catalogue(values) for values in artifact.values("contexts")],
             facts=artifact.facts["facts"],
         )

@@ -23,6 +23,7 @@ class RecommendConfig:
         k: how many items.
         exclude_seen: leave out what the user has seen in the log.
         cold_start: give an unknown user the list for an empty history, instead of an error.
+        json: print the list as JSON instead of a table.
     """
 
     checkpoint: Path
@@ -30,6 +31,7 @@ class RecommendConfig:
     k: int = 10
     exclude_seen: bool = True
     cold_start: bool = False
+    json: bool = False
 
 
 class Recommendation(NamedTuple):

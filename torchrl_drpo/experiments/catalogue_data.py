@@ -1,0 +1,231 @@
+"""A log opened for a catalogue policy: its training rows, its held-out rows, its users."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.data import SamplerWithoutReplacement
+from torchrl.envs.transforms import DeviceCastTransform
+
+from torchrl_drpo.data import LogSchema, Percentile, RecReplayBuffer
+from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.evaluation.quality_bounds import QualityBounds
+from torchrl_drpo.experiments.catalogue_checkpoint import UserHistories
+
+#: How many of a user's latest items a checkpoint keeps, to know what was seen.
+ITEMS_KEPT_A_USER = 500
+_USERS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Which log, and what its columns mean.
+
+    Attributes:
+        logs: Parquet or CSV file, folder, glob or URI of the log.
+        preset: name of a published log's schema, such as kuairand.
+        schema: JSON file with the log's schema (LogSchema.to_json), instead of a preset.
+        test_days: the last so many days are held out.
+        history: length of the history that a policy reads.
+        labels: 0/1 columns of the schema for GAUC; all of them by default.
+    """
+
+    logs: str
+    preset: str | None = None
+    schema: Path | None = None
+    test_days: int = 3
+    history: int = 20
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.preset is None) == (self.schema is None):
+            raise ValueError(
+                "say what the log's columns mean: either preset=<name> or schema=<file.json>"
+            )
+        for name in ("test_days", "history"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def log_schema(self) -> LogSchema:
+        """The schema that was asked for.
+
+        Raises:
+            ValueError: for an unknown preset or a file that is not a schema.
+        """
+        if self.preset is not None:
+            return LogSchema.preset(self.preset)
+        assert self.schema is not None  # __post_init__ saw to it
+        try:
+            return LogSchema.from_json(self.schema.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"cannot read the schema {self.schema}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The columns of the held-out rows that metrics are made of, each ``[N]``.
+
+    Attributes:
+        action: logged item, int64.
+        quality: float32.
+        user: whose row it is, int64; all zero where the log has no users, and GAUC is then AUC.
+        labels: 0/1 feedback by name.
+    """
+
+    action: Tensor
+    quality: Tensor
+    user: Tensor
+    labels: dict[str, Tensor]
+
+    def take(self, rows: Tensor) -> HeldOut:
+        """The same columns of some rows."""
+        labels = {name: values[rows] for name, values in self.labels.items()}
+        return HeldOut(self.action[rows], self.quality[rows], self.user[rows], labels)
+
+
+class CatalogueData:
+    """A converted log, split in time.
+
+    Args:
+        log: the buffer of the whole log, with the parts ``"train"`` and ``"test"``.
+        labels: 0/1 columns to take; ``None`` takes all that the schema has.
+
+    Raises:
+        ValueError: for a label that the log lacks or that is not 0/1.
+    """
+
+    def __init__(self, log: RecReplayBuffer, labels: Sequence[str] | None = None) -> None:
+        self.log = log
+        self.test = log.split("test")
+        self._labels = labels
+
+    @classmethod
+    def open(cls, config: LogConfig, root: Path) -> CatalogueData:
+        """Converts the log into ``root`` (once; found again there, it is opened) and splits it."""
+        log = RecReplayBuffer.from_parquet(
+            config.logs,
+            config.log_schema(),
+            root=root,
+            test_days=config.test_days,
+            history=config.history,
+            overwrite=True,
+        )
+        return cls(log, config.labels)
+
+    @property
+    def items(self) -> Catalogue:
+        """The item catalogue."""
+        return self.log.items
+
+    @property
+    def num_items(self) -> int:
+        """Its size."""
+        return self.log.num_items
+
+    @property
+    def context_sizes(self) -> tuple[int, ...]:
+        """Number of values of each context column."""
+        return self.log.context_sizes
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this converted log from any other, as JSON data."""
+        return self.log.storage.state_dict()
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Counts of the conversion, as JSON data."""
+        return json.loads(self.log.report.to_json())
+
+    @cached_property
+    def bounds(self) -> QualityBounds:
+        """Quarters of the quality; those of the training rows unless it is a percentile."""
+        if isinstance(self.log.schema.quality, Percentile):
+            return QualityBounds()
+        return QualityBounds.from_quality(self.log.split("train").quality)
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """The test rows' columns."""
+        quality = self.test.quality
+        has_users = self.log.schema.user is not None
+        return HeldOut(
+            action=self.test.column("action"),
+            quality=quality,
+            user=self.test.column("user") if has_users else torch.zeros(len(quality)).long(),
+            labels=self._read_labels(),
+        )
+
+    def _read_labels(self) -> dict[str, Tensor]:
+        known = self.log.schema.labels
+        out = {}
+        for name in known if self._labels is None else self._labels:
+            if name not in known:
+                raise ValueError(f"no label {name!r} in the log; its schema has {list(known)}")
+            values = self.test.column(name)
+            if ((values == 0) | (values == 1)).all():
+                out[name] = values
+            elif self._labels is not None:
+                raise ValueError(f"label {name!r} is not 0/1 and has no AUC")
+        return out
+
+    def train_items(self) -> Tensor:
+        """Logged item of every training row."""
+        return self.log.split("train").column("action")
+
+    def train_buffer(self, batch_size: int, seed: int, device: str) -> RecReplayBuffer:
+        """Training rows in random order with a generator of their own, on ``device``."""
+        buffer = self.log.split(
+            "train",
+            batch_size=batch_size,
+            sampler=SamplerWithoutReplacement(drop_last=True),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        if batch_size > len(buffer):
+            raise ValueError(
+                f"batch_size is {batch_size} but the log has {len(buffer)} training rows; "
+                "ask for smaller batches"
+            )
+        if torch.device(device).type != "cpu":
+            buffer.append_transform(DeviceCastTransform(device))
+        return buffer
+
+    def test_batches(self, rows: int) -> Iterator[TensorDictBase]:
+        """The held-out rows in order."""
+        return self.test.batches(rows)
+
+    def users(self) -> UserHistories:
+        """What every user did last, and in which context."""
+        log = self.log
+        if not log.schema.by_user:
+            return UserHistories(
+                Catalogue([]),
+                items=torch.zeros(0, dtype=torch.int32),
+                offsets=torch.zeros(1, dtype=torch.long),
+                context=torch.zeros(0, len(log.context_sizes), dtype=torch.long),
+            )
+        values, counts = [], []
+        everyone = log.users.decode(range(len(log.users)))
+        for start in range(0, len(everyone), _USERS_AT_A_TIME):
+            block = everyone[start : start + _USERS_AT_A_TIME]
+            latest = log.latest_history(block, ITEMS_KEPT_A_USER)
+            values.append(latest[latest >= 0].int())
+            counts.append((latest >= 0).sum(-1))
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(counts).cumsum(0)])
+        return UserHistories(log.users, torch.cat(values), offsets, self._latest_context())
+
+    def _latest_context(self) -> Tensor:
+        if not self.log.context_sizes:
+            return torch.zeros(len(self.log.users), 0, dtype=torch.long)
+        user = self.log.column("user")
+        last = torch.zeros(len(self.log.users), dtype=torch.long)
+        last.scatter_reduce_(0, user, torch.arange(len(user)), "amax")  # rows are in time order
+        return self.log.column(("observation", "context"))[last]

@@ -1,0 +1,100 @@
+"""Scoring catalogue policies, and the rankings that need no policy, on held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from torchrl_drpo.evaluation.quality_bounds import QualityBounds
+from torchrl_drpo.evaluation.ranking import (
+    CatalogueScores,
+    catalogue_scores,
+    ranking_metrics,
+    static_scores,
+)
+from torchrl_drpo.experiments.catalogue_data import HeldOut
+
+#: Held-out rows whose states are computed together.
+ROWS_SCORED = 8192
+
+
+@torch.no_grad()
+def policy_scores(actor: nn.Module, blocks: Iterable[TensorDictBase]) -> CatalogueScores:
+    """How a catalogue actor scores the logged items of rows against the full catalogue.
+
+    Args:
+        actor: an actor of :func:`make_catalogue_actor`; its training mode is left as it was.
+        blocks: TED rows with the actor's inputs and ``action``, a block at a time.
+
+    Returns:
+        The scores of all rows in order, on the CPU.
+    """
+    training = actor.training
+    actor.eval()
+    device = next(actor.parameters()).device
+    parts = []
+    for block in blocks:
+        inputs = block.select(*actor.in_keys, "action").to(device)
+        dist = actor.get_dist(inputs)
+        scores = catalogue_scores(
+            dist.hidden,
+            dist.items,
+            inputs["action"],
+            bias=dist.bias,
+            temperature=dist.temperature,
+        )
+        parts.append([column.cpu() for column in scores])
+    actor.train(training)
+    return CatalogueScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def popularity_scores(logged: Tensor, num_items: int, target: Tensor) -> CatalogueScores:
+    """Scores of the ranking by how often items were logged in training.
+
+    Args:
+        logged: item indices of the training rows, int64.
+        num_items: size of the catalogue.
+        target: logged items of the held-out rows, int64 ``[N]``.
+
+    Example:
+        >>> logged = torch.tensor([2, 2, 0])
+        >>> popularity_scores(logged, 4, torch.tensor([2, 0, 1])).mean_rank()
+        tensor([1.0000, 2.0000, 3.5000], dtype=torch.float64)
+    """
+    count = torch.bincount(logged.flatten(), minlength=num_items)
+    return static_scores(count.double().add(1).log(), target)  # +1: unseen items keep a score
+
+
+def random_scores(num_items: int, target: Tensor) -> CatalogueScores:
+    """Scores of a ranking drawn at random: all items tie, and ties have exact expectations."""
+    return static_scores(torch.zeros(num_items, dtype=torch.double), target)
+
+
+def held_out_metrics(
+    scores: CatalogueScores,
+    rows: HeldOut,
+    bounds: QualityBounds | None = None,
+    ks: Sequence[int] = (10, 50),
+) -> dict[str, float]:
+    """:func:`~torchrl_drpo.evaluation.ranking.ranking_metrics` of held-out rows.
+
+    Args:
+        scores: of the rows.
+        rows: their columns.
+        bounds: of the quality; percentiles' by default.
+        ks: list lengths.
+    """
+    bounds = bounds or QualityBounds()
+    return ranking_metrics(
+        scores,
+        rows.quality,
+        rows.user,
+        labels=rows.labels,
+        ks=ks,
+        best=bounds.best,
+        worst=bounds.worst,
+        good=bounds.good,
+    )

@@ -1,0 +1,117 @@
+"""The offline table: runs over seeds to means with intervals, for people and for machines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.report.tables import Table
+
+Metrics = Mapping[str, float]
+#: By method and metric, the mean over seeds with its t interval.
+Summary = Mapping[str, Mapping[str, Interval]]
+
+NOTE = (
+    "Each held-out row's item is ranked in the full catalogue. Best and worst rows are the "
+    "quarters by quality; lift is the ratio of their hit rates and says nothing by itself where "
+    "the hit rate on the best rows is low. GAUC is the AUC within users."
+)
+
+
+def summarise(
+    runs: Mapping[str, Sequence[Metrics]], confidence: float = 0.95
+) -> dict[str, dict[str, Interval]]:
+    """Mean and t interval of every metric of every method over its seeds.
+
+    Example:
+        >>> print(summarise({"bc": [{"lift": 0.9}, {"lift": 1.1}]})["bc"]["lift"])
+        1.000 ± 1.271
+    """
+    return {
+        method: {
+            name: mean_interval([seed[name] for seed in seeds], confidence) for name in seeds[0]
+        }
+        for method, seeds in runs.items()
+    }
+
+
+def differences(
+    runs: Mapping[str, Sequence[Metrics]], reference: str, confidence: float = 0.95
+) -> dict[str, dict[str, Interval]]:
+    """What each method has above ``reference``, paired by seed.
+
+    Seeds share the order of the batches and the initial policy, so differences vary less than
+    the methods do. Methods with another number of seeds (random, popularity) are left out.
+
+    Example:
+        >>> runs = {"bc": [{"lift": 0.9}, {"lift": 1.1}], "drpo": [{"lift": 1.2}, {"lift": 1.4}]}
+        >>> print(differences(runs, "bc")["drpo"]["lift"])
+        0.300 ± 0.000
+    """
+    base = runs[reference]
+    return {
+        method: {
+            name: mean_interval(
+                [a[name] - b[name] for a, b in zip(seeds, base, strict=True)], confidence
+            )
+            for name in base[0]
+        }
+        for method, seeds in runs.items()
+        if method != reference and len(seeds) == len(base)
+    }
+
+
+def table(summary: Summary, title: str, k: int, *, upright: bool = False) -> Table:
+    """The table: a row a method, or (``upright``, for narrow terminals) a row a metric.
+
+    Args:
+        summary: of at least one method.
+        title: what was evaluated.
+        k: list length of the hit rates shown.
+        upright: see above.
+    """
+    shown = _headings(list(next(iter(summary.values()))), k)
+    if upright:
+        body = [
+            [heading, *(str(values[name]) for values in summary.values())]
+            for name, heading in shown.items()
+        ]
+        return Table(title, ["metric", *summary], body, note=NOTE)
+    body = [[method, *(str(values[n]) for n in shown)] for method, values in summary.items()]
+    return Table(title, ["policy", *shown.values()], body, note=NOTE)
+
+
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """The summary as strict JSON data; what is not a number becomes ``null``."""
+    return {
+        method: {
+            name: {"mean": number(v.mean), "half_width": number(v.half_width), "runs": v.count}
+            for name, v in values.items()
+        }
+        for method, values in summary.items()
+    }
+
+
+def metrics_json(metrics: Metrics) -> dict[str, float | None]:
+    """Metrics as strict JSON data; what is not a number becomes ``null``."""
+    return {name: number(value) for name, value in metrics.items()}
+
+
+def number(value: float) -> float | None:
+    """A finite number, or ``None``: strict JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _headings(metrics: Sequence[str], k: int) -> dict[str, str]:
+    """Metrics of the table and what they are called there, in order."""
+    wanted = {
+        f"hr@{k}_best": f"HR@{k} best ↑",
+        f"hr@{k}_worst": f"HR@{k} worst ↓",
+        f"lift@{k}": "lift ↑",
+        f"ndcg@{k}_best": f"NDCG@{k} best ↑",
+        "top100_quality": "top-100 quality ↑",
+    }
+    wanted |= {m: "GAUC " + m[5:].replace("_", " ") for m in metrics if m.startswith("gauc_")}
+    return {name: heading for name, heading in wanted.items() if name in metrics}

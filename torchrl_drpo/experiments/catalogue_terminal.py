@@ -1,0 +1,51 @@
+"""What ``drpo train``, ``evaluate`` and ``recommend`` show: tables, or JSON for machines."""
+
+from __future__ import annotations
+
+from torchrl_drpo.experiments import catalogue_report as report
+from torchrl_drpo.experiments.catalogue import TrainCatalogueConfig, run_train
+from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.experiments.recommend import RecommendConfig, run_recommend
+from torchrl_drpo.experiments.terminal import print_json, progress_bars, say, show
+from torchrl_drpo.report.tables import Table
+
+
+def train(config: TrainCatalogueConfig) -> None:
+    """``drpo train``."""
+    with progress_bars() as progress:
+        results = run_train(config, progress)
+    if config.json:
+        print_json(results.to_json())
+        return
+    data = results.data
+    say(
+        f"{data['rows']:,} rows of {data['users']:,} users and {data['items']:,} items "
+        f"({data['duplicates']:,} exact duplicates left out); tested from {data['first_test_day']}"
+    )
+    show(results.table(upright=True))
+    for objective, folder in results.checkpoints.items():
+        say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
+    say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """``drpo evaluate``."""
+    found = run_evaluate(config)
+    if config.json:
+        metrics = {name: report.metrics_json(values) for name, values in found.metrics.items()}
+        print_json({"rows": found.rows, "unknown_rows": found.unknown_rows, "metrics": metrics})
+        return
+    summary = report.summarise({name: [values] for name, values in found.metrics.items()})
+    title = f"{found.rows:,} held-out rows ({found.unknown_rows:,} of unknown items left out)"
+    show(report.table(summary, title, found.k, upright=True))
+
+
+def recommend(config: RecommendConfig) -> None:
+    """``drpo recommend``."""
+    found = run_recommend(config)
+    if config.json:
+        items = [place._asdict() for place in found]
+        print_json({"user": config.user, "recommendations": items})
+        return
+    rows = [[str(rank), str(p.item), f"{p.score:.3f}"] for rank, p in enumerate(found, start=1)]
+    show(Table(f"For user {config.user}", ["rank", "item", "score (logit)"], rows))

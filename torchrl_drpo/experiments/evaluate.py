@@ -1,0 +1,150 @@
+"""``drpo evaluate``: a checkpoint on the last days of a log, its own or a later one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, raw_ids
+from torchrl_drpo.experiments.catalogue_data import CatalogueData, HeldOut, LogConfig
+from torchrl_drpo.experiments.catalogue_evaluation import (
+    ROWS_SCORED,
+    held_out_metrics,
+    policy_scores,
+    popularity_scores,
+    random_scores,
+)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a trained policy on the last days of a log.
+
+    Attributes:
+        checkpoint: folder of the policy, as `drpo train` writes it.
+        logs: Parquet or CSV file, folder, glob or URI of the log.
+        test_days: the last so many days are evaluated; quality is fitted on the days before.
+        labels: 0/1 columns of the schema for GAUC; all of them by default.
+        ks: list lengths of the hit rates; the table shows the last one.
+        json: print the results as JSON instead of a table.
+    """
+
+    checkpoint: Path
+    logs: str
+    test_days: int = 3
+    labels: tuple[str, ...] | None = None
+    ks: tuple[int, ...] = (10, 50)
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a policy and of the rankings that need none, on the same rows.
+
+    Attributes:
+        metrics: by method (random, popularity and the objective's name) and metric.
+        rows: how many held-out rows were evaluated.
+        unknown_rows: how many were not, since the policy does not know their item.
+        k: list length of the table.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    rows: int
+    unknown_rows: int
+    k: int
+
+
+def run_evaluate(config: EvaluateConfig) -> Evaluation:
+    """Carries out ``drpo evaluate``.
+
+    Raises:
+        ValueError: for a checkpoint or log that cannot be used.
+    """
+    checkpoint = CatalogueCheckpoint.load(config.checkpoint)
+    with tempfile.TemporaryDirectory(prefix="drpo-evaluate-") as scratch:
+        schema = Path(scratch) / "schema.json"
+        schema.write_text(checkpoint.facts["schema"], encoding="utf-8")
+        log = LogConfig(
+            logs=config.logs,
+            schema=schema,
+            test_days=config.test_days,
+            history=checkpoint.window,
+            labels=config.labels,
+        )
+        data = CatalogueData.open(log, Path(scratch) / "log")
+        return evaluate_checkpoint(checkpoint, data, config.ks)
+
+
+def evaluate_checkpoint(
+    checkpoint: CatalogueCheckpoint, data: CatalogueData, ks: tuple[int, ...] = (10, 50)
+) -> Evaluation:
+    """A policy on the held-out rows of a log, which may number items and contexts otherwise.
+
+    Ids are matched by their raw values. Rows of items that the policy does not know are left out
+    and counted; unknown items of a history are skipped, unknown contexts are taken as unknown.
+    """
+    items = _renumber(data.items, checkpoint.items)
+    contexts = [
+        _renumber(theirs, ours)
+        for theirs, ours in zip(data.log.contexts.values(), checkpoint.contexts, strict=True)
+    ]
+    action = items[data.held_out.action]
+    known = action >= 0
+    if not known.any():
+        raise ValueError(
+            f"none of the {len(action)} held-out rows shows an item that the policy knows; is this "
+            "the log of another catalogue?"
+        )
+    taken = data.held_out.take(known)
+    rows = HeldOut(action[known], taken.quality, taken.user, taken.labels)
+    logged = items[data.train_items()]
+    num_items = len(checkpoint.items)
+    scores = {
+        "random": random_scores(num_items, rows.action),
+        "popularity": popularity_scores(logged[logged >= 0], num_items, rows.action),
+        checkpoint.facts["objective"]: policy_scores(
+            checkpoint.actor, _known_rows(data, items, contexts)
+        ),
+    }
+    return Evaluation(
+        metrics={
+            method: held_out_metrics(score, rows, data.bounds, ks)
+            for method, score in scores.items()
+        },
+        rows=len(rows.action),
+        unknown_rows=len(action) - len(rows.action),
+        k=ks[-1],
+    )
+
+
+def _renumber(theirs: Catalogue, ours: Catalogue) -> Tensor:
+    """Our number of each of their numbers, -1 for an unknown id; entry -1 maps to -1 too."""
+    if len(theirs) and len(ours) and theirs.is_integer != ours.is_integer:
+        kinds = ["integers" if c.is_integer else "strings" for c in (theirs, ours)]
+        raise ValueError(f"the log's ids are {kinds[0]}, the policy's are {kinds[1]}")
+    numbers = ours.encode(raw_ids(theirs), unknown="missing")
+    return torch.cat([numbers, numbers.new_tensor([-1])])  # so that index -1 finds -1
+
+
+def _known_rows(
+    data: CatalogueData, items: Tensor, contexts: list[Tensor]
+) -> Iterator[TensorDictBase]:
+    for block in data.test_batches(ROWS_SCORED):
+        block = block[items[block["action"]] >= 0]
+        if block.numel() == 0:
+            continue
+        block["action"] = items[block["action"]]
+        block["observation", "history"] = items[block["observation", "history"]]
+        if contexts:
+            columns = block["observation", "context"].unbind(-1)
+            block["observation", "context"] = torch.stack(
+                [table[column] for table, column in zip(contexts, columns, strict=True)], -1
+            )
+        yield block
