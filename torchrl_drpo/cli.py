@@ -36,6 +36,21 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.experiments.demo:DemoConfig",
         "torchrl_drpo.experiments.terminal:demo",
     ),
+    "train": Command(
+        "train catalogue policies on a log and evaluate them on its last days",
+        "torchrl_drpo.experiments.catalogue:TrainCatalogueConfig",
+        "torchrl_drpo.experiments.catalogue_terminal:train",
+    ),
+    "evaluate": Command(
+        "evaluate a trained policy on the last days of a log",
+        "torchrl_drpo.experiments.evaluate:EvaluateConfig",
+        "torchrl_drpo.experiments.catalogue_terminal:evaluate",
+    ),
+    "recommend": Command(
+        "list the items that a trained policy recommends to a user",
+        "torchrl_drpo.experiments.recommend:RecommendConfig",
+        "torchrl_drpo.experiments.catalogue_terminal:recommend",
+    ),
 }
 
 
