@@ -19,6 +19,7 @@ from .catalogue import Catalogue
 from .convert import convert_log
 from .quality import Percentile, ReturnToGo, RewardFormula
 from .replay import RecReplayBuffer
+from .samplers import QuantileSampler, TrajectorySampler
 from .schema import InitialHistory, ItemTable, LogSchema
 from .sources import LogError
 from .store import ConversionReport
@@ -32,9 +33,11 @@ __all__ = [
     "LogError",
     "LogSchema",
     "Percentile",
+    "QuantileSampler",
     "RecReplayBuffer",
     "ReturnToGo",
     "RewardFormula",
+    "TrajectorySampler",
     "WindowUnit",
     "convert_log",
 ]

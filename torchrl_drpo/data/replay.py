@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class _Log:
     identity: str
     store: LogStore | None = None
     histories: Histories | None = None
+    starts: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RecReplayBuffer(TensorDictReplayBuffer):
@@ -89,6 +90,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             history_length=history,
             next_observation=next_observation,
             identity=f"{log.identity}/{part or ''}",
+            stored_starts=log.starts,
         )
         super().__init__(storage=storage, writer=ImmutableDatasetWriter(), **buffer_options)
 
@@ -327,4 +329,7 @@ def _open(root: Path) -> _Log:
             values=store.index("initial_values", torch.int32),
             bounds=store.index("initial_offsets"),
         )
-    return _Log(store.rows, store.data.name, store, histories)
+    named = {"trajectory_id": "trajectory_offsets", "slate": "slate_offsets"}
+    starts = {key: store.index(name) for key, name in named.items()}
+    starts = {key: found for key, found in starts.items() if found is not None}
+    return _Log(store.rows, store.data.name, store, histories, starts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class LogStorage(TensorStorage):
         history_length: length L of the history windows.
         next_observation: whether to add ``("next", "observation")``.
         identity: what a checkpoint must name to fit this log.
+        stored_starts: first rows of each group by its column's name, known for a whole log.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LogStorage(TensorStorage):
         history_length: int = 0,
         next_observation: bool = False,
         identity: str = "",
+        stored_starts: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(rows)
         self.part = part
@@ -48,6 +51,7 @@ class LogStorage(TensorStorage):
         self.history_length = history_length
         self.next_observation = next_observation
         self.identity = identity
+        self.stored_starts = dict(stored_starts or {}) if part is None else {}
         if part is not None:
             self.max_size = len(part)
             self._len = len(part)

@@ -1,0 +1,353 @@
+"""Samplers for logs: the top of the data set by quality, and whole trajectories, in O(batch)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.data.replay_buffers import Storage
+from torchrl.data.replay_buffers.samplers import Sampler
+
+from torchrl_drpo.functional.checks import check_finite, check_fraction
+
+from .counter import permute, uniform
+
+
+def storage_column(storage: Storage, key: NestedKey) -> Tensor:
+    """One column of any TensorDict storage, ``[n, ...]``."""
+    column = getattr(storage, "column", None)
+    return column(key) if column is not None else storage[:].get(key)
+
+
+class _CountedSampler(Sampler):
+    """A sampler whose state is a few integers: a seed and how much was drawn.
+
+    The seed comes from the buffer's generator at the first draw unless it is given.
+    """
+
+    def __init__(self, seed: int | None, rank: int, world_size: int) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, world_size), got {rank} of {world_size}")
+        self.rank, self.world_size = rank, world_size
+        self._seed = seed
+        self._drawn = 0
+
+    def _key(self) -> int:
+        if self._seed is None:
+            self._seed = int(torch.randint(2**62, (), generator=self._rng))
+        return self._seed
+
+    def _stream(self) -> int:
+        """The key of this rank's own draws."""
+        return self._key() ^ (self.rank * 0x5851F42D4C957F2D & (2**62 - 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """A few numbers, all that an exact resume needs."""
+        return {"seed": self._seed, "drawn": self._drawn, "shard": [self.rank, self.world_size]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on exactly where another sampler of the same kind and shard stood."""
+        if list(state_dict["shard"]) != [self.rank, self.world_size]:
+            raise ValueError(
+                f"the state is of rank and world size {state_dict['shard']}, this sampler's are "
+                f"{[self.rank, self.world_size]}"
+            )
+        self._seed, self._drawn = state_dict["seed"], state_dict["drawn"]
+
+    def dumps(self, path: Path | str) -> None:
+        """Writes :meth:`state_dict` as JSON, atomically."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        temporary = Path(path) / "sampler.json.tmp"
+        temporary.write_text(json.dumps(self.state_dict()))
+        os.replace(temporary, Path(path) / "sampler.json")
+
+    def loads(self, path: Path | str) -> None:
+        """Reads what :meth:`dumps` wrote."""
+        self.load_state_dict(json.loads((Path(path) / "sampler.json").read_text()))
+
+    def _empty(self) -> None:
+        self._drawn = 0
+
+
+class QuantileSampler(_CountedSampler):
+    r"""Draws only from the top ``kappa`` of the data set by quality.
+
+    The selection is the exact solution of the optimistic problem on the whole log: with n rows and
+    the quota K = round half up of kappa n (at least 1), rows above the K-th quality are drawn
+    evenly and rows that tie with it share the rest (``ties="fraction"``). Rows that are not
+    selected are never read. With ``group``, each group (a user, a context) has its own quota and
+    keeps its share of the draws, n_g / n.
+
+    Sorting happens once, at the first draw (and again after a write to the buffer). Afterwards a
+    draw costs O(batch), and so does moving ``kappa``, at any step, by hand or from a loss.
+
+    A sample carries ``importance_weight`` ``[B]``, the ratio of a uniform draw's probability to
+    this one's: weighted by it, a mean over the batch estimates (1/n) times the sum over the
+    selected rows. Pair it with a loss that takes every row it gets (``kappa=1.0``).
+
+    Args:
+        kappa: fraction kept, in (0, 1].
+        group: key of an integer column whose values have a quota each; one quota by default.
+        quality_key: what to rank by.
+        ties: ``"fraction"`` (rows at the threshold share what is left of the quota) or ``"first"``
+            (the earliest rows fill it).
+        without_replacement: go through the selected rows in a keyed random order, each once, then
+            again in another order. Moving ``kappa`` starts over.
+        rank: number of this process; with replacement ranks have streams of their own, without
+            they go through disjoint rows (the last few rows of an epoch, fewer than
+            ``world_size``, are left out so that all take equally many steps).
+        world_size: number of processes; all must share ``seed``.
+        seed: of the draws; taken from the buffer's generator by default.
+
+    Raises:
+        ValueError: on a kappa outside (0, 1], or a quality that is not finite.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+        >>> sampler = QuantileSampler(kappa=0.2)
+        >>> buffer = TensorDictReplayBuffer(
+        ...     storage=LazyTensorStorage(10), sampler=sampler, batch_size=64)
+        >>> reward = torch.arange(10.0).unsqueeze(-1)
+        >>> _ = buffer.extend(TensorDict({"next": {"reward": reward}}, [10]))
+        >>> sorted(set(buffer.sample()["next", "reward"].flatten().tolist()))
+        [8.0, 9.0]
+        >>> sampler.kappa = 0.1
+        >>> set(buffer.sample()["next", "reward"].flatten().tolist())
+        {9.0}
+    """
+
+    def __init__(
+        self,
+        kappa: float | Tensor = 0.1,
+        *,
+        group: NestedKey | None = None,
+        quality_key: NestedKey = ("next", "reward"),
+        ties: Literal["fraction", "first"] = "fraction",
+        without_replacement: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed, rank, world_size)
+        if ties not in ("fraction", "first"):
+            raise ValueError(f"ties must be 'fraction' or 'first', got {ties!r}")
+        if world_size > 1 and seed is None:
+            raise ValueError("sharded samplers must share a seed; pass seed=...")
+        self.group, self.quality_key, self.ties = group, quality_key, ties
+        self.without_replacement = without_replacement
+        self._epoch = 0
+        self._order: Tensor | None = None
+        self._kappa = 1.0
+        self.kappa = kappa
+
+    @property
+    def kappa(self) -> float:
+        """Fraction kept; may be moved at any step, also to a one-element tensor's value."""
+        return self._kappa
+
+    @kappa.setter
+    def kappa(self, value: float | Tensor) -> None:
+        value = float(value)
+        check_fraction("kappa", value)
+        if value != self._kappa and self.without_replacement:
+            self._epoch, self._drawn = self._epoch + 1, 0
+        self._kappa = value
+        self._ends: Tensor | None = None
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
+        """Indices ``[batch_size]`` and their ``importance_weight``."""
+        self._build(storage)
+        draw = self._next_epoch if self.without_replacement else self._next_independent
+        group, place, tie_key = draw(batch_size)
+        size = self._starts[group + 1] - self._starts[group]
+        quota = self._quota(size)
+        weight = quota.double() / size.double()
+        if self.ties == "fraction":
+            place, weight = self._share_ties(group, place, quota, weight, tie_key)
+        index = self._order[self._starts[group] + place].long()
+        return index, {"importance_weight": weight.float()}
+
+    def _build(self, storage: Storage) -> None:
+        """Sorts the log by (group, quality downwards), once; ties in the log's own order."""
+        version = (len(storage), int(getattr(storage, "_mutation_revision", 0)))
+        if self._order is not None and version == self._version:
+            return
+        if len(storage) == 0:
+            raise RuntimeError("cannot sample from an empty storage")
+        quality = storage_column(storage, self.quality_key).reshape(len(storage))
+        check_finite("quality", quality, hint="a quantile needs comparable rows")
+        order = torch.argsort(quality, descending=True, stable=True)
+        starts = torch.tensor([0, len(order)])
+        if self.group is not None:
+            group = storage_column(storage, self.group).reshape(len(storage))
+            order = order[torch.argsort(group[order], stable=True)]
+            _, counts = torch.unique_consecutive(group[order], return_counts=True)
+            starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+        small = len(order) < 2**31
+        self._order = order.to(torch.int32 if small else torch.int64)
+        self._quality, self._starts, self._version = quality, starts, version
+        self._ends = None
+
+    def _quota(self, size: Tensor) -> Tensor:
+        """Round half up of kappa n, at least 1, in float64."""
+        return (self.kappa * size.double() + 0.5).floor().long().clamp_min(1)
+
+    def _next_independent(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Groups by their share of rows, places evenly within the quota."""
+        stream = self._stream()
+        counter = 3 * (self._drawn + torch.arange(batch_size))
+        self._drawn += batch_size
+        group = torch.zeros(batch_size, dtype=torch.int64)
+        if len(self._starts) > 2:
+            row = (uniform(stream, counter) * len(self._order)).long()
+            group = torch.searchsorted(self._starts, row, right=True) - 1
+        quota = self._quota(self._starts[group + 1] - self._starts[group])
+        place = (uniform(stream, counter + 1) * quota).long()
+        return group, place, counter + 2
+
+    def _next_epoch(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The next places of a permutation of all selected rows, epoch after epoch."""
+        if self._ends is None:
+            self._ends = self._quota(self._starts.diff()).cumsum(0)
+        total = int(self._ends[-1])
+        length = total // self.world_size
+        if length == 0:
+            raise ValueError(
+                f"{total} selected rows cannot be shared by {self.world_size} ranks; raise kappa"
+            )
+        step = self._drawn + torch.arange(batch_size)
+        epoch = self._epoch + step // length
+        self._drawn += batch_size
+        if self._drawn >= length:  # keep the numbers small: whole epochs move to the epoch count
+            self._epoch, self._drawn = self._epoch + self._drawn // length, self._drawn % length
+        key = self._key() + epoch
+        chosen = permute(step % length * self.world_size + self.rank, total, key)
+        group = torch.searchsorted(self._ends, chosen, right=True)
+        before = torch.where(group > 0, self._ends[(group - 1).clamp_min(0)], 0)
+        return group, chosen - before, key
+
+    def _share_ties(
+        self, group: Tensor, place: Tensor, quota: Tensor, weight: Tensor, tie_key: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sends a place at the threshold to any of the rows that tie there, evenly."""
+        first = self._starts[group]
+        threshold = self._at(first + quota - 1)
+        tied = (self._at(first + place) == threshold).nonzero().squeeze(-1)
+        if len(tied) == 0:
+            return place, weight
+        g, value = group[tied], threshold[tied]
+        above = self._bisect(g, value, strict=True)
+        ties = self._bisect(g, value, strict=False) - above
+        left = quota[tied] - above
+        if self.without_replacement:
+            moved = permute(place[tied] - above, ties, tie_key[tied] + g * 7919)
+        else:
+            moved = (uniform(self._stream(), tie_key[tied]) * ties).long()
+        place, weight = place.clone(), weight.clone()
+        place[tied] = above + moved
+        weight[tied] *= ties.double() / left.double()
+        return place, weight
+
+    def _at(self, position: Tensor) -> Tensor:
+        return self._quality[self._order[position].long()]
+
+    def _bisect(self, group: Tensor, value: Tensor, *, strict: bool) -> Tensor:
+        """How many rows of each group lie above (or at) the value."""
+        if len(self._starts) == 2:  # one group, one threshold: one search for all
+            return self._bisect_rows(group[:1], value[:1], strict).expand(group.shape)
+        return self._bisect_rows(group, value, strict)
+
+    def _bisect_rows(self, group: Tensor, value: Tensor, strict: bool) -> Tensor:
+        low, first = torch.zeros_like(group), self._starts[group]
+        high = self._starts[group + 1] - first
+        while bool((low < high).any()):
+            middle = (low + high) // 2
+            here = self._at(first + middle.clamp_max(high - 1).clamp_min(0))
+            inside = ((here > value) if strict else (here >= value)) & (low < high)
+            low = torch.where(inside, middle + 1, low)
+            high = torch.where(inside, high, middle)
+        return low
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, epoch, draws and kappa."""
+        return {**super().state_dict(), "epoch": self._epoch, "kappa": self.kappa}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on exactly where another sampler of the same log and shard stood."""
+        super().load_state_dict(state_dict)
+        drawn = self._drawn
+        self.kappa = state_dict["kappa"]
+        self._epoch, self._drawn = state_dict["epoch"], drawn
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state["_order"] = state["_ends"] = None  # rebuilt at the next draw
+        state.pop("_quality", None)
+        return state
+
+    def __repr__(self) -> str:
+        return f"QuantileSampler(kappa={self.kappa}, group={self.group!r}, ties={self.ties!r})"
+
+
+class TrajectorySampler(_CountedSampler):
+    """Draws trajectories (or slates) evenly, whatever their length: the first row of each.
+
+    With ``sample_unit=WindowUnit(length)`` batches are ``[B, length]`` with a mask. A draw costs
+    O(batch): the first rows are found once (on a whole log they were stored when it was converted).
+
+    Args:
+        by: ``"trajectory_id"`` or ``"slate"``.
+        anywhere: start windows at any row of the trajectory, evenly, instead of its first.
+        rank: number of this process; ranks draw streams of their own.
+        world_size: number of processes.
+        seed: of the draws; taken from the buffer's generator by default.
+    """
+
+    def __init__(
+        self,
+        by: Literal["trajectory_id", "slate"] = "trajectory_id",
+        *,
+        anywhere: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed, rank, world_size)
+        self.by, self.anywhere = by, anywhere
+        self._starts: Tensor | None = None
+        self._rows = 0
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
+        """Indices ``[batch_size]``."""
+        if self._starts is None or self._rows != len(storage):
+            self._starts, self._rows = group_starts(storage, self.by), len(storage)
+        stream = self._stream()
+        counter = 2 * (self._drawn + torch.arange(batch_size))
+        self._drawn += batch_size
+        chosen = (uniform(stream, counter) * len(self._starts)).long()
+        index = self._starts[chosen]
+        if self.anywhere:
+            last = chosen + 1 >= len(self._starts)
+            end = torch.where(last, self._rows, self._starts[(chosen + 1) * ~last])
+            index = index + (uniform(stream, counter + 1) * (end - index)).long()
+        return index, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_starts": None}
+
+
+def group_starts(storage: Storage, by: str) -> Tensor:
+    """First row of every run of equal values, int64 ascending; stored ones where there are."""
+    stored = getattr(storage, "stored_starts", {}).get(by)
+    if stored is not None:
+        return stored
+    values = storage_column(storage, by).reshape(len(storage))
+    fresh = torch.ones(len(values), dtype=torch.bool)
+    fresh[1:] = values[1:] != values[:-1]
+    return fresh.nonzero().squeeze(-1)
