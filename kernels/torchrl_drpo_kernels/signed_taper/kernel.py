@@ -62,8 +62,11 @@ def signed_taper_kernel(
         excess = tl.where(excess < 0.0, 0.0, excess)  # keeps NaN
         if KIND == 0:  # exponential
             factor = tl.exp(-strength * excess)
-        else:  # reciprocal; x^p as 2^(p log2 x), whose limit at x = 0 is 0
-            factor = 1.0 / (1.0 + strength * tl.exp2(power * tl.log2(excess)))
+        else:  # reciprocal; x^p is 2^(p log2 x) for x > 0, and x itself where x is 0 or NaN
+            far = excess > 0.0
+            raised = tl.exp2(power * tl.log2(tl.where(far, excess, 1.0)))
+            factor = 1.0 / (1.0 + strength * tl.where(far, raised, excess))
     weight = tl.where(advantage < 0.0, advantage * (factor * negative_scale), advantage)
-    tl.store(loss_ptr + rows, tl.where(weight == 0.0, 0.0, -weight * log_prob), mask=inside)
+    log_prob = tl.where(weight == 0.0, 0.0, log_prob)  # 0 times -inf would be NaN
+    tl.store(loss_ptr + rows, -weight * log_prob, mask=inside)
     tl.store(slope_ptr + rows, -weight, mask=inside)

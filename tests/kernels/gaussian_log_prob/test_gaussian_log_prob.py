@@ -148,6 +148,19 @@ def test_rows_of_a_wider_tensor_are_read_by_their_stride(device):
     torch.testing.assert_close(log_prob, dist.log_prob(wide[:, 6:]))
 
 
+@pytest.mark.interpreter
+@pytest.mark.usefixtures("interpreted")
+def test_offsets_beyond_two_to_the_31():
+    # The stride fits in 32 bits and three of it do not. Of the memory one page is ever touched.
+    gap = 2**30 + 64
+    mean = torch.empty(3 * gap + 2, dtype=torch.float16).as_strided((4, 2), (gap, 1))
+    mean[3] = torch.tensor([1.0, 2.0])
+    _, remoteness = gaussian_log_prob(
+        mean, torch.zeros(2), torch.zeros(4, 2), torch.tensor([3]), torch.tensor([1])
+    )
+    assert remoteness.tolist() == [5.0]
+
+
 ZEROS = torch.zeros(3, 2)
 
 
