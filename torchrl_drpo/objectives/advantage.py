@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
-from tensordict.utils import NestedKey, unravel_key
+from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.groups import group_minimum, group_moments
@@ -71,19 +71,11 @@ class AdvantageLoss(WeightedLoss):
         super().__init__(actor_network, **options)
         self.baseline = baseline
         self.normalize = normalize
-        self.group_key = None if group_key is None else unravel_key(group_key)
+        self.group_key = group_key
 
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Entries that ``forward`` needs, the group ids among them."""
-        keys = super().in_keys
-        if self.group_key is not None and self.group_key not in keys:
-            keys.append(self.group_key)
-        return keys
-
-    @in_keys.setter
-    def in_keys(self, values: list[NestedKey] | None) -> None:
-        self._in_keys = values
+    def _needed_keys(self) -> list[NestedKey]:
+        keys = super()._needed_keys()
+        return keys if self.group_key is None else [*keys, self.group_key]
 
     def _advantage(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
         """A of each sample, detached, 0 where the mask is false."""

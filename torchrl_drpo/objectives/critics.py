@@ -141,19 +141,22 @@ class CriticLoss(WeightedLoss):
     def _td_target(self, inputs: TensorDictBase, next_value: Tensor) -> Tensor:
         """The one-step return R + gamma V(s'), ``[*B]``."""
         reward, terminated = (
-            _batch.per_step(
-                _batch.read_entry(
-                    inputs, getattr(self.tensor_keys, name), name, type(self).__name__
-                ),
-                inputs.shape,
-                name,
-            )
-            for name in ("reward", "terminated")
+            self._step_entry(inputs, "reward"),
+            self._step_entry(inputs, "terminated"),
         )
+        if _batch.wants_check(self.check_inputs, reward):
+            _batch.check_signal("reward", self.tensor_keys.reward, reward, None)
         return td0_return_estimate(self.gamma, next_value, reward.to(next_value), terminated)
+
+    def _step_entry(self, inputs: TensorDictBase, name: str) -> Tensor:
+        key = getattr(self.tensor_keys, name)
+        values = _batch.read_entry(inputs, key, name, type(self).__name__)
+        return _batch.per_step(values, inputs.shape, f"{name} {key!r}")
 
     def _critic_inputs(self, tensordict: TensorDictBase) -> TensorDictBase:
         """A copy of what the critics read, with zeros at invalid steps."""
+        key = self.tensor_keys.action
+        _batch.read_entry(tensordict, key, "action", type(self).__name__)
         inputs = tensordict.select(*self.in_keys, strict=False)
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
         return inputs if steps is None else _batch.cleared(inputs, steps)

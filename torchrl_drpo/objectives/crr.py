@@ -132,17 +132,11 @@ class CRRLoss(CriticLoss, AdvantageLoss):
             self._signal_keys = ("reward", "terminated")
             self.out_keys = ["loss_actor", "loss_qvalue", "effective_sample_size"]
 
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """What the actor and the critics read; at gamma 0 no next observation."""
-        keys = list(super().in_keys)
-        if self.has_critic and self.gamma > 0:
-            keys += [("next", key) for key in self.actor_network.in_keys]
-        return list(dict.fromkeys(unravel_key(key) for key in keys))
-
-    @in_keys.setter
-    def in_keys(self, values: list[NestedKey] | None) -> None:
-        self._in_keys = values
+    def _needed_keys(self) -> list[NestedKey]:
+        keys = super()._needed_keys()
+        if not self.has_critic or self.gamma == 0:
+            return keys
+        return [*keys, *(("next", key) for key in self.actor_network.in_keys)]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

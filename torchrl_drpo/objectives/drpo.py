@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
@@ -17,7 +17,7 @@ from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.diagnostics import effective_sample_size, negative_mass_ratio
 from torchrl_drpo.functional.selection import Ties, TopSelection, select_top, weighted_moments
 from torchrl_drpo.functional.weights import kl_dro_weights
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives import _batch, _fused
 from torchrl_drpo.objectives._remoteness import (
     RemotenessKind,
     check_negative_scale,
@@ -34,6 +34,8 @@ _NEGATIVE_REPORT = (
 )
 
 DRPOWeighting = Literal["linear", "uniform", "exponential", "kl"]
+#: Options of the loss that the selection op takes under the same name.
+_SELECT_OPTIONS = ("weighting", "ties", "temperature", "normalize")
 
 
 class DRPOLoss(WeightedLoss):
@@ -79,6 +81,9 @@ class DRPOLoss(WeightedLoss):
             with weight -1 (tapered, if there is a taper), and none of them fills the quota.
         negative_scale: one factor on all repulsion, at least 0.
         remoteness: ``"auto"`` or ``"per_dimension"``; see ``RepulsiveLoss``.
+        path: ``"auto"`` selects on the device on CUDA (``"fused"``: no synchronisation, and the
+            policy sees the kept rows only) and reads the count of kept rows on the CPU;
+            ``"reference"`` and ``"fused"`` force one way. ``loss.backend`` says which was taken.
         level, skip_filtered, reduction, functional, check_inputs: see
             :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
 
@@ -173,6 +178,7 @@ class DRPOLoss(WeightedLoss):
         negative_key: NestedKey | None = None,
         negative_scale: float = 1.0,
         remoteness: RemotenessKind = "auto",
+        path: Literal["auto", "reference", "fused"] = "auto",
         **options: Any,
     ) -> None:
         if kappa is None:
@@ -190,7 +196,13 @@ class DRPOLoss(WeightedLoss):
         self._check_negative_branch(weighting, negative_taper, negative_key)
         check_negative_scale(negative_scale)
         check_remoteness_kind(remoteness)
+        if path not in ("auto", "reference", "fused"):
+            raise ValueError(f"path must be 'auto', 'reference' or 'fused', got {path!r}")
+        if path == "reference":
+            options["skip_filtered"] = False
         super().__init__(actor_network, **options)
+        self.path = path
+        self._ceiling = _fused.KappaCeiling()
         self.controller = controller
         self.weighting = weighting
         self.temperature = temperature
@@ -211,20 +223,61 @@ class DRPOLoss(WeightedLoss):
             check_fraction("kappa", value)
         super().__setattr__(name, value)
 
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Entries that ``forward`` needs, group ids and dislikes among them."""
-        keys = super().in_keys
-        keys += [
-            key
-            for key in (self.group_key, self.negative_key)
-            if key is not None and key not in keys
-        ]
-        return keys
+    def _needed_keys(self) -> list[NestedKey]:
+        chosen = [key for key in (self.group_key, self.negative_key) if key is not None]
+        return [*super()._needed_keys(), *chosen]
 
-    @in_keys.setter
-    def in_keys(self, values: list[NestedKey] | None) -> None:
-        self._in_keys = values
+    def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase | None:
+        """The step with the selection on the device, where the options allow it."""
+        if not self._wants_fused(tensordict):
+            return None
+        with torch.no_grad():
+            quality = self._signal(tensordict, "quality", mask)
+            kappa = self.kappa.clone()
+            crowded = self.ties == "fraction" and self.weighting != "linear"
+            bound = self._ceiling.bound(self.kappa)
+            rows = _fused.most_rows(quality.shape[0], bound, ties_may_crowd=crowded)
+            rule = {name: getattr(self, name) for name in _SELECT_OPTIONS}
+            selection = _fused.select_rows(quality, mask, kappa, self.controller, rule)
+            if self.controller is not None and self.training:
+                self.kappa.copy_(selection.next_kappa.squeeze(0))
+                self._ceiling.advance(self.kappa, self.controller)
+        inputs = self._inputs(tensordict, None, None)
+        inputs = _fused.rows_of(inputs, mask, selection.index[:rows].long())
+        action = inputs.get(self.tensor_keys.action)
+        with self._actor_parameters():
+            dist = self.actor_network.get_dist(inputs)
+            log_prob = _fused.kept_log_prob(dist, action, selection.n_rows, inputs.shape)
+        weight = selection.weight[:rows]
+        loss = self._reduce_weighted(
+            log_prob, Weighting(weight, weight, {}), selection.quota.float()
+        )
+        self._took("fused")
+        return TensorDict({"loss_actor": loss, **_fused.report_of(selection, kappa)})
+
+    def _wants_fused(self, tensordict: TensorDictBase) -> bool:
+        """Whether this batch goes through the selection op."""
+        possible = (
+            tensordict.ndim == 1
+            and self.level == "step"
+            and self.reduction != "none"
+            and self.weighting != "kl"
+            and self.group_key is None
+            and not self._repels
+            and tensordict.get(self.tensor_keys.priority_weight, None) is None
+        )
+        if self.path == "fused":
+            if not possible:
+                raise ValueError(
+                    "path='fused' is for flat batches at step level, without groups, 'kl' "
+                    "weights, a negative branch, priority weights or reduction='none'; "
+                    "use path='auto'"
+                )
+            return True
+        if self.path == "reference" or not (possible and self.skip_filtered):
+            return False
+        action = tensordict.get(self.tensor_keys.action, None)
+        return action is not None and action.device.type == "cuda"
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)

@@ -13,7 +13,7 @@ from tensordict.nn import (
     TensorDictModuleBase,
     dispatch,
 )
-from tensordict.utils import NestedKey, unravel_key
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import IQLLoss
 
@@ -139,17 +139,11 @@ class DRPOQLoss(CriticLoss, DRPOLoss):
         self.signal = signal
         self.expectile = expectile
 
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """What the actor, the critics and the selection read; at gamma 0 no next observation."""
-        keys = [*super().in_keys, *self.qvalue_network.in_keys, *self.value_network.in_keys]
-        if self.gamma > 0:
-            keys += [("next", key) for key in self.value_network.in_keys]
-        return list(dict.fromkeys(unravel_key(key) for key in keys))
-
-    @in_keys.setter
-    def in_keys(self, values: list[NestedKey] | None) -> None:
-        self._in_keys = values
+    def _needed_keys(self) -> list[NestedKey]:
+        keys = [*super()._needed_keys(), *self.qvalue_network.in_keys, *self.value_network.in_keys]
+        if self.gamma == 0:
+            return keys
+        return [*keys, *(("next", key) for key in self.value_network.in_keys)]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

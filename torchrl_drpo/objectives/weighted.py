@@ -139,6 +139,7 @@ class WeightedLoss(LossModule):
         self._in_keys: list[NestedKey] | None = None
         super().__init__()
         self._slots = ParameterSlots()
+        self._backend: str | None = None
         if functional:
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
@@ -158,7 +159,25 @@ class WeightedLoss(LossModule):
         """Weights after the policy was asked, for the rows that were scored."""
         return weighting
 
+    def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase | None:
+        """A faster way to the same output where a rule has one, ``None`` where it does not."""
+        return None
+
     # -- TorchRL's contract ---------------------------------------------------------------------
+
+    @property
+    def backend(self) -> str | None:
+        """Which way the last eager forward pass took.
+
+        ``"dense"``: every row, the reference; ``"rows"``: only rows with weight, counted on the
+        host; ``"fused"``: only rows with weight, selected on the device. ``None`` before the
+        first pass.
+        """
+        return self._backend
+
+    def _took(self, backend: str) -> None:
+        if not torch.compiler.is_compiling():
+            self._backend = backend
 
     @property
     def functional(self) -> bool:
@@ -169,9 +188,7 @@ class WeightedLoss(LossModule):
     def in_keys(self) -> list[NestedKey]:
         """Entries that ``forward`` needs: the actor's inputs, the action, the rule's signals."""
         if self._in_keys is None:
-            keys = [*self._policy_keys(), self.tensor_keys.action]
-            keys += [getattr(self.tensor_keys, name) for name in self._signal_keys]
-            self._in_keys = list(dict.fromkeys(unravel_key(key) for key in keys))
+            self._in_keys = list(dict.fromkeys(unravel_key(key) for key in self._needed_keys()))
         return self._in_keys
 
     @in_keys.setter
@@ -201,11 +218,15 @@ class WeightedLoss(LossModule):
                 "sample at least one row"
             )
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+        out = self._fused(tensordict, steps)
+        if out is not None:
+            return out
         with torch.no_grad():
             weighting = self._weigh(tensordict, self._samples(steps))
             weighting = self._with_priority(weighting, tensordict)
             total = weighting.mass.sum()
             rows = self._rows_to_score(weighting.weight)
+            self._took("dense" if rows is None else "rows")
             if rows is not None:
                 weighting = replace(
                     weighting, weight=weighting.weight[rows], mass=weighting.mass[rows]
@@ -258,7 +279,8 @@ class WeightedLoss(LossModule):
         if mask is not None:
             return mask.float()
         shape = tensordict.shape[:1] if self.level == "trajectory" else tensordict.shape
-        action = tensordict.get(self.tensor_keys.action)
+        key = self.tensor_keys.action
+        action = _batch.read_entry(tensordict, key, "action", type(self).__name__)
         return torch.ones(shape, device=action.device)
 
     def _with_priority(self, weighting: Weighting, tensordict: TensorDictBase) -> Weighting:
@@ -284,6 +306,11 @@ class WeightedLoss(LossModule):
             return None
         # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
         return rows if rows.numel() else rows.new_zeros(1)
+
+    def _needed_keys(self) -> list[NestedKey]:
+        """What ``in_keys`` lists, in this order, repetitions and all."""
+        signals = [getattr(self.tensor_keys, name) for name in self._signal_keys]
+        return [*self._policy_keys(), self.tensor_keys.action, *signals]
 
     def _policy_keys(self) -> list[NestedKey]:
         """What the networks read of a row; a rule with a second network adds to it."""

@@ -1,0 +1,412 @@
+"""TorchRL's LossModule contract, held by every objective of the package."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.utils import unravel_key
+from torchrl.objectives.common import LossModule
+
+from tests.objectives.cases import (
+    ACTORS,
+    LOSSES,
+    ONE_EACH,
+    SAMPLING,
+    STEPS_ONLY,
+    Actor,
+    batch,
+    gaussian_actor,
+    gradients,
+    total,
+)
+
+with warnings.catch_warnings():  # TorchRL deprecates classes of its own while it is imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from torchrl.checkpoint import Checkpoint
+    from torchrl.trainers import Trainer
+    from torchrl.trainers.trainers import DefaultOptimizationStepper
+
+N = 12
+every_loss = pytest.mark.parametrize("name", LOSSES)
+fixed_losses = pytest.mark.parametrize("name", [n for n in LOSSES if n not in SAMPLING])
+
+
+def make(name: str, actor: Actor | None = None, **options: object) -> LossModule:
+    return LOSSES[name](gaussian_actor() if actor is None else actor, **options)
+
+
+def run(loss: LossModule, data: TensorDict, seed: int = 1) -> TensorDict:
+    torch.manual_seed(seed)  # for the one loss that samples
+    return loss(data)
+
+
+def assert_same(left: TensorDict, right: TensorDict, **tolerance: float) -> None:
+    assert set(left.keys()) == set(right.keys())
+    for key in left.keys():  # noqa: SIM118 (a tensordict iterates over its rows)
+        torch.testing.assert_close(
+            left[key], right[key], **tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@every_loss
+def test_outputs_are_the_declared_ones_and_only_losses_have_gradients(name: str):
+    loss = make(name)
+    out = run(loss, batch(gaussian_actor(), N))
+    assert list(dict.fromkeys(loss.out_keys)) == list(loss.out_keys)
+    assert set(out.keys()) == set(loss.out_keys)
+    for key, value in out.items():
+        assert value.shape == ()
+        assert value.requires_grad is key.startswith("loss"), key
+        assert torch.isfinite(value), key
+
+
+@every_loss
+def test_in_keys_are_enough(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    loss.eval()
+    assert_same(run(loss, data.select(*loss.in_keys)), run(loss, data))
+
+
+@every_loss
+def test_dispatch_without_a_tensordict(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    loss.eval()
+    expected = run(loss, data.select(*loss.in_keys))
+    arguments = {}
+    for key in loss.in_keys:
+        joined = key if isinstance(key, str) else "_".join(key)
+        arguments[joined] = data.get(key)
+    torch.manual_seed(1)
+    values = loss(**arguments)
+    values = values if isinstance(values, tuple) else (values,)
+    for key, value in zip(loss.out_keys, values, strict=True):
+        torch.testing.assert_close(value, expected[key])
+
+
+@every_loss
+def test_every_entry_can_be_renamed(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    loss.eval()
+    expected = run(loss, data.select(*loss.in_keys))
+    own = ("state_action_value", "value", "quality" if "reward" in _accepted(loss) else "")
+    critics = getattr(loss, "qvalue_network", None) is not None
+    for field in fields(loss.default_keys):
+        if field.name in own or (critics and field.name == "action"):
+            continue  # written by the loss's own networks, or read by them under their own name
+        old = getattr(loss.tensor_keys, field.name)
+        new = ("renamed", field.name)
+        if data.get(old, None) is not None:
+            data.rename_key_(old, new)
+        loss.set_keys(**{field.name: new})
+        assert getattr(loss.tensor_keys, field.name) == new
+        if unravel_key(old) not in loss.actor_network.in_keys:
+            assert unravel_key(old) not in loss.in_keys
+    assert_same(run(loss, data.select(*loss.in_keys, strict=False)), expected)
+    with pytest.raises(ValueError, match="nonsense is not an accepted"):
+        loss.set_keys(nonsense="x")
+
+
+def _accepted(loss: LossModule) -> set[str]:
+    return {field.name for field in fields(loss.default_keys)}
+
+
+@every_loss
+def test_the_callers_batch_is_left_alone(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    before, keys = data.clone(), set(data.keys(True, True))
+    data.lock_()
+    total(run(loss, data)).backward()
+    assert set(data.keys(True, True)) == keys
+    assert (data == before).all()
+    assert not any(value.requires_grad for value in data.values(True, True))
+
+
+@every_loss
+def test_reductions(name: str):
+    data = batch(gaussian_actor(), N)
+    torch.manual_seed(0)
+    actor = gaussian_actor()
+    outs = {}
+    for reduction in ("none", "sum", "mean"):
+        torch.manual_seed(3)
+        loss = make(name, copy.deepcopy(actor), reduction=reduction)
+        outs[reduction] = run(loss, data)
+    for key in outs["none"].keys():  # noqa: SIM118
+        if key.startswith("loss"):
+            assert outs["none"][key].shape == (N,)
+            torch.testing.assert_close(outs["none"][key].sum(), outs["sum"][key])
+    divisor = (outs["sum"]["loss_actor"] / outs["mean"]["loss_actor"]).item()
+    assert 1 <= round(divisor) <= N
+    assert divisor == pytest.approx(round(divisor), rel=1e-4)  # rows, or the quota K
+    with pytest.raises(ValueError, match="reduction must be"):
+        make(name, reduction="median")
+
+
+@fixed_losses
+@pytest.mark.parametrize("shape", [(N,), (4, 3)])
+def test_masked_rows_are_as_good_as_absent(name: str, shape: tuple[int, ...]):
+    loss, data = make(name), batch(gaussian_actor(), *shape)
+    loss.eval()
+    mask = torch.rand(shape) < 0.6
+    kept = data[mask]
+    expected = run(loss, kept)
+    total(expected).backward()
+    expected_gradients = gradients(loss)
+    loss.zero_grad()
+    dirty = data.apply(
+        lambda t: (
+            t.masked_fill(~mask.reshape(*shape, *[1] * (t.ndim - len(shape))), math.nan)
+            if t.is_floating_point()
+            else t
+        )
+    )
+    for key in (("collector", "mask"), "shifted_valid"):
+        out = run(loss, dirty.copy().set(key, mask.unsqueeze(-1)))
+        assert_same(out, expected, rtol=1e-5, atol=1e-6)
+        loss.zero_grad()
+        total(out).backward()
+        torch.testing.assert_close(gradients(loss), expected_gradients, rtol=1e-4, atol=1e-6)
+    loss.loss_mask_key = ("mine", "valid")
+    assert_same(
+        run(loss, dirty.copy().set(("mine", "valid"), mask)), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+@every_loss
+def test_a_fully_masked_batch_has_zero_loss_and_zero_gradient(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    data["action"].fill_(math.nan)
+    data.set("shifted_valid", torch.zeros(N, dtype=torch.bool))
+    out = run(loss, data)
+    total(out).backward()
+    assert total(out) == 0
+    assert all((gradient == 0).all() for gradient in gradients(loss).values())
+
+
+@fixed_losses
+def test_sampler_weights_count_as_copies(name: str):
+    if name == "drpo q":
+        pytest.skip("its critics' losses divide by the weights, its quota does not see them")
+    loss, data = make(name), batch(gaussian_actor(), N)
+    loss.eval()
+    weights = torch.randint(1, 4, (N,)).float()
+    each = make(name, copy.deepcopy(loss.actor_network), reduction="none")
+    each.load_state_dict(loss.state_dict())
+    per_row = run(each.eval(), data)["loss_actor"]
+    out = run(loss, data.copy().set("priority_weight", weights))["loss_actor"]
+    # sum(p w l) / sum(p m): against the plain mean, whose mass is found by the sum.
+    plain = run(loss, data)["loss_actor"]
+    if (per_row == 0).any():  # a filter: mass is not one a row
+        loss_sum = (weights * per_row).sum()
+        assert torch.sign(out) == torch.sign(loss_sum)
+        assert out.abs() <= loss_sum.abs()
+    else:
+        torch.testing.assert_close(out, (weights * per_row).sum() / weights.sum())
+        torch.testing.assert_close(plain, per_row.mean())
+
+
+@every_loss
+def test_state_dict_is_the_same_before_and_after_a_step_and_loads(name: str, tmp_path: Path):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    before = set(loss.state_dict())
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.1)
+    total(run(loss, data)).backward()
+    optimizer.step()
+    assert set(loss.state_dict()) == before
+
+    torch.save(loss.state_dict(), tmp_path / "loss.pt")
+    other = make(name)
+    other.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
+    assert_same(run(other.eval(), data), run(loss.eval(), data))
+
+
+@every_loss
+def test_a_deep_copy_is_equal_and_independent(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    run(loss, data)  # whatever is cached at the first step must not tie the copy to the original
+    twin = copy.deepcopy(loss)
+    loss.eval(), twin.eval()
+    expected = run(loss, data)
+    assert_same(run(twin, data), expected)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1.0)
+    assert_same(run(loss, data), expected)
+    assert run(twin, data)["loss_actor"] != expected["loss_actor"]
+
+
+@every_loss
+def test_everything_moves_with_the_module(name: str):
+    loss = make(name).double()
+    tensors = [*loss.parameters(), *loss.buffers()]
+    assert tensors
+    assert {t.dtype for t in tensors} == {torch.float64}
+    data = batch(gaussian_actor(), N).apply(lambda t: t.double() if t.is_floating_point() else t)
+    out = run(loss, data)
+    total(out).backward()
+    assert out["loss_actor"].dtype == torch.float64
+    assert {gradient.dtype for gradient in gradients(loss).values()} == {torch.float64}
+
+
+@fixed_losses
+def test_a_step_reads_nothing_back_to_the_host(name: str):
+    # On the meta device every read of a value raises; on an accelerator it would stall.
+    with torch.device("meta"):
+        loss = make(name)
+    assert {t.device.type for t in [*loss.parameters(), *loss.buffers()]} == {"meta"}
+    data = batch(gaussian_actor(), N).set("shifted_valid", torch.ones(N, dtype=torch.bool))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No target network updater")
+        out = loss(data.to("meta"))
+    total(out).backward()
+    assert out["loss_actor"].device.type == "meta"
+
+
+@every_loss
+def test_a_module_left_whole_gives_the_same_loss_and_gradients(name: str):
+    data = batch(gaussian_actor(), N)
+    outs, grads = [], []
+    for functional in (True, False):
+        torch.manual_seed(5)
+        actor = gaussian_actor()
+        loss = make(name, actor, functional=functional)
+        assert loss.functional is functional
+        out = run(loss, data)
+        total(out).backward()
+        outs.append(out.detach())
+        grads.append([p.grad for p in actor.parameters()])
+        if not functional:
+            inside = {id(p) for p in loss.parameters()}
+            assert {id(p) for p in actor.parameters()} <= inside
+    assert_same(*outs)
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize(
+    "name",
+    # Seconds each: one form of every class in the gate, the others with -m slow.
+    [n if n in ONE_EACH else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES],
+)
+def test_compiled_whole_it_equals_eager(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    loss.eval()
+    if name not in SAMPLING:  # eager skips masked rows, which would move the draws
+        data.set("shifted_valid", torch.arange(N) < N - 2)
+    expected = run(loss, data)
+    total(expected).backward()
+    expected_gradients = gradients(loss)
+    loss.zero_grad()
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dynamo's own
+        compiled = torch.compile(loss, fullgraph=True, backend="eager")
+        out = run(compiled, data)
+    assert_same(out, expected, rtol=1e-5, atol=1e-6)
+    total(out).backward()
+    torch.testing.assert_close(gradients(loss), expected_gradients, rtol=1e-5, atol=1e-6)
+
+
+@fixed_losses
+def test_vmap_over_an_ensemble_of_actors(name: str):
+    members, data = [make(name).eval() for _ in range(3)], batch(gaussian_actor(), N)
+    stacked = torch.stack([TensorDict.from_module(m.actor_network_params).data for m in members])
+    loss = members[0]
+    expected = []
+    for index in range(3):
+        with stacked[index].to_module(loss.actor_network_params):
+            expected.append(loss(data)["loss_actor"])
+
+    def one(params: TensorDict) -> torch.Tensor:
+        with params.to_module(loss.actor_network_params):
+            return loss(data)["loss_actor"]
+
+    torch.testing.assert_close(torch.vmap(one)(stacked), torch.stack(expected))
+
+
+class OneBatch:
+    """An offline source for TorchRL's Trainer."""
+
+    init_random_frames = 0
+
+    def __init__(self, data: TensorDict) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        while True:
+            yield self.data
+
+    def shutdown(self) -> None: ...
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None: ...
+    def update_policy_weights_(self) -> None: ...
+
+
+@every_loss
+def test_torchrls_trainer_trains_it(name: str, tmp_path: Path):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    before = {name: p.clone() for name, p in loss.named_parameters()}
+    trainer = Trainer(
+        collector=OneBatch(data),
+        total_frames=3 * N,
+        frame_skip=1,
+        optim_steps_per_batch=2,
+        loss_module=loss,
+        optimizer=torch.optim.Adam(loss.parameters(), lr=0.01),
+        optimization_stepper=DefaultOptimizationStepper(),
+        progress_bar=False,
+        checkpoint=Checkpoint(),
+    )
+    trainer.train()
+    for key, parameter in loss.named_parameters():
+        assert torch.isfinite(parameter).all()
+        if parameter.requires_grad and "qvalue" not in key and "behavior" not in key:
+            assert not torch.equal(parameter, before[key]), key
+
+
+@every_loss
+@pytest.mark.parametrize("level", ["step", "trajectory"])
+def test_every_kind_of_policy(name: str, level: str):
+    if level == "trajectory" and name in STEPS_ONLY:
+        pytest.skip("trains critics from single steps")
+    for kind, make_actor in ACTORS.items():
+        if kind == "catalogue" and name in STEPS_ONLY:
+            continue  # the critics of these tests read flat states
+        actor = make_actor()
+        loss, data = make(name, actor, level=level), batch(actor, 24, 3)
+        data.set("shifted_valid", torch.rand(24, 3) < 0.8)
+        total(run(loss, data)).backward()
+        for key, gradient in gradients(loss).items():
+            assert torch.isfinite(gradient).all(), (kind, key)
+        assert any((gradient != 0).any() for gradient in gradients(loss).values()), kind
+
+
+@every_loss
+def test_bad_batches_are_named(name: str):
+    loss, data = make(name), batch(gaussian_actor(), N)
+    with pytest.raises(ValueError, match="empty batch"):
+        loss(data[:0])
+    with pytest.raises(KeyError, match="reads its action from"):
+        loss(data.exclude("action"))
+    if name == "bc":
+        return
+    with pytest.raises(KeyError, match=r"reads its (reward|quality) from .*set_keys\("):
+        loss(data.exclude(("next", "reward")))
+    broken = data.clone()
+    broken["next", "reward"][3] = math.nan
+    with pytest.raises(
+        ValueError, match=r"('next', 'reward').* must be finite but row 3 holds nan"
+    ):
+        loss(broken)
+    wide = data.clone().set(("next", "reward"), torch.zeros(N, 2))
+    with pytest.raises(ValueError, match=r"must have shape \(12,\) or \(12, 1\).*got \(12, 2\)"):
+        loss(wide)

@@ -1,0 +1,142 @@
+"""DRPO's step on an accelerator: selection on the device, policy and log-prob on kept rows only.
+
+    select (one launch) -> gather the kept rows -> policy -> log-prob of the kept rows -> loss
+
+Nothing is read back to the host. How many rows were kept is known on the device alone, but kappa
+moves by at most 2% a step, so an upper bound of it *is* known to the host: the policy sees that
+many rows, and the ops skip those beyond the exact count. The policy's own forward pass lies
+between the selection and the log-prob, which is why this is a few ops in a row and not one: as one
+it would have to encode the rows that it then drops.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torch.distributions import Distribution
+from torchrl_drpo_kernels import Selection, select
+from torchrl_drpo_kernels.select.rule import Count, Stat
+
+from torchrl_drpo.functional.controllers import AdaptiveKappa
+from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.functional.selection import quota
+from torchrl_drpo.objectives import _batch
+
+#: Steps between two looks at kappa; in between the bound grows by the controller's factor.
+_LOOK_EVERY = 16
+
+
+class KappaCeiling:
+    """An upper bound of a kappa that lives on the device, known to the host without waiting.
+
+    The value is copied to pinned memory every few steps and read once the copy has arrived; from
+    then on the bound grows by the controller's factor a step. A kappa that somebody else wrote
+    (an assignment, a loaded checkpoint) is noticed by the tensor's version and read at once.
+    """
+
+    def __init__(self) -> None:
+        self._bound = 1.0
+        self._version: int | None = None
+        self._pending: tuple[Tensor, torch.cuda.Event, int] | None = None
+        self._steps = 0
+        self._up = 1.0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KappaCeiling:
+        """A copy looks for itself: its buffer has versions of its own."""
+        return KappaCeiling()
+
+    def __reduce__(self) -> tuple[type[KappaCeiling], tuple[()]]:
+        return KappaCeiling, ()
+
+    def bound(self, kappa: Tensor) -> float:
+        """At least the value of ``kappa``, and 1 while a graph is being captured."""
+        if torch.compiler.is_compiling() or _capturing(kappa):
+            return 1.0
+        if reads_are_free(kappa) or kappa._version != self._version:
+            self._bound, self._pending = float(kappa), None
+        elif self._pending is not None and self._pending[1].query():
+            value, _, copied_at = self._pending
+            grown = float(value) * self._up ** (self._steps - copied_at)
+            self._bound, self._pending = min(self._bound, grown), None
+        return min(1.0, self._bound * (1 + 1e-6))  # float32 products may round up
+
+    def advance(self, kappa: Tensor, controller: AdaptiveKappa | None) -> None:
+        """Takes note that the controller has just moved ``kappa``."""
+        self._up = 1.0 if controller is None else controller.up
+        self._bound = min(1.0, self._bound * self._up)
+        self._version = kappa._version
+        self._steps += 1
+        if (
+            self._pending is None
+            and self._steps % _LOOK_EVERY == 0
+            and kappa.device.type == "cuda"
+            and not _capturing(kappa)
+        ):
+            host = torch.empty((), dtype=kappa.dtype, pin_memory=True)
+            host.copy_(kappa, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending = (host, event, self._steps)
+
+
+def select_rows(
+    quality: Tensor,
+    mask: Tensor | None,
+    kappa: Tensor,
+    controller: AdaptiveKappa | None,
+    rule: dict[str, Any],
+) -> Selection:
+    """The selection op on a batch of any float type; ``rule`` names weighting, ties and so on."""
+    numbers = {}
+    if controller is not None:
+        numbers = {
+            "target_ratio": controller.target_ratio,
+            "bounds": controller.bounds,
+            "up": controller.up,
+            "down": controller.down,
+        }
+    values = quality.detach().float().contiguous()
+    return select(values, mask, kappa.detach().float().reshape(1), **rule, **numbers)
+
+
+def most_rows(count: int, bound: float, *, ties_may_crowd: bool) -> int:
+    """How many rows a selection can emit: all of them where ties share the last places."""
+    return count if ties_may_crowd else int(quota(count, bound))
+
+
+def kept_log_prob(dist: Distribution, action: Tensor, n_rows: Tensor, batch: torch.Size) -> Tensor:
+    """Log-prob of the first ``n_rows`` rows; what stands behind them must not be used.
+
+    A distribution with ``leading_log_prob(action, n_rows)`` spends nothing on the rows behind.
+    """
+    leading = getattr(dist, "leading_log_prob", None)
+    if leading is not None:
+        return leading(action, n_rows)
+    return _batch.action_log_prob(dist, action, batch)
+
+
+def report_of(selection: Selection, kappa: Tensor) -> dict[str, Tensor]:
+    """The loss's diagnostics from the op's result vectors."""
+    stats, counts = selection.stats, selection.counts
+    valid = counts[Count.N_VALID].clamp_min(1)
+    return {
+        "kappa": kappa,
+        "threshold": stats[Stat.THRESHOLD],
+        "kept_fraction": counts[Count.QUOTA] / valid,
+        "effective_sample_size": stats[Stat.EFFECTIVE_SAMPLE_SIZE],
+        "kept_mean_quality": stats[Stat.KEPT_MEAN],
+    }
+
+
+def rows_of(inputs: TensorDictBase, mask: Tensor | None, index: Tensor) -> TensorDictBase:
+    """What the policy reads of the kept rows; places behind them repeat row 0."""
+    taken = _batch.take_rows(inputs, index)
+    # Row 0 may be padding, and padding may be NaN, which has a gradient even at weight zero.
+    return taken if mask is None else _batch.cleared(taken, mask.index_select(0, index))
+
+
+def _capturing(values: Tensor) -> bool:
+    return values.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
