@@ -139,6 +139,20 @@ class CatalogueCategorical(Distribution):
             return log_prob.reshape(self.batch_shape)
         return self._scores_of(value) - lse.reshape(self.batch_shape)
 
+    def leading_log_prob(self, value: Tensor, n_rows: Tensor) -> Tensor:
+        """Log-probability of the first ``n_rows`` rows of a flat batch; the rest costs nothing.
+
+        Args:
+            value: item indices in ``[0, V)``, int32 or int64, shape ``[N]``.
+            n_rows: one integer on the device; it is not read back.
+
+        Returns:
+            Nats, shape ``[N]``; zero behind ``n_rows``.
+        """
+        return linear_log_prob(
+            self._rows, self.items, value, n_rows, self.bias, 1 / self.temperature
+        )[0]
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws items, int64, shape ``[*sample_shape, *B]``; exact, and without ``[*B, V]``."""
         sample_shape = torch.Size(sample_shape)

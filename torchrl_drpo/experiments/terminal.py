@@ -47,8 +47,8 @@ def demo_table(result: DemoResult) -> Table:
         rows,
         emphasis=[1 + list(METHODS).index("DRPO")],
         note=(
-            "Reward of the item nearest to the policy's mean action, and of that action as if it were "
-            "an item (it may lie closer to the user than the best item does), "
+            "Reward of the item nearest to the policy's mean action, and of that action as if it "
+            "were an item (it may lie closer to the user than the best item does), "
             f"on {config.users:,} new users; mean of the last fifth of training. "
             "The last column is paired by seed."
         ),

@@ -65,6 +65,8 @@ class KappaCeiling:
 
     def advance(self, kappa: Tensor, controller: AdaptiveKappa | None) -> None:
         """Takes note that the controller has just moved ``kappa``."""
+        if torch.compiler.is_compiling():
+            return  # bound() is 1 then
         self._up = 1.0 if controller is None else controller.up
         self._bound = min(1.0, self._bound * self._up)
         self._version = kappa._version

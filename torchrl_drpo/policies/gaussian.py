@@ -11,6 +11,7 @@ from tensordict.nn import InteractionType, TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.modules import IndependentNormal, ProbabilisticActor
+from torchrl_drpo_kernels import gaussian_log_prob
 
 from torchrl_drpo.functional.checks import check_positive
 
@@ -64,6 +65,20 @@ class DiagonalNormal(IndependentNormal):
         quadratic = 0.5 * z.square().sum(-1, dtype=wide)
         log_volume = self.scale.log().sum(-1, dtype=wide)
         return -quadratic - log_volume - self.event_shape[0] * _HALF_LOG_2PI
+
+    def leading_log_prob(self, value: Tensor, n_rows: Tensor) -> Tensor:
+        """Log-density of the first ``n_rows`` rows of a flat batch, zero for those behind.
+
+        Args:
+            value: actions, shape ``[N, d]``.
+            n_rows: one integer on the device; it is not read back.
+
+        Returns:
+            Shape ``[N]``.
+        """
+        loc = self.loc
+        every = torch.arange(loc.shape[0], device=loc.device)
+        return gaussian_log_prob(loc, self.scale.log(), value, every, n_rows)[0]
 
 
 class GaussianHead(nn.Module):

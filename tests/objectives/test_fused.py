@@ -1,0 +1,130 @@
+"""DRPO with the selection on the device equals DRPO without: loss, gradients, reports, kappa."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl_drpo import AdaptiveKappa, DRPOLoss, make_catalogue_actor, make_gaussian_actor
+from torchrl_drpo.objectives import _fused
+
+N, V = 150, 40
+
+
+def gaussian_case():
+    batch = {"observation": torch.randn(N, 5), "action": torch.randn(N, 3)}
+    return make_gaussian_actor(5, 3, hidden=(8,)), batch
+
+
+def catalogue_case():
+    history = torch.randint(-1, V, (N, 4))
+    batch = {"observation": {"history": history}, "action": torch.randint(0, V, (N,))}
+    return make_catalogue_actor(V, dim=8, history=4), batch
+
+
+CASES = {"gaussian": gaussian_case, "catalogue": catalogue_case}
+
+
+def make(case):
+    actor, batch = CASES[case]()
+    reward = torch.randint(0, 30, (N, 1)) / 7  # ties are the rule
+    return actor, TensorDict({**batch, "next": {"reward": reward}}, batch_size=[N])
+
+
+def step(loss, batch):
+    out = loss(batch)
+    return out, torch.autograd.grad(out["loss_actor"], list(loss.parameters()))
+
+
+def assert_same_run(actor, batches, **options):
+    losses = {path: DRPOLoss(actor, path=path, **options) for path in ("reference", "fused")}
+    for batch in batches:
+        results = {path: step(loss, batch) for path, loss in losses.items()}
+        (want, want_grads), (got, got_grads) = results["reference"], results["fused"]
+        for key in losses["fused"].out_keys:
+            torch.testing.assert_close(got[key], want[key], rtol=1e-5, atol=1e-6)
+        for mine, theirs in zip(got_grads, want_grads, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(losses["fused"].kappa, losses["reference"].kappa)
+    assert losses["fused"].backend == "fused"
+    assert losses["reference"].backend == "dense"
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("weighting", ["linear", "uniform", "exponential"])
+@pytest.mark.parametrize("ties", ["first", "fraction"])
+def test_the_fused_step_equals_the_reference(case, weighting, ties):
+    actor, batch = make(case)
+    batches = [batch[torch.randperm(N)[: N - 7 * i]] for i in range(4)]
+    assert_same_run(actor, batches, weighting=weighting, ties=ties, temperature=0.5)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("weighting", ["linear", "uniform"])
+def test_the_fused_step_on_the_triton_kernels_equals_the_reference(case, weighting):
+    actor, batch = make(case)
+    assert_same_run(actor, [batch, batch[:33]], weighting=weighting)
+
+
+def test_masked_rows_may_hold_anything():
+    actor, batch = make("gaussian")
+    mask = torch.rand(N) < 0.5
+    mask[0] = False  # the row that fills unused places
+    batch["collector", "mask"] = mask
+    for key in ("observation", "action", ("next", "reward")):
+        batch[key][~mask] = torch.nan
+    assert_same_run(actor, [batch])
+
+
+def test_a_fully_masked_batch_gives_zero_with_zero_gradient():
+    actor, batch = make("gaussian")
+    batch["collector", "mask"] = torch.zeros(N, dtype=torch.bool)
+    out, grads = step(DRPOLoss(actor, path="fused"), batch)
+    assert out["loss_actor"] == 0
+    assert all((g == 0).all() for g in grads)
+
+
+def test_the_policy_sees_no_more_rows_than_the_bound_allows():
+    actor, batch = make("gaussian")
+    seen = []
+    actor.module[0].register_forward_hook(lambda m, inputs, out: seen.append(len(out["loc"])))
+    loss = DRPOLoss(actor, kappa=0.1, path="fused", functional=False)
+    loss(batch)
+    assert seen == [15]
+
+
+def test_the_fused_step_compiles_without_a_graph_break():
+    for case in CASES:
+        actor, batch = make(case)
+        eager = DRPOLoss(actor, path="fused")
+        compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(batch)["loss_actor"], eager(batch)["loss_actor"])
+
+
+def test_the_host_s_bound_of_kappa_holds_without_reading_it(monkeypatch):
+    monkeypatch.setattr(_fused, "reads_are_free", lambda values: False)
+    controller = AdaptiveKappa(initial=0.1, up=1.05, down=0.9)
+    kappa, ceiling = torch.tensor(0.1), _fused.KappaCeiling()
+    for i in range(200):
+        bound = ceiling.bound(kappa)
+        assert kappa.item() <= bound <= 1.0
+        if i < 10:  # tight while kappa only grows
+            assert bound == pytest.approx(kappa.item(), rel=1e-4)
+        grows = i < 10 or i % 3 == 0
+        kappa.copy_(controller.step(kappa, torch.tensor(0.0 if grows else 1.0), torch.tensor(1.0)))
+        ceiling.advance(kappa, controller)
+    kappa.fill_(0.9)  # somebody else wrote it: noticed
+    assert ceiling.bound(kappa) == pytest.approx(0.9, rel=1e-4)
+
+
+def test_what_the_fused_step_cannot_do_is_named():
+    actor, batch = make("gaussian")
+    for options in ({"weighting": "kl"}, {"reduction": "none"}, {"group_key": "user"}):
+        with pytest.raises(ValueError, match="path='fused' is for flat batches"):
+            DRPOLoss(actor, path="fused", **options)(batch)
+    with pytest.raises(ValueError, match="path must be 'auto', 'reference' or 'fused'"):
+        DRPOLoss(actor, path="triton")
