@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import torchrl_drpo.data  # noqa: F401 (registers the prefix "rec" before tests import TorchRL's)
+
 DAY = 86_400
 
 

@@ -10,6 +10,8 @@ The way in is one call; everything else is on the buffer:
     for rows in test.batches(4096): ...          # in order, labels such as long_view as [B] columns
     log.num_items, log.context_sizes, log.items.decode([...]), log.users.encode([...])
     log.latest_history([raw_user])               # [1, L], to recommend from
+    log.set_sampler(QuantileSampler(kappa=0.1))  # only ever reads the top tenth
+    load_dataset("rec:movielens", root=folder)   # TorchRL's registry; see datasets.py
     log.report                    # rows read, duplicates dropped, parts, ...
 
 Importing this package needs torchrl only; reading a log needs pyarrow (`torchrl-drpo[data]`).
@@ -17,6 +19,7 @@ Importing this package needs torchrl only; reading a log needs pyarrow (`torchrl
 
 from .catalogue import Catalogue
 from .convert import convert_log
+from .datasets import load_log
 from .quality import Percentile, ReturnToGo, RewardFormula
 from .replay import RecReplayBuffer
 from .samplers import QuantileSampler, TrajectorySampler
@@ -40,4 +43,5 @@ __all__ = [
     "TrajectorySampler",
     "WindowUnit",
     "convert_log",
+    "load_log",
 ]

@@ -42,7 +42,8 @@ class RecReplayBuffer(TensorDictReplayBuffer):
     Any TorchRL sampler, sample unit, transform and trainer works on it. A sample is in TED layout:
     ``action`` (item numbers, int64 ``[B]``), ``("next", "reward")`` (the schema's quality, float32
     ``[B, 1]``), ``("next", "done")``, ``("next", "terminated")``, ``("observation", "history")``
-    (item numbers int64 ``[B, L]``, most recent last, left-padded with -1),
+    (item numbers int64 ``[B, L]``, most recent last, left-padded with -1; all -1 where a log has
+    neither users nor histories),
     ``("observation", "context")`` (int64 ``[B, C]``, where the schema has context), and where
     known ``user``, ``time``, ``propensity``, ``position``, ``slate``, ``policy``,
     ``trajectory_id``, ``step`` and the schema's labels, each ``[B]``.
@@ -70,12 +71,15 @@ class RecReplayBuffer(TensorDictReplayBuffer):
         part: str | None = None,
         history: int = 20,
         next_observation: bool = False,
+        sample_index: bool = True,
         **buffer_options: Any,
     ) -> None:
         if history < 0:
             raise ValueError(f"history must be 0 or more items, got {history}")
         self._log, self.part = log, part
-        self._options = {"history": history, "next_observation": next_observation}
+        self._options = {
+            "history": history, "next_observation": next_observation, "sample_index": sample_index,
+        }  # fmt: skip
         rows = None
         if part is not None:
             rows = log.store.index(f"part_{part}") if log.store is not None else None
@@ -93,6 +97,8 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             stored_starts=log.starts,
         )
         super().__init__(storage=storage, writer=ImmutableDatasetWriter(), **buffer_options)
+        # An explicit size prevails, as documented; OfflineToOnlineReplayBuffer always gives one.
+        self._warned_batch_size_conflict = True
 
     @classmethod
     def from_parquet(
@@ -107,8 +113,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
         overwrite: bool = False,
         part: str | None = None,
         history: int = 20,
-        next_observation: bool = False,
-        **buffer_options: Any,
+        **options: Any,
     ) -> RecReplayBuffer:
         """Converts a log (once) and opens it.
 
@@ -124,9 +129,11 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             overwrite: replace another conversion at ``root``.
             part: show this part of the log only; also :meth:`split`.
             history: items of the history window, 0 for none.
-            next_observation: add ``("next", "observation")``, which critics need.
-            **buffer_options: of TorchRL's ``TensorDictReplayBuffer``: ``batch_size``, ``sampler``,
-                ``sample_unit``, ``transform``, ``generator``, ``prefetch``, ...
+            **options: ``next_observation=True`` adds ``("next", "observation")``, which critics
+                need; ``sample_index=False`` leaves ``"index"`` out of samples, so that they can be
+                joined with an online buffer's; and those of TorchRL's ``TensorDictReplayBuffer``:
+                ``batch_size``, ``sampler``, ``sample_unit``, ``transform``, ``generator``,
+                ``prefetch``, ...
 
         Raises:
             LogError: names the file, row and value that do not fit the schema.
@@ -145,9 +152,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
         log = _open(where)
         if root is None:
             weakref.finalize(log.rows, shutil.rmtree, where, ignore_errors=True)
-        return cls(
-            log, part=part, history=history, next_observation=next_observation, **buffer_options
-        )
+        return cls(log, part=part, history=history, **options)
 
     @classmethod
     def from_pandas(cls, frame: Any, schema: LogSchema | str, **options: Any) -> RecReplayBuffer:
@@ -195,7 +200,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
 
         Args:
             root: that folder.
-            **options: ``part``, ``history``, ``next_observation`` and TorchRL's buffer options.
+            **options: ``part``, ``history`` and the others of :meth:`from_parquet`.
         """
         return cls(_open(Path(root)), **options)
 
@@ -212,6 +217,13 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             self._log, part=part, **self._options,
             **{"batch_size": self._batch_size, **buffer_options},
         )  # fmt: skip
+
+    def sample(self, *args: Any, **options: Any) -> Any:
+        """See TorchRL's ``TensorDictReplayBuffer.sample``."""
+        found = super().sample(*args, **options)
+        if not self._options["sample_index"]:
+            (found[0] if isinstance(found, tuple) else found).pop("index", None)
+        return found
 
     def __getitem__(self, index: Any) -> Any:
         """Rows by integer, slice or index tensor, in storage order; a key gives that column."""
@@ -320,15 +332,13 @@ class RecReplayBuffer(TensorDictReplayBuffer):
 def _open(root: Path) -> _Log:
     store = LogStore(root)
     schema = store.schema
-    histories = None
-    if schema.by_user or schema.history:
-        histories = Histories(
-            items=store.rows.get("action").as_subclass(Tensor),
-            users=store.rows.get("user").as_subclass(Tensor) if schema.by_user else None,
-            offsets=store.index("user_offsets") if schema.by_user else None,
-            values=store.index("initial_values", torch.int32),
-            bounds=store.index("initial_offsets"),
-        )
+    histories = Histories(
+        items=store.rows.get("action").as_subclass(Tensor),
+        users=store.rows.get("user").as_subclass(Tensor) if schema.by_user else None,
+        offsets=store.index("user_offsets") if schema.by_user else None,
+        values=store.index("initial_values", torch.int32),
+        bounds=store.index("initial_offsets"),
+    )
     named = {"trajectory_id": "trajectory_offsets", "slate": "slate_offsets"}
     starts = {key: store.index(name) for key, name in named.items()}
     starts = {key: found for key, found in starts.items() if found is not None}

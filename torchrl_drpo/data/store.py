@@ -191,6 +191,7 @@ class LogStore:
         report["missing_tables"] = tuple(report["missing_tables"])
         self.report = ConversionReport(**report)
         self.rows = TensorDict.load_memmap(self.data / "rows")
+        self._catalogues: dict[str, Catalogue | None] = {}
 
     def _check_sizes(self) -> None:
         for name, size in self.manifest["files"].items():
@@ -208,5 +209,8 @@ class LogStore:
 
     def catalogue(self, name: str) -> Catalogue | None:
         """A catalogue (``"users"``, ``"items"``, ``"context.tab"``, ...), or None."""
-        path = self.data / "catalogues" / name
-        return Catalogue.load(path) if Path(f"{path}.json").is_file() else None
+        if name not in self._catalogues:
+            path = self.data / "catalogues" / name
+            there = Path(f"{path}.json").is_file()
+            self._catalogues[name] = Catalogue.load(path) if there else None
+        return self._catalogues[name]
