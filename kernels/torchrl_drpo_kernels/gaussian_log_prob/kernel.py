@@ -33,7 +33,7 @@ def forward(
     length, d = places(index, mean), mean.shape[1]
     log_prob = mean.new_empty(length, dtype=torch.float32)
     remoteness = torch.empty_like(log_prob)
-    width, rows = _tile(d)
+    width, rows = tile_of(d)
     if length:
         forward_kernel[(triton.cdiv(length, rows),)](
             mean, log_std, action, index, n_rows, log_prob, remoteness, length, d,
@@ -55,7 +55,7 @@ def backward(
     """Launches the backward kernel; arguments and results are those of the reference."""
     length, d = places(index, mean), mean.shape[1]
     shared = log_std.ndim == 1
-    width, rows = _tile(d)
+    width, rows = tile_of(d)
     programs = max(1, min(MAX_PROGRAMS, triton.cdiv(length, rows)))
     grad_mean = mean.new_zeros(mean.shape)
     grad_log_std = (
@@ -74,7 +74,8 @@ def backward(
     return grad_mean, grad_log_std
 
 
-def _tile(d: int) -> tuple[int, int]:
+def tile_of(d: int) -> tuple[int, int]:
+    """Columns and rows of a tile for actions of ``d`` dimensions."""
     width = min(MAX_WIDTH, next_power_of_2(d))
     return width, TILE // width if width > 32 else 64
 

@@ -15,7 +15,9 @@ MANY = {"histograms_ptr": "*i32", "sums_ptr": "*fp64", "tallies_ptr": "*i32", "s
 RULE = {"HAS_MASK": True, "WEIGHTING": 2, "TIES": 0, "NORMALIZE": True}  # the longest code
 
 
-@pytest.mark.parametrize(("tile", "warps"), [(512, 4), (2048, 8)])
+@pytest.mark.parametrize(
+    ("tile", "warps"), [(2048, 8), pytest.param(512, 4, marks=pytest.mark.slow)]
+)
 def test_one_program(build, tile, warps):
     signature = {**ROWS, **OUTPUTS, **NUMBERS}
     constants = {**RULE, "TILE": tile}
@@ -23,7 +25,13 @@ def test_one_program(build, tile, warps):
 
 
 @pytest.mark.parametrize(
-    "name", ["histogram_kernel", "moments_kernel", "emit_kernel", "finish_kernel"]
+    "name",
+    [
+        "histogram_kernel",
+        "emit_kernel",
+        pytest.param("moments_kernel", marks=pytest.mark.slow),
+        pytest.param("finish_kernel", marks=pytest.mark.slow),
+    ],
 )
 def test_many_programs(build, name):
     function = getattr(many_programs, name)
