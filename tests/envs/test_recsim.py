@@ -83,6 +83,14 @@ def test_set_seed_restarts_users_and_keeps_the_world():
     assert equal(items, env.items)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_users_are_independent_of_the_world_of_the_same_seed(seed):
+    env = RecSimEnv("table", seed=seed)
+    draws = env.draw_states(128, seed=seed).view(10, 128)
+    cosine = torch.cosine_similarity(draws, env.world.centres, dim=-1)
+    assert cosine.abs().max() < 0.5  # 1.0 if the centres were made of the users' numbers
+
+
 def test_a_seeded_log_depends_on_nothing_else():
     env = RecSimEnv(SMALL, seed=0)
     log = env.simulate_log(50, "extreme", seed=3)

@@ -17,6 +17,7 @@ EXPERT, POPULARITY, RANDOM = 0, 1, 2  # values of a log's `component`
 #: out of the expert's reach: it overtakes that one item once in 30,000 draws, and k rarely ever.
 _TAIL = 4.0
 _BLOCK = 2**22  # numbers per working tensor
+_NOISE_SEED = 0x7F4A7C15  # an uncommon one, so that no log is made of the same numbers
 
 
 def sample_items(
@@ -134,7 +135,7 @@ def expert_probability(
     setting = world.setting
     k, device = setting.expert_neighbours, interest.device
     sigma = setting.expert_noise / math.sqrt(setting.action_dim)
-    generator = torch.Generator().manual_seed(0)  # CPU: the same vectors on every device
+    generator = torch.Generator().manual_seed(_NOISE_SEED)  # CPU: one set on every device
     noise = torch.randn(draws, setting.action_dim, generator=generator).to(device)
     directions = unit(world.items)
     out = torch.zeros(item.shape, dtype=torch.float64, device=device)

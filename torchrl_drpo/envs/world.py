@@ -11,6 +11,9 @@ from torchrl_drpo.envs.settings import RecSimSetting, SessionSetting
 from torchrl_drpo.functional.similarity import cosine_reward, unit
 from torchrl_drpo.policies.decoding import MIPSDecoder
 
+#: Keeps a world's random numbers apart from those of a user stream with the same seed.
+_WORLD_STREAM = 0x9E3779B9
+
 
 class RecSimWorld(nn.Module):
     r"""Catalogue, interest map and popularity law of one simulated world; all are buffers.
@@ -46,7 +49,7 @@ class RecSimWorld(nn.Module):
         super().__init__()
         self.setting = setting
         # Drawn on the CPU whatever the device: one seed is one world everywhere.
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed ^ _WORLD_STREAM)
         d, V, K = setting.action_dim, setting.num_items, setting.num_clusters
         centres = unit(torch.randn(K, d, generator=generator))
         cluster = torch.randint(K, (V,), generator=generator)
