@@ -33,6 +33,15 @@ def test_one_run_has_no_spread() -> None:
     assert str(got) == "0.250"
 
 
+@pytest.mark.parametrize(
+    ("values", "mean"), [([math.inf, 1.0], math.inf), ([math.inf, -math.inf, 1.0], math.nan)]
+)
+def test_an_infinite_ratio_has_no_interval(values: list[float], mean: float) -> None:
+    got = mean_interval(values)
+    assert got.mean == pytest.approx(mean, nan_ok=True)
+    assert math.isnan(got.half_width)
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="at least one value"):
         mean_interval([])

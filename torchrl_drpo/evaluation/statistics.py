@@ -31,7 +31,8 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
         confidence: coverage in (0, 1).
 
     Returns:
-        The interval; ``half_width`` is NaN for one run, which says nothing about spread.
+        The interval; ``half_width`` is NaN for one run, which says nothing about spread, and
+        where a value is not finite.
 
     Raises:
         ValueError: if there are no values, or confidence lies outside (0, 1).
@@ -45,9 +46,10 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     n = len(values)
     if n == 0:
         raise ValueError("an interval needs at least one value, got none")
+    mean = sum(values) / n
+    if n == 1 or not math.isfinite(mean):
+        return Interval(mean, math.nan, n)
     mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, math.nan, 1)
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
     return Interval(mean, student_t_quantile(confidence, n - 1) * math.sqrt(variance / n), n)
 

@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import SamplerWithoutReplacement
-from torchrl.envs.transforms import DeviceCastTransform
+from torchrl.envs.transforms import DeviceCastTransform, Transform
 
 from torchrl_drpo.data import LogSchema, Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
@@ -194,13 +194,20 @@ class CatalogueData:
                 f"batch_size is {batch_size} but the log has {len(buffer)} training rows; "
                 "ask for smaller batches"
             )
+        if not self._has_histories:
+            buffer.append_transform(_EmptyHistory())
         if torch.device(device).type != "cpu":
             buffer.append_transform(DeviceCastTransform(device))
         return buffer
 
     def test_batches(self, rows: int) -> Iterator[TensorDictBase]:
         """The held-out rows in order."""
-        return self.test.batches(rows)
+        for block in self.test.batches(rows):
+            yield block if self._has_histories else _empty_history(block)
+
+    @property
+    def _has_histories(self) -> bool:
+        return self.log.schema.by_user or self.log.schema.history is not None
 
     def users(self) -> UserHistories:
         """What every user did last, and in which context."""
@@ -229,3 +236,14 @@ class CatalogueData:
         last = torch.zeros(len(self.log.users), dtype=torch.long)
         last.scatter_reduce_(0, user, torch.arange(len(user)), "amax")  # rows are in time order
         return self.log.column(("observation", "context"))[last]
+
+
+class _EmptyHistory(Transform):
+    """Gives rows of a log without users the history of somebody who has done nothing yet."""
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return _empty_history(tensordict)
+
+
+def _empty_history(rows: TensorDictBase) -> TensorDictBase:
+    return rows.set(("observation", "history"), torch.full((*rows.shape, 1), -1))

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl_drpo.evaluation.quality_bounds import QualityBounds
+from torchrl_drpo.experiments import catalogue_report as report
+from torchrl_drpo.experiments.catalogue_data import HeldOut
+from torchrl_drpo.experiments.catalogue_evaluation import (
+    held_out_metrics,
+    policy_scores,
+    popularity_scores,
+    random_scores,
+)
+from torchrl_drpo.experiments.catalogue_objectives import OBJECTIVES, make_objective
+from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+
+
+def rows(n: int = 23, items: int = 30) -> TensorDict:
+    history = torch.randint(-1, items, (n, 4))
+    action = torch.randint(items, (n,))
+    reward = torch.rand(n, 1)
+    td = {"observation": {"history": history}, "action": action, "next": {"reward": reward}}
+    return TensorDict(td, [n])
+
+
+def test_blocks_of_rows_are_scored_as_one_and_the_mode_is_restored() -> None:
+    actor, td = make_catalogue_actor(30, dim=6, history=4, temperature=0.7), rows()
+    torch.nn.init.normal_(catalogue_policy(actor).bias)
+    actor.train()
+    by_blocks = policy_scores(actor, td.split(5))
+    assert actor.training
+    log_prob = actor.get_dist(td.clone()).logits[torch.arange(23), td["action"]]
+    torch.testing.assert_close(by_blocks.log_prob, log_prob.detach())
+    above = (actor.get_dist(td.clone()).logits > log_prob[:, None]).sum(-1)
+    assert torch.equal(by_blocks.better, above)
+
+
+def test_popularity_ranks_by_training_counts() -> None:
+    logged = torch.tensor([4, 4, 4, 1, 1, 0])
+    scores = popularity_scores(logged, 6, torch.tensor([4, 1, 0, 2]))
+    assert scores.mean_rank().tolist() == [1, 2, 3, 5]  # 2, 3 and 5 share ranks 4 to 6
+
+
+def test_held_out_metrics_take_bounds_and_labels() -> None:
+    held = HeldOut(
+        action=torch.tensor([0, 1, 2]),
+        quality=torch.tensor([0.0, 0.0, 1.0]),
+        user=torch.zeros(3, dtype=torch.long),
+        labels={"liked": torch.tensor([1, 0, 0])},
+    )
+    scores = popularity_scores(torch.tensor([2, 2, 1]), 3, held.action)
+    found = held_out_metrics(scores, held, QualityBounds(0, 1, 1), ks=(1,))
+    assert found["hr@1_best"] == 1.0
+    assert found["hr@1_worst"] == 0.0
+    assert math.isinf(found["lift@1"])
+    assert found["gauc_quality"] == 1.0
+    assert found["gauc_liked"] == 0.0
+    taken = held.take(torch.tensor([True, False, True]))
+    assert taken.labels["liked"].tolist() == [1, 0]
+    assert held_out_metrics(random_scores(3, taken.action), taken, ks=(2,))["hr@2"] == (
+        pytest.approx(2 / 3)
+    )
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_by_name_trains_a_catalogue_actor(name: str) -> None:
+    actor, td = make_catalogue_actor(30, dim=6, history=4), rows()
+    loss = make_objective(name, actor)
+    before = catalogue_policy(actor).items.clone()
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    loss(td)["loss_actor"].backward()
+    optimizer.step()
+    assert catalogue_policy(actor).items.isfinite().all()
+    assert not torch.equal(catalogue_policy(actor).items, before)
+
+
+def test_an_unknown_objective_is_named() -> None:
+    with pytest.raises(ValueError, match="no objective 'ppo'; there are bc, drpo,"):
+        make_objective("ppo", make_catalogue_actor(3))
+
+
+def test_differences_are_paired_and_leave_out_what_has_no_seeds() -> None:
+    runs = {
+        "random": [{"m": 0.1}],
+        "bc": [{"m": 1.0}, {"m": 3.0}],
+        "drpo": [{"m": 1.5}, {"m": 3.7}],
+    }
+    found = report.differences(runs, "bc")
+    assert set(found) == {"drpo"}
+    assert found["drpo"]["m"].mean == pytest.approx(0.6)
+    assert found["drpo"]["m"].half_width == pytest.approx(12.706 * 0.1, rel=1e-3)
+    assert report.summarise(runs)["bc"]["m"].half_width == pytest.approx(12.706, rel=1e-3)
+
+
+def test_json_has_null_for_what_is_not_a_number() -> None:
+    summary = report.summarise({"a": [{"x": math.inf}, {"x": 1.0}], "b": [{"x": math.nan}]})
+    assert report.summary_json(summary)["a"]["x"]["mean"] is None
+    assert report.metrics_json({"x": math.nan, "y": 1.0}) == {"x": None, "y": 1.0}
+
+
+def test_the_table_stands_upright_for_narrow_terminals() -> None:
+    runs = {"bc": [{"hr@5_best": 0.5, "lift@5": 1.0, "gauc_long_view": 0.4, "other": 1.0}]}
+    wide = report.table(report.summarise(runs), "t", 5)
+    upright = report.table(report.summarise(runs), "t", 5, upright=True)
+    assert list(wide.header) == ["policy", "HR@5 best ↑", "lift ↑", "GAUC long view"]
+    assert list(wide.rows[0]) == ["bc", "0.500", "1.000", "0.400"]
+    assert [list(row) for row in upright.rows] == [
+        [heading, cell] for heading, cell in zip(wide.header[1:], wide.rows[0][1:], strict=True)
+    ]
