@@ -1,5 +1,6 @@
 """What a policy is worth: ranking and simulator metrics, and intervals over seeds."""
 
+from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import (
     CatalogueScores,
     GroupedAUC,
@@ -12,18 +13,33 @@ from torchrl_drpo.evaluation.ranking import (
     static_scores,
     top_k_quality,
 )
+from torchrl_drpo.evaluation.simulator import (
+    action_distance,
+    evaluate_policy,
+    oracle_reward,
+    random_reward,
+    raw_reward,
+    retrieved_reward,
+)
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval, student_t_quantile
 
 __all__ = [
     "CatalogueScores",
     "GroupedAUC",
     "Interval",
+    "QualityBounds",
+    "action_distance",
     "catalogue_scores",
+    "evaluate_policy",
     "grouped_auc",
     "hit_rate",
     "mean_interval",
     "ndcg",
+    "oracle_reward",
+    "random_reward",
     "ranking_metrics",
+    "raw_reward",
+    "retrieved_reward",
     "scores_from_logits",
     "static_scores",
     "student_t_quantile",

@@ -9,7 +9,16 @@ from torchrl.modules import ProbabilisticActor
 from torchrl.objectives.common import LossModule
 
 from torchrl_drpo.functional.tapers import ExponentialTaper
-from torchrl_drpo.objectives import BehaviorCloningLoss, DRPOLoss, RepulsiveLoss
+from torchrl_drpo.objectives import (
+    AdaptiveBCLoss,
+    AsymRELoss,
+    AWRLoss,
+    BehaviorCloningLoss,
+    CRRLoss,
+    DRPOLoss,
+    GBPOLoss,
+    RepulsiveLoss,
+)
 from torchrl_drpo.policies.catalogue import catalogue_policy
 
 #: From an actor to the loss that trains it.
@@ -26,12 +35,16 @@ def _tapered(actor: ProbabilisticActor) -> LossModule:
 OBJECTIVES: dict[str, LossFactory] = {
     "bc": BehaviorCloningLoss,
     "drpo": DRPOLoss,
-    "drpo-uniform": lambda actor: DRPOLoss(actor, weighting="uniform"),
     "drpo-exponential": lambda actor: DRPOLoss(actor, weighting="exponential"),
     "drpo-kl": lambda actor: DRPOLoss(actor, weighting="kl"),
+    "adaptive-bc": AdaptiveBCLoss,
     "positive-only": lambda actor: RepulsiveLoss(actor, negative_scale=0.0),
     "signed": RepulsiveLoss,
     "tapered": _tapered,
+    "awr": lambda actor: AWRLoss(actor, temperature=0.3),  # of a quality in [0, 1]
+    "crr": CRRLoss,
+    "asymre": AsymRELoss,
+    "gbpo": GBPOLoss,
 }
 
 

@@ -5,6 +5,7 @@ from torchrl_drpo.policies.catalogue import (
     catalogue_policy,
     make_catalogue_actor,
 )
+from torchrl_drpo.policies.decoding import MIPSDecoder
 from torchrl_drpo.policies.encoders import HistoryEncoder, HistoryPooling
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
 
@@ -12,6 +13,7 @@ __all__ = [
     "CataloguePolicy",
     "HistoryEncoder",
     "HistoryPooling",
+    "MIPSDecoder",
     "catalogue_policy",
     "make_catalogue_actor",
     "make_gaussian_actor",
