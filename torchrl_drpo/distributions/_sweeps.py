@@ -1,4 +1,4 @@
-"""One pass over the catalogue for each question: argmax, top-k, a sample, the entropy.
+"""One pass over the catalogue for each question: argmax, top-k, a sample.
 
 All take ``hidden [N, D]``, ``items [V, D]``, ``bias [V] | None`` and ``1 / temperature`` and hold
 one tile of scores at a time.
@@ -93,66 +93,3 @@ def sample(
                 out[rows] = torch.where(race > best, inside, out[rows])
                 best = torch.maximum(best, race)
     return out
-
-
-def entropy(
-    hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float
-) -> Tensor:
-    """Entropy of each row in nats, ``[N]``; differentiable, the backward walks the tiles again."""
-    value: Tensor = _Entropy.apply(hidden, items, bias, inverse_temperature)
-    return value
-
-
-class _Entropy(torch.autograd.Function):
-    r"""H = lse - sum_j p_j z_j, with dH/dz_j = -p_j (log p_j + H)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float
-    ) -> Tensor:
-        dtype = accumulation_dtype(hidden.dtype)
-        lse = hidden.new_empty(hidden.shape[0], dtype=dtype)
-        out = torch.empty_like(lse)
-        for rows in _blocks(hidden, items):
-            top = hidden.new_full((rows.stop - rows.start, 1), -torch.inf, dtype=dtype)
-            mass, moment = torch.zeros_like(top), torch.zeros_like(top)
-            for _, scores in score_tiles(hidden[rows], items, bias, inverse_temperature):
-                new = torch.maximum(top, scores.amax(-1, keepdim=True))
-                shift, scale = finite_or_zero(new), (top - finite_or_zero(new)).exp()
-                weight = (scores - shift).exp()
-                mass = mass * scale + weight.sum(-1, keepdim=True)
-                moment = moment * scale + (weight * _finite(scores)).sum(-1, keepdim=True)
-                top = new
-            lse[rows] = (finite_or_zero(top) + mass.log())[:, 0]
-            out[rows] = lse[rows] - (moment / mass)[:, 0]
-        ctx.save_for_backward(hidden, items, bias, lse, out)
-        ctx.inverse_temperature = inverse_temperature
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, items, bias, lse, out = ctx.saved_tensors
-        d_hidden = torch.zeros(hidden.shape, dtype=lse.dtype, device=lse.device)
-        d_items = torch.zeros(items.shape, dtype=lse.dtype, device=lse.device)
-        d_bias = lse.new_zeros(items.shape[0])
-        for rows in _blocks(hidden, items):
-            row = hidden[rows].to(lse.dtype)
-            for tile, scores in score_tiles(hidden[rows], items, bias, ctx.inverse_temperature):
-                log_prob = scores.sub_(lse[rows, None])
-                slope = log_prob.exp() * (_finite(log_prob) + out[rows, None])
-                slope *= -ctx.inverse_temperature * grad[rows, None]
-                d_hidden[rows] += slope @ items[tile].to(lse.dtype)
-                d_items[tile] += slope.T @ row
-                d_bias[tile] += slope.sum(0)
-        return (
-            d_hidden.to(hidden.dtype),
-            d_items.to(items.dtype),
-            None if bias is None else d_bias.to(bias.dtype),
-            None,
-        )
-
-
-def _finite(scores: Tensor) -> Tensor:
-    """Excluded items have score -inf and probability 0; 0 * -inf must count as 0."""
-    return scores.masked_fill(scores == -torch.inf, 0.0)

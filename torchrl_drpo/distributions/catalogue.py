@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, constraints, register_kl
 from torchrl_drpo_kernels.linear_log_prob import linear_log_prob, reference
 
 from torchrl_drpo.distributions import _sweeps
+from torchrl_drpo.distributions._expectations import expected_score
 
 
 class TopK(NamedTuple):
@@ -125,19 +126,9 @@ class CatalogueCategorical(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         if value.shape == self.batch_shape:
-            action = value.reshape(-1)
-        else:  # other actions than one a row share the row's normaliser
-            action = value.new_zeros(self._rows.shape[0])
-        log_prob, lse = linear_log_prob(
-            self._rows,
-            self.items,
-            action if action.dtype == torch.int32 else action.long(),
-            bias=self.bias,
-            inverse_temperature=1 / self.temperature,
-        )
-        if value.shape == self.batch_shape:
-            return log_prob.reshape(self.batch_shape)
-        return self._scores_of(value) - lse.reshape(self.batch_shape)
+            return self._fused(value.reshape(-1))[0].reshape(self.batch_shape)
+        # Several actions a row share the row's normaliser.
+        return self._scores_of(value) - self._log_normaliser().reshape(self.batch_shape)
 
     def leading_log_prob(self, value: Tensor, n_rows: Tensor) -> Tensor:
         """Log-probability of the first ``n_rows`` rows of a flat batch; the rest costs nothing.
@@ -162,7 +153,8 @@ class CatalogueCategorical(Distribution):
 
     def entropy(self) -> Tensor:
         """Entropy of each row in nats, shape ``[*B]``; differentiable."""
-        return _sweeps.entropy(self._rows, *self._rest).reshape(self.batch_shape)
+        lse, moment = expected_score(self._rows, *self._rest)
+        return (lse - moment).reshape(self.batch_shape)
 
     def topk(self, k: int) -> TopK:
         """The ``k`` likeliest items of each row and their log-probabilities, likeliest first.
@@ -199,6 +191,19 @@ class CatalogueCategorical(Distribution):
             f"CatalogueCategorical(batch_shape: {shape}, items: {self.num_items}, "
             f"width: {self.items.shape[1]}, temperature: {self.temperature:g})"
         )
+
+    def _fused(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """``log_prob`` and ``lse`` of one action a row, ``[N]`` each."""
+        action = action if action.dtype == torch.int32 else action.long()
+        rest = {"bias": self.bias, "inverse_temperature": 1 / self.temperature}
+        hidden, items = (
+            x if x.stride(-1) == 1 else x.contiguous() for x in (self._rows, self.items)
+        )
+        return linear_log_prob(hidden, items, action, **rest)
+
+    def _log_normaliser(self) -> Tensor:
+        rows = self._rows
+        return self._fused(torch.zeros(rows.shape[0], dtype=torch.long, device=rows.device))[1]
 
     def _scores_of(self, value: Tensor) -> Tensor:
         """Unnormalised scores of given items, shape ``[*sample, *B]``."""
@@ -240,6 +245,22 @@ class CatalogueCategorical(Distribution):
                 f"actions must lie in [0, {self.num_items}) but row {where} holds "
                 f"{value[row].item()}; map raw ids to catalogue indices first"
             )
+
+
+@register_kl(CatalogueCategorical, CatalogueCategorical)
+def _kl_divergence(p: CatalogueCategorical, q: CatalogueCategorical) -> Tensor:
+    """KL(p || q) in nats over one catalogue, differentiable in both, without ``[*B, V]``."""
+    if p.num_items != q.num_items:
+        raise ValueError(f"KL needs one catalogue, got {p.num_items} and {q.num_items} items")
+    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    p, q = p.expand(shape), q.expand(shape)
+    lse, gap = expected_score(p._rows, *p._rest, other=(q._rows, *q._rest))
+    return (gap - lse + q._log_normaliser()).reshape(shape)
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """The kernel wants the numbers of a row side by side, and they nearly always lie so."""
+    return matrix if matrix.stride(-1) == 1 else matrix.contiguous()
 
 
 def _autocast(hidden: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,9 @@ class SemanticIDCategorical(Distribution):
         validate_args: bool | None = None,
     ) -> None:
         _check_parameters(logits, mask, codes)
-        self._scores, self.mask, self.codes = logits, mask, codes
+        # The kernel wants the codes of a level side by side; logits nearly always lie that way.
+        self._scores = logits if logits.stride(-1) == 1 else logits.contiguous()
+        self.mask, self.codes = mask, codes
         if validate_args is None:
             validate_args = Distribution._validate_args and logits.device.type == "cpu"
         super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=False)
@@ -118,8 +120,8 @@ class SemanticIDCategorical(Distribution):
         steps, size = logits.shape[-2:]
         flat = gather_log_prob(
             logits.reshape(-1, steps, size),
-            value.reshape(-1, steps),
-            None if mask is None else mask.reshape(-1, steps),
+            value.reshape(-1, steps).contiguous(),
+            None if mask is None else mask.reshape(-1, steps).contiguous(),
         )
         return flat.reshape(value.shape[:-1])
 

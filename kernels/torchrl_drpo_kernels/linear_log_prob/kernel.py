@@ -137,10 +137,8 @@ def _source(matrix: Tensor, rows: int, width: int, descriptors: bool) -> Any:
 
 
 def _precision(matrix: Tensor) -> str:
-    """float32 products follow ``torch.set_float32_matmul_precision``."""
-    if INTERPRETED or matrix.dtype != torch.float32:
-        return "ieee"
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    """float32 is multiplied as TF32 (the op sends it here only where that is allowed)."""
+    return "tf32" if matrix.dtype == torch.float32 and not INTERPRETED else "ieee"
 
 
 @triton.jit

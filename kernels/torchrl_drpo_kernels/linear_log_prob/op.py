@@ -241,12 +241,18 @@ _linear_log_prob.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _takes_kernel(hidden: Tensor) -> bool:
-    """Triton where it runs, up to 256 wide and below float64; else ATen tiles on any device."""
-    if not uses_triton(hidden) or hidden.dtype == torch.float64:
+    """Whether Triton runs on these rows; ATen tiles serve the rest, on any device.
+
+    float32 takes the kernel where ``torch.set_float32_matmul_precision`` allows TF32: without
+    tensor cores its tiles would spill.
+    """
+    if not uses_triton(hidden) or hidden.shape[1] > shapes.MAX_WIDTH:
         return False
-    if INTERPRETED and hidden.dtype == torch.bfloat16:  # the interpreter multiplies it wrongly
-        return False
-    return hidden.shape[1] <= shapes.MAX_WIDTH
+    if INTERPRETED:  # which multiplies bfloat16 wrongly, and float32 exactly
+        return hidden.dtype in (torch.float32, torch.float16)
+    if hidden.dtype == torch.float32:
+        return torch.get_float32_matmul_precision() != "highest"
+    return hidden.dtype in (torch.bfloat16, torch.float16)
 
 
 def _living(

@@ -1,0 +1,281 @@
+"""CatalogueCategorical against torch's Categorical, which keeps all logits."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch.distributions import Categorical, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchrl_drpo_kernels.linear_log_prob import tiles as kernel_tiles
+
+from torchrl_drpo.distributions import CatalogueCategorical, _tiles
+
+V, D = 23, 5
+
+
+@pytest.fixture(params=["one tile", "many tiles"])
+def tiled(request, monkeypatch):
+    """Every sweep in one tile, and in ragged ones of 7 items and a few rows."""
+    if request.param == "many tiles":
+        monkeypatch.setattr(_tiles, "TILE_ITEMS", 7)
+        monkeypatch.setitem(_tiles.TILE_ELEMENTS, "cpu", 21)
+        monkeypatch.setattr(kernel_tiles, "TILE_ITEMS", 7)
+        monkeypatch.setattr(kernel_tiles, "TILE_ROWS", 2)
+
+
+def parameters(*batch, bias=True, excluded=False, dtype=torch.float64):
+    hidden, items = torch.randn(*batch, D, dtype=dtype), torch.randn(V, D, dtype=dtype)
+    offset = torch.randn(V, dtype=dtype) if bias else None
+    if excluded:
+        offset[:9] = -torch.inf  # the whole first tile and a part of the second
+    return [x if x is None else x.requires_grad_() for x in (hidden, items, offset)]
+
+
+def dense(hidden, items, bias, temperature):
+    logits = hidden @ items.T
+    logits = (logits if bias is None else logits + bias) / temperature
+    return Categorical(logits=logits, validate_args=False)  # whose check fails on empty batches
+
+
+def gradients(value, inputs):
+    inputs = [x for x in inputs if x is not None]
+    return torch.autograd.grad(value.pow(2).sum(), inputs)
+
+
+@pytest.mark.parametrize("batch", [(), (6,), (2, 3), (0,)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.usefixtures("tiled")
+def test_everything_equals_torchs_categorical(batch, bias):
+    given = parameters(*batch, bias=bias)
+    ours, theirs = CatalogueCategorical(*given, temperature=0.7), dense(*given, 0.7)
+    action, many = theirs.sample(), theirs.sample((4,))
+    for question in (
+        lambda d: d.log_prob(action),
+        lambda d: d.log_prob(many),
+        lambda d: d.entropy(),
+        lambda d: d.perplexity(),
+    ):
+        torch.testing.assert_close(question(ours), question(theirs))
+        ours_grad, theirs_grad = (gradients(question(d), given) for d in (ours, theirs))
+        torch.testing.assert_close(ours_grad, theirs_grad)
+        theirs = dense(*given, 0.7)  # a graph backs up once
+    torch.testing.assert_close(ours.logits, theirs.logits)
+    torch.testing.assert_close(ours.probs, theirs.probs)
+    assert torch.equal(ours.mode, theirs.mode)
+    assert torch.equal(ours.deterministic_sample, theirs.mode)
+    assert torch.equal(ours.enumerate_support(), theirs.enumerate_support())
+    assert torch.equal(ours.enumerate_support(False), theirs.enumerate_support(False))
+    assert ours.mean.isnan().all()
+    assert ours.variance.shape == theirs.variance.shape
+    assert (ours.batch_shape, ours.event_shape) == (theirs.batch_shape, theirs.event_shape)
+
+
+@pytest.mark.usefixtures("tiled")
+def test_excluded_items_have_no_probability_and_break_nothing():
+    given = parameters(6, excluded=True)
+    ours = CatalogueCategorical(*given)
+    theirs = Categorical(probs=dense(*given, 1.0).probs)
+    allowed = torch.arange(9, 15)
+    torch.testing.assert_close(ours.log_prob(allowed), theirs.log_prob(allowed))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    assert (ours.log_prob(torch.arange(6)) == -torch.inf).all()
+    assert ours.sample((2000,)).min() >= 9
+    assert (ours.topk(14).indices >= 9).all()
+    for value in (ours.log_prob(allowed), ours.entropy()):
+        hidden, items, bias = gradients(value, given)
+        assert hidden.isfinite().all()
+        assert not items[:9].any()
+        assert not bias[:9].any()
+
+
+@pytest.mark.usefixtures("tiled")
+def test_topk_equals_a_full_sort():
+    given = parameters(6)
+    found = CatalogueCategorical(*given).topk(11)
+    expected = dense(*given, 1.0).logits.sort(descending=True)
+    torch.testing.assert_close(found.values, expected.values[:, :11].detach())
+    assert torch.equal(found.indices, expected.indices[:, :11])
+    with pytest.raises(ValueError, match=r"k must lie in \[1, 23\]"):
+        CatalogueCategorical(*given).topk(24)
+
+
+@pytest.mark.usefixtures("tiled")
+def test_samples_have_the_right_frequencies():
+    given = parameters(2)
+    policy = CatalogueCategorical(*given, temperature=2.0)
+    drawn = policy.sample((40_000,))
+    for row in range(2):
+        counts = drawn[:, row].bincount(minlength=V).double()
+        expected = dense(*given, 2.0).probs[row].detach() * len(drawn)
+        assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_samples_of_different_rows_and_draws_are_independent():
+    policy = CatalogueCategorical(torch.zeros(2, D), torch.randn(4, D))
+    first, second = policy.sample((20_000,)).T
+    joint = (first * 4 + second).bincount(minlength=16)
+    assert chisquare(joint.numpy()).pvalue > 1e-4
+    pairs = (first[:-1] * 4 + first[1:]).bincount(minlength=16)
+    assert chisquare(pairs.numpy()).pvalue > 1e-4
+
+
+@pytest.mark.usefixtures("tiled")
+def test_probabilities_add_up_to_one():
+    policy = CatalogueCategorical(*parameters(6))
+    every = policy.log_prob(policy.enumerate_support())
+    torch.testing.assert_close(every.logsumexp(0), torch.zeros(6, dtype=torch.float64))
+
+
+@pytest.mark.usefixtures("tiled")
+def test_kl_divergence_equals_torchs_and_vanishes_at_itself():
+    one, two = parameters(2, 3), parameters(2, 3, bias=False)
+    ours = kl_divergence(CatalogueCategorical(*one), CatalogueCategorical(*two, temperature=0.6))
+    theirs = kl_divergence(dense(*one, 1.0), dense(*two, 0.6))
+    torch.testing.assert_close(ours, theirs)
+    given = [*one, *two[:2]]
+    torch.testing.assert_close(gradients(ours, given), gradients(theirs, given))
+    policy = CatalogueCategorical(*one)
+    torch.testing.assert_close(kl_divergence(policy, policy), torch.zeros(2, 3).double())
+    with pytest.raises(ValueError, match="got 23 and 2 items"):
+        kl_divergence(policy, CatalogueCategorical(one[0], one[1][:2]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_accumulated_in_float32(dtype):
+    given = [x.detach().to(dtype) for x in parameters(6)]
+    exact = dense(*(x.double() for x in given), 1.0)
+    action = exact.sample()
+    policy = CatalogueCategorical(*given)
+    found = policy.log_prob(action)
+    assert found.dtype == policy.entropy().dtype == policy.topk(2).values.dtype == torch.float32
+    # The inputs are exact in double, so float32's own error is all that may be left.
+    torch.testing.assert_close(found.double(), exact.log_prob(action), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(policy.entropy().double(), exact.entropy(), rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_computes_in_its_type():
+    hidden, items, _ = (x.detach().float() for x in parameters(6))
+    half = hidden.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        policy = CatalogueCategorical(half, items)
+    assert policy.items.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="hidden and items must be floating and of one type"):
+        CatalogueCategorical(half, items)
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda d: d.log_prob(torch.zeros(400, dtype=torch.long)).sum().backward(),
+        lambda d: d.entropy().sum().backward(),
+        lambda d: kl_divergence(d, d.expand((400,))).sum().backward(),
+        lambda d: d.sample(),
+        lambda d: d.topk(10),
+        lambda d: d.mode,
+    ],
+    ids=["log_prob", "entropy", "kl", "sample", "topk", "mode"],
+)
+def test_no_tensor_of_rows_times_items_exists(question):
+    hidden, items = torch.randn(400, 8, requires_grad=True), torch.randn(20_000, 8)
+    policy = CatalogueCategorical(hidden, items.requires_grad_())
+    with _Largest() as seen:
+        question(policy)
+    assert 0 < seen.numel <= 2**20 < 400 * 20_000
+    with _Largest() as seen:
+        assert policy.logits.isfinite().all()
+    assert seen.numel == 400 * 20_000  # the measurement sees what it should
+
+
+@pytest.mark.usefixtures("tiled")
+def test_expand_shares_memory_and_answers_alike():
+    hidden, items, bias = parameters(3)
+    policy = CatalogueCategorical(hidden, items, bias, temperature=0.5, validate_args=False)
+    wide = policy.expand((4, 3))
+    action = torch.randint(V, (4, 3))
+    assert wide.batch_shape == (4, 3)
+    assert wide.hidden.data_ptr() == hidden.data_ptr()
+    torch.testing.assert_close(wide.log_prob(action), policy.log_prob(action))
+    torch.testing.assert_close(wide.entropy()[2], policy.entropy())
+    assert wide.sample((2,)).shape == (2, 4, 3)
+    assert wide._validate_args is False
+
+
+def test_copies_are_independent_and_items_are_looked_up():
+    hidden, items, _ = (x.detach() for x in parameters(3))
+    policy = CatalogueCategorical(hidden, items)
+    copied, before = copy.deepcopy(policy), policy.entropy()
+    items.zero_()
+    assert not torch.allclose(policy.entropy(), before)
+    torch.testing.assert_close(copied.entropy(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": torch.zeros(2, 4)}, "of one width D"),
+        ({"items": torch.zeros(0, D)}, "the catalogue is empty"),
+        ({"items": torch.zeros(V, D, dtype=torch.float64)}, "of one type"),
+        ({"bias": torch.zeros(V - 1)}, "one entry an item"),
+        ({"temperature": 0.0}, "above 0"),
+        ({"temperature": float("nan")}, "above 0"),
+        ({"temperature": torch.ones(())}, "learned temperature multiplies hidden"),
+    ],
+)
+def test_bad_parameters_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        CatalogueCategorical(**{"hidden": torch.zeros(2, D), "items": torch.zeros(V, D), **change})
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (torch.tensor([0, V]), rf"must lie in \[0, {V}\) but row 1 holds {V}"),
+        (torch.tensor([[0, 0], [0, -1]]), r"row \(1, 1\) holds -1"),
+        (torch.tensor([0.0, 1.0]), "integer item indices, got torch.float32"),
+        (torch.zeros(3, dtype=torch.long), "do not fit the batch shape"),
+        (3, "integer item indices, got int"),
+    ],
+)
+def test_bad_actions_are_named(action, message):
+    policy = CatalogueCategorical(torch.zeros(2, D), torch.zeros(V, D))
+    with pytest.raises(ValueError, match=message):
+        policy.log_prob(action)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_actions_of_any_integer_type(dtype):
+    policy = CatalogueCategorical(*parameters(3))
+    action = torch.tensor([0, 5, 22])
+    torch.testing.assert_close(policy.log_prob(action.to(dtype)), policy.log_prob(action))
+
+
+def test_transposed_parameters_are_fine():
+    hidden, items = torch.randn(D, 3).T, torch.randn(D, V).T
+    action = torch.tensor([0, 5, 22])
+    expected = dense(hidden, items, None, 1.0).log_prob(action)
+    torch.testing.assert_close(CatalogueCategorical(hidden, items).log_prob(action), expected)
+
+
+def test_repr_is_short():
+    policy = CatalogueCategorical(torch.zeros(2, D), torch.zeros(V, D))
+    assert repr(policy) == (
+        "CatalogueCategorical(batch_shape: (2,), items: 23, width: 5, temperature: 1)"
+    )
