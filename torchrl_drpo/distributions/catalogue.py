@@ -38,7 +38,8 @@ class CatalogueCategorical(Distribution):
             item out of the action space.
         temperature: a positive number. A learned one multiplies ``hidden`` and ``bias`` instead.
         validate_args: check the actions given to :meth:`log_prob`. ``None`` checks on the CPU
-            only, as elsewhere the check waits for the device.
+            only, as elsewhere the check waits for the device; torch's global default, which
+            TorchRL turns off, is not looked at.
 
     Gradients reach ``hidden``, ``items`` and ``bias`` through ``log_prob``, ``entropy``,
     ``logits`` and ``kl_divergence``. Half precision is accumulated in float32.
@@ -66,7 +67,7 @@ class CatalogueCategorical(Distribution):
         self.hidden, self.items, self.bias = hidden, items, bias
         self.temperature = float(temperature)
         if validate_args is None:
-            validate_args = Distribution._validate_args and hidden.device.type == "cpu"
+            validate_args = hidden.device.type == "cpu"
         super().__init__(hidden.shape[:-1], validate_args=False)
         self._validate_args = validate_args
 

@@ -32,7 +32,8 @@ class SemanticIDCategorical(Distribution):
             the rest may hold anything and is sampled as 0. ``None``: all count.
         codes: codes of each item, integers in ``[0, C)``, shape ``[V, T]``.
         validate_args: check the codes given to :meth:`log_prob`. ``None`` checks on the CPU
-            only, as elsewhere the check waits for the device.
+            only, as elsewhere the check waits for the device; torch's global default, which
+            TorchRL turns off, is not looked at.
 
     >>> policy = SemanticIDCategorical(torch.zeros(2, 3, 4))
     >>> policy.log_prob(torch.tensor([[0, 1, 2], [3, 3, 3]])).exp()
@@ -55,7 +56,7 @@ class SemanticIDCategorical(Distribution):
         self._scores = logits if logits.stride(-1) == 1 else logits.contiguous()
         self.mask, self.codes = mask, codes
         if validate_args is None:
-            validate_args = Distribution._validate_args and logits.device.type == "cpu"
+            validate_args = logits.device.type == "cpu"
         super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=False)
         self._validate_args = validate_args
         if validate_args and codes is not None:
