@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchrl_drpo.functional.controllers import AdaptiveKappa
+from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.functional.selection import (
     kappa_step,
     optimistic_dro_weights,
@@ -17,7 +18,6 @@ from torchrl_drpo.functional.selection import (
     quota,
     select_top,
     top_fraction_threshold,
-    weighted_moments,
 )
 
 # Few distinct values, so that ties are the rule; quarters, so that float32 sums are exact.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_same_shape
+from torchrl_drpo.functional.precision import at_least_float32
 
 
 def weighted_nll(
@@ -42,9 +43,7 @@ def weighted_nll(
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     weight = weight.detach()
     counted = weight != 0 if mask is None else (weight != 0) & mask
-    kept = torch.where(counted, log_prob, 0.0)
-    if kept.dtype.itemsize < 4:
-        kept = kept.float()
+    kept = at_least_float32(torch.where(counted, log_prob, 0.0))
     if mask is not None:
         weight = torch.where(mask, weight, 0.0)  # a masked row may carry any weight, NaN included
     total = -(weight * kept).sum()
@@ -53,3 +52,32 @@ def weighted_nll(
     if mask is None:
         return total / max(log_prob.numel(), 1)
     return total / mask.sum().clamp_min(1)
+
+
+def weighted_moments(values: Tensor, mass: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation of rows that count ``mass`` times each.
+
+    Two passes in float32 or better. The standard deviation divides by the total mass minus one;
+    it is 0, not NaN, when that is not positive.
+
+    Args:
+        values: any shape; entries with mass 0 may be non-finite.
+        mass: how often each entry counts (numbers or booleans), or ``None`` for once each.
+
+    Returns:
+        Two 0-d tensors.
+
+    Examples:
+        >>> weighted_moments(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
+        (tensor(1.5000), tensor(0.7071))
+    """
+    values = at_least_float32(values)
+    if mass is None:
+        std, mean = torch.std_mean(values, correction=min(1, values.numel() - 1))
+        return mean, std
+    mass = mass.to(values.dtype)
+    values = torch.where(mass > 0, values, values.new_zeros(()))
+    total = mass.sum()
+    mean = torch.sum(mass * values) / total.clamp_min(1.0)
+    squares = torch.sum(mass * (values - mean).square())
+    return mean, torch.sqrt(squares / (total - 1.0).clamp_min(1.0))

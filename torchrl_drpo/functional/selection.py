@@ -24,6 +24,8 @@ from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_same_shape
 from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.functional.precision import at_least_float32
+from torchrl_drpo.functional.reductions import weighted_moments
 
 Ties = Literal["first", "fraction"]
 
@@ -118,7 +120,7 @@ def optimistic_dro_weights(
     # What is left for the rows at the threshold, shared among them.
     share = (mass - above.sum()) / tied.sum().clamp_min(1)
     weight = (above + tied * share) / ratio
-    return weight.to(_at_least_float32(quality.dtype)).reshape(quality.shape)
+    return weight.to(values.dtype).reshape(quality.shape)
 
 
 def top_fraction_threshold(
@@ -267,44 +269,9 @@ def kappa_step(
     return torch.where(kept_std < target_ratio * batch_std, grown, decayed)
 
 
-def weighted_moments(values: Tensor, mass: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and sample standard deviation of rows that count ``mass`` times each.
-
-    Two passes in float32 or better. The standard deviation divides by the total mass minus one;
-    it is 0, not NaN, when that is not positive.
-
-    Args:
-        values: any shape; entries with mass 0 may be non-finite.
-        mass: how often each entry counts (numbers or booleans), or ``None`` for once each.
-
-    Returns:
-        Two 0-d tensors.
-
-    Examples:
-        >>> weighted_moments(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
-        (tensor(1.5000), tensor(0.7071))
-    """
-    if values.dtype.itemsize < 4 or not values.is_floating_point():
-        values = values.to(_at_least_float32(values.dtype))
-    if mass is None:
-        std, mean = torch.std_mean(values, correction=min(1, values.numel() - 1))
-        return mean, std
-    mass = mass.to(values.dtype)
-    values = torch.where(mass > 0, values, values.new_zeros(()))
-    total = mass.sum()
-    mean = torch.sum(mass * values) / total.clamp_min(1.0)
-    squares = torch.sum(mass * (values - mean).square())
-    return mean, torch.sqrt(squares / (total - 1.0).clamp_min(1.0))
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
 def _valid_or_lowest(quality: Tensor, flat_mask: Tensor | None) -> Tensor:
     """Quality as a detached float vector in which invalid rows lie below everything."""
-    values = quality.detach().reshape(-1)
-    values = values.to(_at_least_float32(values.dtype))
+    values = at_least_float32(quality.detach().reshape(-1))
     if flat_mask is None:
         return values
     return torch.where(flat_mask, values, values.new_full((), -torch.inf))

@@ -13,7 +13,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.groups import group_minimum, group_moments
-from torchrl_drpo.functional.selection import weighted_moments
+from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 Baseline = Literal["mean", "min"] | float | None

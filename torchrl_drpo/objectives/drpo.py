@@ -15,7 +15,8 @@ from torch import Tensor
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.diagnostics import effective_sample_size, negative_mass_ratio
-from torchrl_drpo.functional.selection import Ties, TopSelection, select_top, weighted_moments
+from torchrl_drpo.functional.reductions import weighted_moments
+from torchrl_drpo.functional.selection import Ties, TopSelection, select_top
 from torchrl_drpo.functional.weights import kl_dro_weights
 from torchrl_drpo.objectives import _batch, _fused
 from torchrl_drpo.objectives._remoteness import (
