@@ -1,4 +1,4 @@
-"""The exact DRO solution and the training step's selection, against closed forms and brute force."""
+"""The exact DRO solution and the training step's selection, by closed form and brute force."""
 
 from __future__ import annotations
 
