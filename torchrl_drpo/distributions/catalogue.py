@@ -67,7 +67,7 @@ class CatalogueCategorical(Distribution):
         self.hidden, self.items, self.bias = hidden, items, bias
         self.temperature = float(temperature)
         if validate_args is None:
-            validate_args = hidden.device.type == "cpu"
+            validate_args = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
         super().__init__(hidden.shape[:-1], validate_args=False)
         self._validate_args = validate_args
 

@@ -56,7 +56,7 @@ class SemanticIDCategorical(Distribution):
         self._scores = logits if logits.stride(-1) == 1 else logits.contiguous()
         self.mask, self.codes = mask, codes
         if validate_args is None:
-            validate_args = logits.device.type == "cpu"
+            validate_args = logits.device.type == "cpu" and not torch.compiler.is_compiling()
         super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=False)
         self._validate_args = validate_args
         if validate_args and codes is not None:
