@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -103,6 +104,18 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
         read(tmp_path).tensors("weights")
     with pytest.raises(ArtifactError, match=r"names no more\.json"):
         read(tmp_path).values("more")
+
+
+def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path) -> None:
+    save(tmp_path)
+    weights = next(tmp_path.glob("weights-*"))
+    weights.write_bytes(b"not weights")
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    digest = hashlib.sha256(b"not weights").hexdigest()
+    manifest["files"]["weights.safetensors"]["sha256"] = digest
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"weights-.* is damaged"):
+        read(tmp_path).tensors("weights")
 
 
 def test_a_manifest_cannot_point_outside_its_directory(tmp_path: Path) -> None:

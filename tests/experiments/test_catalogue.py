@@ -244,23 +244,44 @@ def test_a_checkpoint_knows_what_every_user_saw_and_where(trained, log: Path) ->
 def test_the_command_line_from_train_to_recommend(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "run"
-    common = ["--schema", str(log / "schema.json"), "--logs", str(log / "log.parquet")]
-    small = ["--steps", "20", "--batch-size", "128", "--dim", "8", "--ks", "5", "--history", "4"]
-    assert (
-        cli.main(["train", *common, *small, "--objectives", "drpo", "--output", str(output)]) == 0
-    )
-    shown = capsys.readouterr().out
+    def drpo(*arguments: str) -> str:
+        assert cli.main(list(arguments)) == 0
+        return capsys.readouterr().out
+
+    logs, output = ("--logs", str(log / "log.parquet")), tmp_path / "run"
+    train = ["train", *logs, "--schema", str(log / "schema.json"), "--output", str(output)]
+    train += [
+        "--objectives",
+        "drpo",
+        "--steps",
+        "20",
+        "--batch-size",
+        "128",
+        "--dim",
+        "8",
+        "--ks",
+        "5",
+        "--history",
+        "4",
+    ]
+    shown = drpo(*train)
     assert "HR@5 best" in shown
     assert "popularity" in shown
-    assert cli.main(["recommend", "--checkpoint", str(output / "drpo"), "--user", "1003", "--json",
-                     "--k", "3", "--no-exclude-seen"]) == 0  # fmt: skip
-    listed = json.loads(capsys.readouterr().out)
+    summary = json.loads(drpo(*train, "--json"))["summary"]
+
+    policy = ("--checkpoint", str(output / "drpo"))
+    assert "HR@5 best" in drpo("evaluate", *policy, *logs, "--ks", "5")
+    found = json.loads(drpo("evaluate", *policy, *logs, "--ks", "5", "--json"))
+    assert found["rows"] == USERS * 9
+    assert found["metrics"]["drpo"]["lift@5"] == pytest.approx(summary["drpo"]["lift@5"]["mean"])
+
+    recommend_to = ("recommend", *policy, "--user", "1003", "--k", "3", "--no-exclude-seen")
+    listed = json.loads(drpo(*recommend_to, "--json"))
     assert listed["user"] == "1003"
+    shown = drpo(*recommend_to)
+    assert all(place["item"] in shown for place in listed["recommendations"])
     assert len(listed["recommendations"]) == 3
-    checkpoint = ["--checkpoint", str(output / "drpo"), "--logs", str(log / "log.parquet")]
-    assert cli.main(["evaluate", *checkpoint, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == USERS * 9
+
     assert cli.main(["recommend", "--checkpoint", str(output), "--user", "1003"]) == 2
     assert "holds no torchrl-drpo catalogue policy" in capsys.readouterr().err
 
