@@ -189,7 +189,10 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
         checkpoints={name: config.output / name for name in config.objectives},
     )
     write_json(config.output / "results.json", results.to_json())
-    write_text(config.output / "table.md", results.table().to_markdown() + "\n")
+    table = results.table()
+    write_text(
+        config.output / "table.md", f"{table.title}.\n\n{table.to_markdown()}\n\n{table.note}\n"
+    )
     return results
 
 
