@@ -26,11 +26,13 @@ from .samplers import QuantileSampler, TrajectorySampler
 from .schema import InitialHistory, ItemTable, LogSchema
 from .sources import LogError
 from .store import ConversionReport
+from .validate import Fault, ValidationReport, validate_log
 from .windows import WindowUnit
 
 __all__ = [
     "Catalogue",
     "ConversionReport",
+    "Fault",
     "InitialHistory",
     "ItemTable",
     "LogError",
@@ -41,7 +43,9 @@ __all__ = [
     "ReturnToGo",
     "RewardFormula",
     "TrajectorySampler",
+    "ValidationReport",
     "WindowUnit",
     "convert_log",
     "load_log",
+    "validate_log",
 ]

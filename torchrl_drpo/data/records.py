@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SECONDS_A_DAY = 86_400
-Fault = Callable[[str, np.ndarray, Callable[[int], str], str], None]
+Show = Callable[[int], str]
+Fault = Callable[[str, np.ndarray, Show, str], None]
 
 
 def id_columns(schema: LogSchema) -> dict[str, str]:
@@ -53,6 +54,10 @@ class Encoder:
         source: the log; its column kinds are checked here.
         catalogues: numbers of ids, by the names of :func:`id_columns`.
         drop_bad_rows: count and leave out rows with a fault, instead of raising.
+        observer: told of every fault first, as ``observer(batch, kind, bad rows, show, advice)``.
+
+    Attributes:
+        kept: which rows of the last batch became records, int64.
     """
 
     schema: LogSchema
@@ -60,6 +65,7 @@ class Encoder:
     catalogues: dict[str, Catalogue]
     drop_bad_rows: bool = False
     faults: dict[str, int] = field(default_factory=dict)
+    observer: Callable[[Batch, str, np.ndarray, Show, str], None] | None = None
 
     def __post_init__(self) -> None:
         self.kinds = self.source.kinds(self.schema.columns, list(id_columns(self.schema).values()))
@@ -67,6 +73,7 @@ class Encoder:
         self.per_second = time_resolution(self.schema, self.kinds)
         self.hashed = self.schema.duplicates != "keep"
         self.dtype = np.dtype(self._fields())
+        self.kept = np.empty(0, dtype=np.int64)
 
     def _fields(self) -> list[tuple[str, str] | tuple[str, str, tuple[int, ...]]]:
         schema, quality = self.schema, self.schema.quality
@@ -120,12 +127,15 @@ class Encoder:
         if self.hashed:
             records["hash"] = row_hashes(table)
         flat = self._history(table, records, keep) if schema.history else None
+        self.kept = np.flatnonzero(keep)
         return records[keep], flat
 
     def _fault_recorder(self, batch: Batch, keep: np.ndarray) -> Fault:
-        def record(kind: str, bad: np.ndarray, show: Callable[[int], str], advice: str) -> None:
+        def record(kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
             if not bad.any():
                 return
+            if self.observer is not None:
+                self.observer(batch, kind, bad, show, advice)
             row = int(np.flatnonzero(bad)[0])
             if not self.drop_bad_rows:
                 raise LogError(
@@ -211,8 +221,10 @@ class Encoder:
         text = quality.formula if isinstance(quality, RewardFormula) else None
         text = text or (quality.value if isinstance(quality, Percentile) else quality.reward)
         value = np.broadcast_to(Formula(text)(values), (table.num_rows,))
+        known = np.all([np.isfinite(v) for v in values.values()], axis=0) if values else True
         fault(
-            "reward is not finite", ~np.isfinite(value), lambda row: f"{text} gives {value[row]}",
+            "reward is not finite", ~np.isfinite(value) & known,
+            lambda row: f"{text} gives {value[row]}",
             "guard the formula, as in log(max(x, 1))",
         )  # fmt: skip
         records["value"] = np.where(np.isfinite(value), value, 0.0)

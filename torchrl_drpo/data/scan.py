@@ -48,6 +48,7 @@ class Outline:
         rows: rows of the log.
         catalogues: numbers of ids by the names of ``id_columns``.
         user_rows: int64 ``[users]``, rows of each user by his number (empty without users).
+        listed_items: size of the item table (their numbers come first), zero without one.
         unknown_items: logged items that the item table lacks.
         last_day: last day of the log in days since 1970, None without times.
         item_table: the item table's source, None where there is none.
@@ -58,6 +59,7 @@ class Outline:
     rows: int
     catalogues: dict[str, Catalogue]
     user_rows: np.ndarray
+    listed_items: int
     unknown_items: int
     last_day: int | None
     item_table: LogSource | None
@@ -93,7 +95,8 @@ def scan_log(source: LogSource, schema: LogSchema) -> Outline:
     item_table, missing_items = side_table(source, schema.items)
     history_table, missing_history = side_table(source, schema.initial_history)
     catalogues = {n: Catalogue(c.merged()[0]) for n, c in counters.items() if n != "items"}
-    catalogues["items"], unknown = _item_catalogue(schema, counters["items"], item_table)
+    catalogues["items"], listed = _item_catalogue(schema, counters["items"], item_table)
+    unknown = len(catalogues["items"]) - listed if listed else 0
     if history_table is not None:
         seen = IdCounter()
         for batch in history_table.batches([schema.initial_history.items]):
@@ -102,7 +105,7 @@ def scan_log(source: LogSource, schema: LogSchema) -> Outline:
     user_rows = counters["users"].merged()[1] if "users" in counters else np.empty(0, np.int64)
     missing = tuple(name for name in (missing_items, missing_history) if name)
     return Outline(
-        rows, catalogues, user_rows, unknown, last_day, item_table, history_table, missing
+        rows, catalogues, user_rows, listed, unknown, last_day, item_table, history_table, missing
     )
 
 
@@ -138,7 +141,7 @@ def side_table(
 def _item_catalogue(
     schema: LogSchema, logged: IdCounter, item_table: LogSource | None
 ) -> tuple[Catalogue, int]:
-    """The item table's ids first, then logged strangers: numbers do not depend on the log."""
+    """The item table's ids first, then logged strangers; and how many the table lists."""
     ids = logged.merged()[0]
     if item_table is None:
         return Catalogue(ids), 0
@@ -150,9 +153,7 @@ def _item_catalogue(
     table_ids, counts = listed.merged()
     if np.any(counts > 1):
         raise LogError(f"item table {item_table.files[0]}: id {table_ids[counts > 1][0]} repeats")
-    known = Catalogue(table_ids)
-    both = known.extended(ids)
-    return both, len(both) - len(known)
+    return Catalogue(table_ids).extended(ids), len(table_ids)
 
 
 def item_codes(schema: LogSchema, table: LogSource, items: Catalogue) -> np.ndarray | None:
@@ -162,7 +163,7 @@ def item_codes(schema: LogSchema, table: LogSource, items: Catalogue) -> np.ndar
         return None
     codes = np.full((len(items), len(names)), -1, dtype=np.int64)
     for batch in table.batches([schema.items.id, *names]):
-        number = _numbers(batch.table.column(schema.items.id), items)
+        number = item_numbers(batch.table.column(schema.items.id), items)
         codes[number] = np.stack([to_int(batch.table.column(name))[0] for name in names], axis=1)
     return codes
 
@@ -182,12 +183,13 @@ def item_embeddings(schema: LogSchema, table: LogSource, items: Catalogue) -> np
                 f"{batch.file}, row {batch.first_row + row}: embedding of {lengths[row]} numbers, "
                 f"expected {out.shape[1]} as in the first row"
             )
-        number = _numbers(batch.table.column(schema.items.id), items)
+        number = item_numbers(batch.table.column(schema.items.id), items)
         out[number] = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, out.shape[1])
     return out
 
 
-def _numbers(column: Any, items: Catalogue) -> np.ndarray:
+def item_numbers(column: Any, items: Catalogue) -> np.ndarray:
+    """Item numbers of a column of raw ids; raises ``KeyError`` on a stranger."""
     if column_kind(column.type) == "string":
         return items.encode(column.to_pylist()).numpy()
     return items.encode_array(to_int(column)[0])

@@ -1,0 +1,197 @@
+"""Conversion and sampling at scale, measured: python tests/benchmarks/data_scale.py --help.
+
+    python tests/benchmarks/data_scale.py generate --rows 50_000_000 --folder /tmp/log50
+    python tests/benchmarks/data_scale.py convert  --folder /tmp/log50 --out results/data
+    python tests/benchmarks/data_scale.py sample   --folder /tmp/log50 --out results/data
+
+Each step writes its figures into ``<out>/scale.json``, under the number of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+FILES, DAYS, DAY_MS = 10, 30, 86_400_000
+
+
+def generate(folder: Path, rows: int) -> None:
+    """A log in time order: one item for two users, users and items by heavy-tailed popularity."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    users, items = rows // 25, rows // 50  # 2 million and 1 million at 50 million rows
+    rng = np.random.default_rng(0)
+    item_name, user_name = rng.permutation(items), rng.permutation(users)
+    for number in range(FILES):
+        count = rows // FILES
+        start, span = number * DAYS * DAY_MS // FILES, DAYS * DAY_MS // FILES
+        duration = rng.lognormal(10, 1, count).astype(np.int32)
+        everyone = number == 0  # each user and item occurs
+        user = user_name[(users * rng.random(count) ** 1.5).astype(np.int64)]
+        item = item_name[(items * rng.random(count) ** 3).astype(np.int64)]
+        if everyone:
+            user[:users], item[:items] = user_name[:count], item_name[:count]
+        table = pa.table(
+            {
+                "user_id": user + 1_000_000,
+                "item_id": item,
+                "time_ms": np.sort(rng.integers(start, start + span, count)),
+                "play_ms": (duration * rng.random(count) ** 2).astype(np.int32),
+                "duration_ms": duration,
+                "click": (rng.random(count) < 0.2).astype(np.int8),
+                "tab": rng.integers(0, 15, count).astype(np.int8),
+            }
+        )
+        pq.write_table(table, folder / f"part-{number:02d}.parquet", row_group_size=1 << 20)
+    print(f"{rows} rows, {users} users, {items} items in {folder}")  # noqa: T201
+
+
+def schema():
+    """Duration-aware percentile, a context, a label, duplicates dropped: nothing is left out."""
+    from torchrl_drpo.data import LogSchema, Percentile
+
+    return LogSchema(
+        user="user_id", item="item_id", time="time_ms", time_unit="ms", context=("tab",),
+        labels=("click",),
+        quality=Percentile("play_ms", by=("duration_bucket",), duration="duration_ms / 1000"),
+    )  # fmt: skip
+
+
+def convert(folder: Path) -> dict[str, object]:
+    """Converts in a process of its own, whose anonymous memory is read twenty times a second."""
+    root = folder / "converted"
+    shutil.rmtree(root, ignore_errors=True)
+    command = [sys.executable, __file__, "convert-here", "--folder", str(folder)]
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peak = {"RssAnon": 0, "VmRSS": 0}
+
+    def watch() -> None:
+        while child.poll() is None:
+            try:
+                lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
+            except OSError:
+                return
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name in peak:
+                    peak[name] = max(peak[name], int(value.split()[0]))
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = child.communicate()
+    watcher.join()
+    if child.returncode:
+        raise SystemExit(child.returncode)
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    return {
+        "seconds": round(time.perf_counter() - began, 1),
+        "peak_rss_anon_MiB": peak["RssAnon"] >> 10,
+        "peak_rss_MiB": peak["VmRSS"] >> 10,
+        "converted_MiB": size >> 20,
+        "parquet_MiB": sum(p.stat().st_size for p in folder.glob("*.parquet")) >> 20,
+        **json.loads(output.splitlines()[-1]),
+    }
+
+
+def convert_here(folder: Path) -> None:
+    from torchrl_drpo.data import convert_log
+
+    stages: dict[str, float] = {}
+    began = time.perf_counter()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        stages[stage] = round(time.perf_counter() - began, 1)
+
+    report = convert_log(
+        str(folder / "*.parquet"), folder / "converted", schema(), test_days=3, progress=progress
+    )
+    facts = {"rows": report.rows, "users": report.users, "items": report.items}
+    print(json.dumps({"stage_ends_s": stages, **facts}))  # noqa: T201
+
+
+def sample(folder: Path, batch: int = 4096, repeats: int = 200) -> dict[str, object]:
+    """Milliseconds a sample: median and 95th percentile, after as many to warm up."""
+    import torch
+
+    from torchrl_drpo.data import QuantileSampler, RecReplayBuffer, TrajectorySampler, WindowUnit
+
+    torch.set_num_threads(2)
+    root = folder / "converted"
+    cases = {
+        "transitions": {"history": 0},
+        "histories of 50": {"history": 50},
+        "histories of 50, training part": {"history": 50, "part": "train"},
+        "windows of 8 steps x 512 trajectories": {
+            "history": 0, "sampler": TrajectorySampler(), "sample_unit": WindowUnit(8),
+        },
+        "quantile sampler, kappa .1": {"history": 0, "sampler": QuantileSampler(0.1)},
+        "quantile sampler, kappa .1, no replacement": {
+            "history": 0, "sampler": QuantileSampler(0.1, without_replacement=True),
+        },
+    }  # fmt: skip
+    out: dict[str, object] = {}
+    for name, options in cases.items():
+        size = 512 if "windows" in name else batch
+        buffer = RecReplayBuffer.open(
+            root, batch_size=size, generator=torch.Generator().manual_seed(0), **options
+        )
+        began = time.perf_counter()
+        buffer.sample()
+        first = time.perf_counter() - began
+        took = []
+        for _ in range(2 * repeats):
+            began = time.perf_counter()
+            buffer.sample()
+            took.append(1e3 * (time.perf_counter() - began))
+        took = took[repeats:]
+        out[name] = {
+            "median_ms": round(statistics.median(took), 2),
+            "p95_ms": round(float(np.percentile(took, 95)), 2),
+            "first_s": round(first, 2),
+        }
+        print(name, out[name], flush=True)  # noqa: T201
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=["generate", "convert", "convert-here", "sample"])
+    parser.add_argument("--rows", type=int, default=50_000_000)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("results/data"))
+    arguments = parser.parse_args()
+    if arguments.step == "generate":
+        return generate(arguments.folder, arguments.rows)
+    if arguments.step == "convert-here":
+        return convert_here(arguments.folder)
+    figures = (convert if arguments.step == "convert" else sample)(arguments.folder)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "scale.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known["machine"] = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    )
+    manifest = json.loads((arguments.folder / "converted" / "manifest.json").read_text())
+    rows = str(manifest["report"]["rows_read"])
+    known.setdefault("rows", {}).setdefault(rows, {})[arguments.step] = figures
+    path.write_text(json.dumps(known, indent=1))
+    print(json.dumps(figures, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

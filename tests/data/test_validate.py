@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from torchrl_drpo.data import ItemTable, LogSchema, Percentile, convert_log, validate_log
+from torchrl_drpo.data.presets import AMAZON_SID, KUAIRAND, MOVIELENS, OPEN_BANDIT
+
+SCHEMA = LogSchema(
+    user="user", item="item", time="time", quality="click", propensity="propensity",
+    context=("tab",),
+)  # fmt: skip
+START = 1_600_041_600  # midnight of 14 September 2020
+
+
+@pytest.fixture
+def clean(frame) -> pd.DataFrame:
+    return frame.drop_duplicates().assign(time=lambda f: f["time"] + START).reset_index(drop=True)
+
+
+def kinds(report):
+    return {fault.kind: fault.count for fault in report.faults}
+
+
+def test_a_clean_log_has_no_faults(clean, tmp_path):
+    report = validate_log(clean, SCHEMA, test_days=2)
+    assert report.ok
+    assert kinds(report) == {}
+    assert (report.rows, report.users) == (len(clean), clean["user"].nunique())
+    assert "no faults" in str(report)
+
+
+def test_every_fault_is_counted_with_places(clean, tmp_path):
+    bad = clean.astype({"click": float}).copy()
+    bad.loc[[3, 9], "propensity"] = [0.0, 1.01]
+    bad.loc[[10, 11, 12], "click"] = np.nan
+    bad.loc[20, "item"] = -4
+    bad = pd.concat([bad, bad.iloc[[30, 31, 30]]])  # duplicates, and out of time order
+    folder = tmp_path / "log"
+    folder.mkdir()
+    bad.iloc[:100].to_parquet(folder / "a.parquet")
+    bad.iloc[100:].to_parquet(folder / "b.parquet")
+    report = validate_log(folder, SCHEMA)
+    assert not report.ok
+    assert kinds(report) == {
+        "propensity outside (0, 1]": 2, "reward is not finite": 3, "negative item id": 1,
+        "duplicate rows": 3, "out of time order": late_rows(bad),
+    }  # fmt: skip
+    places = report.fault("propensity outside (0, 1]").examples
+    assert [(p["row"], p["value"]) for p in places] == [(3, "0.0"), (9, "1.01")]
+    assert places[0]["file"].endswith("a.parquet")
+    duplicates = report.fault("duplicate rows").examples
+    first = len(clean) - 100
+    assert [(d["file"][-9:], d["row"]) for d in duplicates] == [
+        ("b.parquet", first + k) for k in range(3)
+    ]
+    assert [f.severity for f in report.faults] == ["error"] * 3 + ["warning"] * 2
+    data = json.loads(report.to_json())
+    assert data["ok"] is False
+    assert {f["kind"]: f["count"] for f in data["faults"]} == kinds(report)
+    assert "row 3" in str(report)
+
+
+def late_rows(frame):
+    """Rows before an earlier row of the same user: by a loop."""
+    latest, late = {}, 0
+    for user, time, item in zip(frame["user"], frame["time"], frame["item"], strict=True):
+        if item < 0:
+            continue
+        late += time < latest.get(user, 0)
+        latest[user] = max(time, latest.get(user, 0))
+    return late
+
+
+def test_what_a_conversion_drops_is_what_validation_counts(clean, tmp_path):
+    bad = clean.copy()
+    bad.loc[5:9, "propensity"] = 7.0
+    assert kinds(validate_log(bad, SCHEMA)) == {"propensity outside (0, 1]": 5}
+    assert convert_log(bad, tmp_path, SCHEMA, bad_rows="drop").dropped == {
+        "propensity outside (0, 1]": 5
+    }
+
+
+def test_a_log_that_cannot_be_read_is_one_fault(clean, tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 but not really")
+    report = validate_log(tmp_path / "x.parquet", SCHEMA)
+    assert kinds(report) == {"unreadable": 1}
+    assert "x.parquet" in report.faults[0].advice
+    report = validate_log(clean, SCHEMA.replace(propensity="p"))
+    assert "no column 'p'" in report.faults[0].advice
+    assert kinds(validate_log(tmp_path / "none.parquet", SCHEMA)) == {"unreadable": 1}
+
+
+def test_times_in_another_unit_are_noticed(clean):
+    milliseconds = clean.assign(time=clean["time"] * 1000)
+    report = validate_log(milliseconds, SCHEMA)
+    assert kinds(report) == {"implausible times": len(clean)}
+    assert "time_unit='s'" in report.faults[0].advice
+    assert validate_log(milliseconds, SCHEMA.replace(time_unit="ms")).faults == []
+
+
+def test_durations_positions_and_strange_items(clean, tmp_path):
+    bad = clean.assign(position=1)
+    bad.loc[[0, 1], "duration"] = [0.0, -1.0]
+    bad.loc[7, "position"] = -1
+    listed = np.setdiff1d(bad["item"].unique(), [bad["item"][0]])
+    pd.DataFrame({"id": listed}).to_parquet(tmp_path / "items.parquet")
+    bad.to_parquet(tmp_path / "log.parquet")
+    schema = SCHEMA.replace(
+        quality=Percentile("play", by=("duration_bucket",), duration="duration"),
+        items=ItemTable("items.parquet", "id"), position="position",
+    )  # fmt: skip
+    assert kinds(validate_log(tmp_path / "log.parquet", schema)) == {
+        "duration not positive": 2,
+        "negative position": 1,
+        "items not in the item table": int((bad["item"] == bad["item"][0]).sum()),
+    }
+
+
+@pytest.mark.parametrize("until", [None, "2020-09-15", "2020-12-31"])
+def test_features_that_know_the_test_period(tmp_path, until):
+    rng = np.random.default_rng(0)
+    rows, items, day = 20_000, 300, 86_400
+    appeal = rng.normal(size=(2, items))  # what is shown changes between the two periods
+    late = np.arange(rows) >= rows // 2
+    item = np.where(late, *(
+        rng.choice(items, rows, p=np.exp(a) / np.exp(a).sum()) for a in appeal[::-1]
+    ))  # fmt: skip
+    log = pd.DataFrame({
+        "user": rng.integers(0, 50, rows), "item": item, "click": 1, "propensity": 0.5, "tab": 0,
+        "time": START + np.arange(rows) * 10 * day // rows,
+    })  # fmt: skip
+    log.to_parquet(tmp_path / "log.parquet")
+    totals = np.bincount(item, minlength=items)
+    pd.DataFrame({
+        "id": np.arange(items), "shown_in_all": totals,
+        "shown_before": np.bincount(item[~late], minlength=items), "size": rng.normal(size=items),
+    }).to_parquet(tmp_path / "items.parquet")  # fmt: skip
+    features = ("shown_in_all", "shown_before", "size")
+    table = ItemTable("items.parquet", "id", features=features, features_until=until)
+    report = validate_log(
+        tmp_path / "log.parquet", SCHEMA.replace(items=table, duplicates="keep"), test_days=5
+    )
+    suspects = report.fault("item features may leak")
+    assert [e["feature"] for e in suspects.examples] == ["shown_in_all"]
+    declared = report.fault("item features leak")
+    assert (declared is not None) == (until == "2020-12-31")
+    assert report.ok == (until != "2020-12-31")
+    without = validate_log(tmp_path / "log.parquet", SCHEMA.replace(items=table))
+    assert without.fault("item features may leak") is None  # no test period, nothing to leak
+
+
+def test_real_logs(real_logs):
+    folder = real_logs / "kuairand_pure_part"
+    report = validate_log(folder / "log_standard_20220425_20220508.parquet", KUAIRAND, test_days=3)
+    assert kinds(report) == {
+        "item features leak": 6, "duplicate rows": 5_460, "duration not positive": 3_568,
+        "item features may leak": kinds(report)["item features may leak"],
+    }  # fmt: skip
+    assert report.rows == 228_329
+    for path, schema, rows in [
+        ("open_bandit_small/bts_all.parquet", OPEN_BANDIT, 10_000),
+        ("movielens_latest_small/ratings.csv", MOVIELENS, 100_004),
+        ("amazon_semantic_ids/Office_Products.valid_test.parquet", AMAZON_SID, 9_732),
+    ]:
+        report = validate_log(real_logs / path, schema)
+        assert (report.ok, report.rows) == (True, rows)

@@ -1,0 +1,121 @@
+"""Item features that know the test period: declared ones, and ones that behave as if they did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .arrow import to_float
+from .catalogue import Catalogue
+from .scan import Outline, item_numbers
+from .schema import LogSchema
+
+#: A partial rank correlation of at least so much, at so many standard errors, is reported.
+MIN_CORRELATION, MIN_SIGMAS, MIN_ITEMS = 0.1, 5.0, 50
+Finding = tuple[str, str, str, list[dict[str, Any]]]
+
+
+def leaking_features(
+    schema: LogSchema,
+    outline: Outline,
+    item_days: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    first_test_day: int | None,
+) -> list[Finding]:
+    """What is known, and what is suspected, of the item table's features.
+
+    A feature whose ``features_until`` reaches the test period is an error. Where nothing is
+    declared, or beside it, a feature is suspected if it tells how often items are shown in the
+    test period *beyond* what their training rows tell: a partial rank correlation. An honest
+    feature may know more of an item's future than the past log does, so that is a warning.
+
+    Args:
+        schema: with an item table that has features.
+        outline: of the log.
+        item_days: (item numbers, days, counts) of the log's rows, in pieces.
+        first_test_day: days since 1970; without one nothing can be said.
+
+    Returns:
+        (severity, kind, advice, examples) of each finding.
+    """
+    table = schema.items
+    if first_test_day is None or table is None or outline.item_table is None:
+        return []
+    findings: list[Finding] = []
+    if table.features_until is not None:
+        until = int(np.datetime64(table.features_until, "D").astype(np.int64))
+        if until >= first_test_day:
+            start = np.datetime64(first_test_day, "D")
+            advice = (
+                f"these aggregates were computed up to {table.features_until}, but the test period "
+                f"starts on {start}: a policy that reads them has seen the answers; leave them out"
+            )
+            examples = [{"feature": name} for name in table.features]
+            findings.append(("error", "item features leak", advice, examples))
+    train, test = _counts(len(outline.catalogues["items"]), item_days, first_test_day)
+    suspects = []
+    for name, value in _features(schema, outline, outline.catalogues["items"]).items():
+        known = np.isfinite(value) & (train + test > 0)
+        correlation = partial_rank_correlation(value[known], test[known], train[known])
+        count = int(known.sum())
+        sigmas = correlation * np.sqrt(max(count - 3, 0) / max(1 - correlation**2, 1e-12))
+        if count >= MIN_ITEMS and abs(correlation) >= MIN_CORRELATION and abs(sigmas) >= MIN_SIGMAS:
+            suspects.append({"feature": name, "partial correlation": round(correlation, 3)})
+    if suspects:
+        advice = (
+            "these features tell how often items are shown in the test period beyond what the "
+            "training rows tell; were they computed over it?"
+        )
+        findings.append(("warning", "item features may leak", advice, suspects))
+    return findings
+
+
+def partial_rank_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
+    """Spearman's correlation of x and y once both are freed of what ``given``'s rank tells.
+
+    >>> rng = np.random.default_rng(0)
+    >>> z, noise = rng.normal(size=(2, 2_000))
+    >>> y = z + rng.normal(size=2_000)
+    >>> abs(partial_rank_correlation(z + noise, y, z)) < 0.1 < partial_rank_correlation(y, y, z)
+    True
+    """
+    if len(x) < 4:
+        return 0.0
+    xy, xz, yz = (_rank_correlation(a, b) for a, b in ((x, y), (x, given), (y, given)))
+    scale = np.sqrt(max(1 - xz**2, 0.0) * max(1 - yz**2, 0.0))
+    return float((xy - xz * yz) / scale) if scale > 1e-9 else 0.0
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = _ranks(a), _ranks(b)
+    if a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Average ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def _counts(
+    items: int, item_days: list[tuple[np.ndarray, np.ndarray, np.ndarray]], first_test_day: int
+) -> tuple[np.ndarray, np.ndarray]:
+    train, test = np.zeros(items), np.zeros(items)
+    for item, day, count in item_days:
+        late = day >= first_test_day
+        np.add.at(train, item[~late], count[~late])
+        np.add.at(test, item[late], count[late])
+    return train, test
+
+
+def _features(schema: LogSchema, outline: Outline, items: Catalogue) -> dict[str, np.ndarray]:
+    table = schema.items
+    out = {name: np.full(len(items), np.nan) for name in table.features}
+    outline.item_table.kinds([table.id, *table.features])
+    for batch in outline.item_table.batches([table.id, *table.features]):
+        number = item_numbers(batch.table.column(table.id), items)
+        for name in table.features:
+            out[name][number] = to_float(batch.table.column(name))
+    return out

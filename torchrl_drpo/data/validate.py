@@ -1,0 +1,305 @@
+"""`validate_log`: every fault of a log against its schema, counted, with examples; changes nothing.
+
+Errors are what a conversion refuses (or drops, if told so); warnings are what it mends or cannot
+judge: rows out of order, duplicates, items that the item table lacks, features that may leak.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .arrow import to_float
+from .leakage import leaking_features
+from .quality import DURATION_BUCKET, Percentile
+from .records import SECONDS_A_DAY, Encoder, Show
+from .scan import Outline, scan_log
+from .schema import LogSchema
+from .sources import Batch, LogError, LogSource
+
+PLAUSIBLE_YEARS = (1990, 2100)
+
+
+@dataclass
+class Fault:
+    """One kind of fault.
+
+    Args:
+        kind: what is wrong.
+        severity: ``"error"`` or ``"warning"``.
+        count: rows (or items, or files) with it.
+        advice: what was expected and what to do.
+        examples: some places, each with ``file``, ``row`` and ``value`` where they apply.
+    """
+
+    kind: str
+    severity: str
+    count: int = 0
+    advice: str = ""
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class ValidationReport:
+    """All faults of a log.
+
+    Args:
+        files: files read.
+        rows: rows read.
+        users: distinct users, zero without a user column.
+        items: size of the catalogue.
+        faults: errors first.
+    """
+
+    files: int = 0
+    rows: int = 0
+    users: int = 0
+    items: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether a conversion would take every row."""
+        return not any(fault.severity == "error" for fault in self.faults)
+
+    def fault(self, kind: str) -> Fault | None:
+        """The fault of that kind, None where there is none."""
+        return next((fault for fault in self.faults if fault.kind == kind), None)
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2)
+
+    def __str__(self) -> str:
+        lines = [f"{self.rows} rows, {self.users} users, {self.items} items, {self.files} files"]
+        for fault in self.faults:
+            lines.append(f"{fault.severity}: {fault.kind}: {fault.count}; {fault.advice}")
+            lines += [
+                "    " + ", ".join(f"{name} {value}" for name, value in example.items())
+                for example in fault.examples
+            ]
+        return "\n".join(lines if self.faults else [*lines, "no faults"])
+
+
+def validate_log(
+    source: Any,
+    schema: LogSchema,
+    *,
+    test_days: int | None = None,
+    test_start: str | None = None,
+    max_examples: int = 3,
+) -> ValidationReport:
+    """Reads a log twice and reports every fault.
+
+    Memory: one batch, the catalogues, and eight bytes a row where duplicates are looked for.
+
+    Args:
+        source: as for :func:`~torchrl_drpo.data.convert.convert_log`.
+        schema: what the columns mean.
+        test_days: the last so many days are the test period, for the leakage check.
+        test_start: or: its first day, ``"YYYY-MM-DD"``.
+        max_examples: most examples of each fault.
+
+    Examples:
+        >>> import pandas as pd
+        >>> log = pd.DataFrame(dict(u=[1, 1, 2], i=[3, 3, 4], t=[9e8, 9e8, 1e9], r=[1, 1, None]))
+        >>> schema = LogSchema(user="u", item="i", time="t", quality="r")
+        >>> report = validate_log(log, schema)
+        >>> report.ok, [(fault.kind, fault.count) for fault in report.faults]
+        (False, [('reward is not finite', 1), ('duplicate rows', 1)])
+    """
+    try:
+        log = LogSource(source)
+        outline = scan_log(log, schema)
+    except (LogError, FileNotFoundError) as error:
+        unreadable = Fault("unreadable", "error", 1, str(error))
+        return ValidationReport(faults=[unreadable])
+    checks = _Checks(schema, log, outline, max_examples)
+    try:
+        checks.read()
+    except LogError as error:
+        checks.add("unreadable", "error", 1, str(error))
+    first_test_day = _first_test_day(outline, test_days, test_start)
+    checks.finish(first_test_day)
+    order = {"error": 0, "warning": 1}
+    return ValidationReport(
+        files=len(log.files),
+        rows=checks.rows,
+        users=len(outline.catalogues.get("users", ())),
+        items=len(outline.catalogues["items"]),
+        faults=sorted(checks.faults.values(), key=lambda fault: order[fault.severity]),
+    )
+
+
+def _first_test_day(outline: Outline, days: int | None, start: str | None) -> int | None:
+    if start is not None:
+        return int(np.datetime64(start, "D").astype(np.int64))
+    if days is not None and outline.last_day is not None and outline.last_day >= 0:
+        return outline.last_day - days + 1
+    return None
+
+
+class _Checks:
+    """One pass over the rows, with what must be remembered from batch to batch."""
+
+    def __init__(
+        self, schema: LogSchema, log: LogSource, outline: Outline, max_examples: int
+    ) -> None:
+        self.schema, self.log, self.outline = schema, log, outline
+        self.max_examples = max_examples
+        self.faults: dict[str, Fault] = {}
+        self.rows = 0
+        self.encoder = Encoder(schema, log, outline.catalogues, True, observer=self._observe)
+        self.hashes: list[np.ndarray] = []
+        self.kept: list[np.ndarray] = []  # the row of each hash
+        self.places: list[tuple[int, str, int]] = []  # first row overall, file, first row there
+        users = len(outline.catalogues.get("users", ())) or 1
+        self.last_time = np.full(users, np.iinfo(np.int64).min)
+        self.item_days: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(
+        self,
+        kind: str,
+        severity: str,
+        count: int,
+        advice: str,
+        examples: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Counts a fault and keeps its first examples."""
+        if count:
+            fault = self.faults.setdefault(kind, Fault(kind, severity, advice=advice))
+            fault.count += count
+            fault.examples += (examples or [])[: self.max_examples - len(fault.examples)]
+
+    def read(self) -> None:
+        """Looks at every row."""
+        for batch in self.log.batches(None if self.encoder.hashed else self.schema.columns):
+            self.places.append((self.rows, batch.file, batch.first_row))
+            records, _ = self.encoder.encode(batch)
+            if self.encoder.hashed:
+                self.hashes.append(records["hash"].copy())
+                self.kept.append(self.rows + self.encoder.kept)
+            self._check_order(batch, records)
+            self._check_ranges(batch)
+            self._check_items(batch, records)
+            self.rows += batch.table.num_rows
+
+    def finish(self, first_test_day: int | None) -> None:
+        """Looks at the log as a whole."""
+        self._check_duplicates()
+        self._check_plausible_times()
+        table = self.schema.items
+        for name in self.outline.missing:
+            self.add("missing table", "warning", 1, f"{name} is not beside the log; left out")
+        if table is not None and self.outline.item_table is not None and table.features:
+            found = leaking_features(self.schema, self.outline, self.item_days, first_test_day)
+            for severity, kind, advice, examples in found:
+                self.add(kind, severity, len(examples), advice, examples)
+
+    def _observe(self, batch: Batch, kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
+        rows = np.flatnonzero(bad)
+        examples = [self._place(batch, row, show(int(row))) for row in rows[: self.max_examples]]
+        self.add(kind, "error", len(rows), advice, examples)
+
+    def _place(self, batch: Batch, row: int, value: Any) -> dict[str, Any]:
+        return {"file": batch.file, "row": int(batch.first_row + row), "value": value}
+
+    def _check_order(self, batch: Batch, records: np.ndarray) -> None:
+        """Rows that come before an earlier row of the same user (or of the log, without users)."""
+        if not self.schema.time or len(records) == 0:
+            return
+        user = records["user"] if self.schema.user else np.zeros(len(records), dtype=np.int64)
+        order = np.argsort(user, kind="stable")
+        time, owner = records["time"][order], user[order]
+        before = np.maximum(_latest_before(owner, time), self.last_time[owner])
+        late = np.flatnonzero(time < before)
+        examples = [
+            self._place(batch, self.encoder.kept[order[k]], f"time {time[k]} after {before[k]}")
+            for k in late[: self.max_examples]
+        ]
+        advice = "rows should come in time order; a conversion sorts them"
+        self.add("out of time order", "warning", len(late), advice, examples)
+        np.maximum.at(self.last_time, owner, time)
+
+    def _check_ranges(self, batch: Batch) -> None:
+        quality = self.schema.quality
+        if isinstance(quality, Percentile) and DURATION_BUCKET in quality.by:
+            names = [name for name in quality.columns if name in (quality.duration or "")]
+            for name in names:
+                value = to_float(batch.table.column(name))
+                rows = np.flatnonzero(value <= 0)
+                examples = [
+                    self._place(batch, row, f"{name} {value[row]}")
+                    for row in rows[: self.max_examples]
+                ]
+                advice = "durations should be above 0; these rows share a bucket of their own"
+                self.add("duration not positive", "warning", len(rows), advice, examples)
+        if self.schema.position:
+            value = to_float(batch.table.column(self.schema.position))
+            rows = np.flatnonzero(value < 0)
+            examples = [self._place(batch, row, value[row]) for row in rows[: self.max_examples]]
+            self.add("negative position", "warning", len(rows), "positions start at 0", examples)
+
+    def _check_items(self, batch: Batch, records: np.ndarray) -> None:
+        if self.outline.listed_items:
+            rows = np.flatnonzero(records["item"] >= self.outline.listed_items)
+            first = records["item"][rows[: self.max_examples]]
+            raw = self.outline.catalogues["items"].decode(first)
+            examples = [
+                self._place(batch, self.encoder.kept[row], item)
+                for row, item in zip(rows, raw, strict=False)
+            ]
+            advice = "the item table lacks these items; they join the catalogue behind it"
+            self.add("items not in the item table", "warning", len(rows), advice, examples)
+        if "day" in records.dtype.names and self.schema.items and self.schema.items.features:
+            pairs = np.stack([records["item"], records["day"]], axis=1)
+            unique, counts = np.unique(pairs, axis=0, return_counts=True)
+            self.item_days.append((unique[:, 0], unique[:, 1], counts))
+
+    def _check_duplicates(self) -> None:
+        if not self.hashes:
+            return
+        hashes = np.concatenate(self.hashes)
+        order = np.argsort(hashes, kind="stable")
+        ordered = hashes[order]
+        repeats = np.concatenate(self.kept)[order[1:][ordered[1:] == ordered[:-1]]]
+        examples = [self._at(int(row)) for row in np.sort(repeats)[: self.max_examples]]
+        severity = "error" if self.schema.duplicates == "error" else "warning"
+        advice = "exact duplicates of an earlier row; a conversion keeps the first"
+        self.add("duplicate rows", severity, len(repeats), advice, examples)
+
+    def _at(self, row: int) -> dict[str, Any]:
+        first, file, there = next(p for p in reversed(self.places) if p[0] <= row)
+        return {"file": file, "row": there + row - first}
+
+    def _check_plausible_times(self) -> None:
+        if not self.schema.time or self.rows == 0:
+            return
+        seen = self.last_time[self.last_time > np.iinfo(np.int64).min]
+        years = 1970 + seen / self.encoder.per_second / SECONDS_A_DAY / 365.25
+        low, high = PLAUSIBLE_YEARS
+        strange = (years < low) | (years > high)
+        if strange.any():
+            advice = (
+                f"times of {int(strange.sum())} users lie outside {low}-{high}, the first in the "
+                f"year {years[strange][0]:.0f}; is time_unit={self.schema.time_unit!r} right?"
+            )
+            self.add("implausible times", "warning", self.rows, advice)
+
+
+def _latest_before(owner: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """The latest time among earlier entries of the same owner; owners come in ascending runs.
+
+    >>> _latest_before(np.array([0, 0, 0, 4]), np.array([5, 9, 2, 1]))[1:3]
+    array([5, 9])
+    """
+    levels, dense = np.unique(time, return_inverse=True)
+    fresh = np.append(True, owner[1:] != owner[:-1])[: len(owner)]
+    # one running maximum serves all owners once each run starts above the one before
+    lifted = np.maximum.accumulate(dense + (np.cumsum(fresh) - 1) * len(levels))
+    before = levels[np.append(0, lifted[:-1]) % len(levels)]
+    before[fresh] = np.iinfo(np.int64).min
+    return before
