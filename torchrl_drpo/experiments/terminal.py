@@ -41,7 +41,7 @@ def demo_table(result: DemoResult) -> Table:
     rows.append(["oracle", f"{ends['oracle']:.3f}", f"{ends['oracle']:.3f}"])
     seeds = f"{config.seeds} seeds, 95% t intervals" if config.seeds > 1 else "1 seed"
     return Table(
-        f"Latent reward after {config.train.steps:,} steps on a {config.scenario!r} log of "
+        f"Latent reward after {config.train.steps:,} steps on the {config.scenario} log of "
         f"{config.log_size:,} rows ({seeds})",
         ["policy", "retrieved item", "raw mean action", "retrieved, against BC"],
         rows,

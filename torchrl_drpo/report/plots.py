@@ -55,7 +55,7 @@ def plot_demo(result: Any, path: str | os.PathLike[str]) -> Path:
         axes.set_xlabel("gradient steps")
     config = result.config
     figure.suptitle(
-        f"Learning from a {config.scenario!r} log ({config.log_size:,} rows, "
+        f"Learning from the {config.scenario} log ({config.log_size:,} rows, "
         f"{config.setting} setting, {config.seeds} seed{'s' * (config.seeds > 1)})"
     )
     return _save(figure, path)
