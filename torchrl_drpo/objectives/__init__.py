@@ -4,6 +4,8 @@ from torchrl_drpo.objectives.asymmetric import AsymRELoss, TOPRLoss
 from torchrl_drpo.objectives.crr import CRRLoss
 from torchrl_drpo.objectives.drpo import DRPOLoss
 from torchrl_drpo.objectives.drpo_q import DRPOQLoss
+from torchrl_drpo.objectives.events import CollapseEvent, CollapseEvents
+from torchrl_drpo.objectives.monitor import PhantomGradientMonitor
 from torchrl_drpo.objectives.proximal import BPPOLoss, ECPOLoss, GBPOLoss
 from torchrl_drpo.objectives.regression import AdaptiveBCLoss, AWRLoss, BehaviorCloningLoss
 from torchrl_drpo.objectives.repulsive import RepulsiveLoss
@@ -15,10 +17,13 @@ __all__ = [
     "BPPOLoss",
     "BehaviorCloningLoss",
     "CRRLoss",
+    "CollapseEvent",
+    "CollapseEvents",
     "DRPOLoss",
     "DRPOQLoss",
     "ECPOLoss",
     "GBPOLoss",
+    "PhantomGradientMonitor",
     "RepulsiveLoss",
     "TOPRLoss",
 ]
