@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+if "OMP_NUM_THREADS" not in os.environ:  # on shared cores spinning threads cost tenfold
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 #: Real logs lie beside the checkout, or where the environment says; tests that need them skip
 #: where they are absent (a user's machine), and the same code is tested on generated logs there.
