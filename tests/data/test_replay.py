@@ -15,7 +15,13 @@ from torchrl.data import (
     TensorDictReplayBuffer,
 )
 
-from torchrl_drpo.data import InitialHistory, LogSchema, RecReplayBuffer, WindowUnit
+from torchrl_drpo.data import (
+    InitialHistory,
+    LogSchema,
+    RecReplayBuffer,
+    TrajectorySampler,
+    WindowUnit,
+)
 
 SCHEMA = LogSchema(
     user="user", item="item", time="time", quality="click", context=("tab",),
@@ -175,6 +181,47 @@ def test_the_log_is_read_only(buffer):
 def test_pickled_buffers_read_the_same_files(buffer):
     again = pickle.loads(pickle.dumps(buffer))
     assert (again[:20] == buffer[:20]).all()
+
+
+@pytest.mark.parametrize("part", [None, "train", "test"])
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_returns_to_go_sum_what_follows_in_the_trajectory(frame, part, gamma):
+    buffer = RecReplayBuffer.from_pandas(frame, SCHEMA, test_days=2)
+    buffer = buffer if part is None else buffer.split(part)
+    rows, expected, running = buffer[:], [], 0.0
+    trajectory = rows["trajectory_id"].tolist()
+    for row in reversed(range(len(rows))):
+        new = row + 1 == len(rows) or trajectory[row] != trajectory[row + 1]
+        running = rows["next", "reward"][row].item() + (0.0 if new else gamma * running)
+        expected.append(running)
+    torch.testing.assert_close(buffer.returns_to_go(gamma), torch.tensor(expected[::-1]))
+    with pytest.raises(ValueError, match="gamma must lie"):
+        buffer.returns_to_go(1.1)
+
+
+def test_slates_are_sampled_whole_with_a_propensity_each():
+    log = pd.DataFrame(
+        {
+            "u": [1] * 3 + [2] * 2 + [1], "i": [5, 6, 7, 5, 6, 8], "t": [0, 0, 0, 1, 1, 2],
+            "p": [1, 3, 2, 2, 1, 1], "s": [10, 10, 10, 11, 11, 12], "r": [0, 0, 1, 1, 0, 1],
+            "mu": [0.5, 0.4, 0.3, 0.2, 0.1, 0.6],
+        }
+    )  # fmt: skip
+    schema = LogSchema(
+        user="u", item="i", time="t", quality="r", slate="s", position="p", propensity="mu"
+    )
+    buffer = RecReplayBuffer.from_pandas(
+        log, schema, history=0, sampler=TrajectorySampler("slate"),
+        sample_unit=WindowUnit(3, by="slate"),
+    )  # fmt: skip
+    slates = {10: [(5, 0.5), (7, 0.3), (6, 0.4)], 11: [(6, 0.1), (5, 0.2)], 12: [(8, 0.6)]}
+    seen = set()
+    for row in buffer.sample(60):
+        mask = row["collector", "mask"]
+        propensity = [round(p, 4) for p in row["propensity"][mask].tolist()]
+        found = list(zip(buffer.items.decode(row["action"][mask]), propensity, strict=True))
+        seen.add(next(name for name, slate in slates.items() if slate == found))
+    assert seen == set(slates)
 
 
 def test_windows_stay_within_trajectories(frame):

@@ -18,6 +18,7 @@ from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
 from .catalogue import Catalogue
 from .convert import convert_log
+from .quality import discounted_returns
 from .schema import LogSchema
 from .storage import LogStorage
 from .store import ConversionReport, LogStore
@@ -246,6 +247,24 @@ class RecReplayBuffer(TensorDictReplayBuffer):
     def quality(self) -> Tensor:
         """The quality signal of all rows shown, float32 ``[n]``."""
         return self.column(("next", "reward")).reshape(len(self))
+
+    def returns_to_go(self, gamma: float = 1.0) -> Tensor:
+        """Discounted return of every row shown to the end of its trajectory (or of this part).
+
+        Args:
+            gamma: discount in [0, 1].
+
+        Returns:
+            float32 ``[n]``.
+        """
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+        last = self.column(("next", "done")).reshape(len(self)).clone()
+        if "trajectory_id" in self._log.rows.keys():  # noqa: SIM118 (TensorDict)
+            trajectory = self.column("trajectory_id")
+            last[:-1] |= trajectory[1:] != trajectory[:-1]
+        returns = discounted_returns(self.quality.numpy(), last.numpy(), gamma)
+        return torch.from_numpy(returns).float()
 
     def latest_history(self, users: Any, length: int | None = None) -> Tensor:
         """Histories after each user's last logged row, to recommend from.
