@@ -60,9 +60,10 @@ def permute(index: Tensor, size: Tensor | int, key: Tensor | int) -> Tensor:
     out = _network(index, half, key)
     outside = (out >= size).nonzero().squeeze(-1)
     while len(outside):
-        walked = _network(out[outside], half[outside], key[outside])
-        out[outside] = walked
-        outside = outside[walked >= size[outside]]
+        size_, half_, key_ = (torch.index_select(x, 0, outside) for x in (size, half, key))
+        walked = _network(torch.index_select(out, 0, outside), half_, key_)
+        out.index_copy_(0, outside, walked)
+        outside = torch.masked_select(outside, walked >= size_)
     return out
 
 

@@ -24,6 +24,15 @@ def storage_column(storage: Storage, key: NestedKey) -> Tensor:
     return column(key) if column is not None else storage[:].get(key)
 
 
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """``values[index]`` along the first dimension.
+
+    Advanced indexing wakes torch's other threads even for a few thousand entries, which costs
+    milliseconds on a busy machine; this does not.
+    """
+    return torch.index_select(values, 0, index)
+
+
 class _CountedSampler(Sampler):
     """A sampler whose state is a few integers: a seed and how much was drawn.
 
@@ -165,12 +174,12 @@ class QuantileSampler(_CountedSampler):
         self._build(storage)
         draw = self._next_epoch if self.without_replacement else self._next_independent
         group, place, tie_key = draw(batch_size)
-        size = self._starts[group + 1] - self._starts[group]
+        size = self._sizes(group)
         quota = self._quota(size)
         weight = quota.double() / size.double()
         if self.ties == "fraction":
             place, weight = self._share_ties(group, place, quota, weight, tie_key)
-        index = self._order[self._starts[group] + place].long()
+        index = take(self._order, take(self._starts, group) + place).long()
         return index, {"importance_weight": weight.float()}
 
     def _build(self, storage: Storage) -> None:
@@ -196,7 +205,10 @@ class QuantileSampler(_CountedSampler):
 
     def _quota(self, size: Tensor) -> Tensor:
         """Round half up of kappa n, at least 1, in float64."""
-        return (self.kappa * size.double() + 0.5).floor().long().clamp_min(1)
+        return (self.kappa * size.double() + 0.5).long().clamp_min(1)
+
+    def _sizes(self, group: Tensor) -> Tensor:
+        return take(self._starts, group + 1) - take(self._starts, group)
 
     def _next_independent(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Groups by their share of rows, places evenly within the quota."""
@@ -207,7 +219,7 @@ class QuantileSampler(_CountedSampler):
         if len(self._starts) > 2:
             row = (uniform(stream, counter) * len(self._order)).long()
             group = torch.searchsorted(self._starts, row, right=True) - 1
-        quota = self._quota(self._starts[group + 1] - self._starts[group])
+        quota = self._quota(self._sizes(group))
         place = (uniform(stream, counter + 1) * quota).long()
         return group, place, counter + 2
 
@@ -228,34 +240,35 @@ class QuantileSampler(_CountedSampler):
             self._epoch, self._drawn = self._epoch + self._drawn // length, self._drawn % length
         key = self._key() + epoch
         chosen = permute(step % length * self.world_size + self.rank, total, key)
+        if len(self._ends) == 1:
+            return torch.zeros_like(chosen), chosen, key
         group = torch.searchsorted(self._ends, chosen, right=True)
-        before = torch.where(group > 0, self._ends[(group - 1).clamp_min(0)], 0)
+        before = torch.where(group > 0, take(self._ends, (group - 1).clamp_min(0)), 0)
         return group, chosen - before, key
 
     def _share_ties(
         self, group: Tensor, place: Tensor, quota: Tensor, weight: Tensor, tie_key: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Sends a place at the threshold to any of the rows that tie there, evenly."""
-        first = self._starts[group]
+        first = take(self._starts, group)
         threshold = self._at(first + quota - 1)
         tied = (self._at(first + place) == threshold).nonzero().squeeze(-1)
         if len(tied) == 0:
             return place, weight
-        g, value = group[tied], threshold[tied]
+        g, value = take(group, tied), take(threshold, tied)
         above = self._bisect(g, value, strict=True)
         ties = self._bisect(g, value, strict=False) - above
-        left = quota[tied] - above
+        left = take(quota, tied) - above
+        key = take(tie_key, tied)
         if self.without_replacement:
-            moved = permute(place[tied] - above, ties, tie_key[tied] + g * 7919)
+            moved = permute(take(place, tied) - above, ties, key + g * 7919)
         else:
-            moved = (uniform(self._stream(), tie_key[tied]) * ties).long()
-        place, weight = place.clone(), weight.clone()
-        place[tied] = above + moved
-        weight[tied] *= ties.double() / left.double()
-        return place, weight
+            moved = (uniform(self._stream(), key) * ties).long()
+        share = take(weight, tied) * ties.double() / left.double()
+        return place.index_copy(0, tied, above + moved), weight.index_copy(0, tied, share)
 
     def _at(self, position: Tensor) -> Tensor:
-        return self._quality[self._order[position].long()]
+        return take(self._quality, take(self._order, position).long())
 
     def _bisect(self, group: Tensor, value: Tensor, *, strict: bool) -> Tensor:
         """How many rows of each group lie above (or at) the value."""
@@ -264,8 +277,8 @@ class QuantileSampler(_CountedSampler):
         return self._bisect_rows(group, value, strict)
 
     def _bisect_rows(self, group: Tensor, value: Tensor, strict: bool) -> Tensor:
-        low, first = torch.zeros_like(group), self._starts[group]
-        high = self._starts[group + 1] - first
+        low, first = torch.zeros_like(group), take(self._starts, group)
+        high = self._sizes(group)
         while bool((low < high).any()):
             middle = (low + high) // 2
             here = self._at(first + middle.clamp_max(high - 1).clamp_min(0))
@@ -331,10 +344,10 @@ class TrajectorySampler(_CountedSampler):
         counter = 2 * (self._drawn + torch.arange(batch_size))
         self._drawn += batch_size
         chosen = (uniform(stream, counter) * len(self._starts)).long()
-        index = self._starts[chosen]
+        index = take(self._starts, chosen)
         if self.anywhere:
             last = chosen + 1 >= len(self._starts)
-            end = torch.where(last, self._rows, self._starts[(chosen + 1) * ~last])
+            end = torch.where(last, self._rows, take(self._starts, (chosen + 1) * ~last))
             index = index + (uniform(stream, counter + 1) * (end - index)).long()
         return index, {}
 

@@ -89,7 +89,8 @@ class Histories:
     def _cut(self, rows: Tensor, segment: Tensor, start: Tensor, length: int) -> Tensor:
         initial = None
         if self.values is not None and self.bounds is not None:
-            initial = (self.values, self.bounds[segment], self.bounds[segment + 1])
+            begins = torch.index_select(self.bounds, 0, segment)
+            initial = (self.values, begins, torch.index_select(self.bounds, 0, segment + 1))
         return history_windows(self.items, rows, start, length, initial)
 
 
