@@ -16,7 +16,6 @@ from torch import Tensor
 from torchrl_drpo_kernels._common import (
     HAS_TRITON,
     INTERPRETED,
-    MAX_ROWS,
     check_shape,
     check_tensor,
     uses_triton,
@@ -30,6 +29,9 @@ if HAS_TRITON:
 #: Check action ids on accelerators too. The check waits for the device, so it is off; on the CPU
 #: it always runs.
 CHECK_ACTIONS_ON_ACCELERATOR = False
+
+#: Rows and items are counted in int32, with room for a last tile; offsets are int64.
+MAX_ITEMS = 2**31 - 2**12
 
 
 def linear_log_prob(
@@ -97,8 +99,11 @@ def _check(
     check_tensor("hidden", hidden, dtypes=FLOATS, ndim=2)
     check_tensor("items", items, dtypes=(hidden.dtype,), ndim=2, like=hidden)
     check_tensor("action", action, dtypes=INTEGERS, ndim=1, like=hidden)
-    if items.shape[0] == 0 or items.shape[0] > MAX_ROWS:
-        raise ValueError(f"items must have between 1 and 2^31 - 1 rows, got {items.shape[0]}")
+    if not 0 < items.shape[0] <= MAX_ITEMS or hidden.shape[0] > MAX_ITEMS:
+        raise ValueError(
+            f"items must have between 1 and {MAX_ITEMS} rows, and hidden no more, got "
+            f"{items.shape[0]} and {hidden.shape[0]}"
+        )
     check_shape("items", items, (items.shape[0], hidden.shape[1]), "[V, D] of hidden's D")
     check_shape("action", action, (hidden.shape[0],), "one item a row of hidden")
     if bias is not None:
