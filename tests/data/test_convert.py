@@ -9,6 +9,7 @@ from scipy.stats import percentileofscore
 from tensordict import TensorDict
 
 from torchrl_drpo.data import (
+    InitialHistory,
     ItemTable,
     LogSchema,
     Percentile,
@@ -73,6 +74,49 @@ def test_string_ids_timestamps_and_nullable_columns(frame, tmp_path):
     tabs = buffer.contexts["tab"].decode(rows["observation", "context"])
     assert tabs == [str(t) for t in expected["tab"]]
     assert buffer.context_sizes == (4,)
+
+
+def test_fractions_of_a_second_put_rows_in_order(frame):
+    steps = np.random.default_rng(0).permutation(len(frame)) / 1024
+    fine = frame.assign(time=1_600_000_000 + steps)
+    stored = RecReplayBuffer.from_pandas(fine, SCHEMA, history=0)[:]
+    expected = fine.sort_values(["user", "time"])["time"].to_numpy()
+    np.testing.assert_allclose(stored["time"] / 1e6, expected, atol=1e-6)
+
+
+def test_the_test_part_starts_on_a_local_day(frame):
+    schema = SCHEMA.replace(utc_offset_hours=-5.0)
+    buffer = RecReplayBuffer.from_pandas(frame, schema, test_start="1970-01-04", history=0)
+    late = buffer[:]["time"] >= 3 * 86_400 + 5 * 3_600  # midnight there is five o'clock in UTC
+    assert (buffer.split("test")[:] == buffer[:][late]).all()
+    days = pd.to_datetime(frame["time"] - 5 * 3_600, unit="s")
+    for dated in (days.dt.date, days.dt.strftime("%Y%m%d").astype(int)):
+        by_date = RecReplayBuffer.from_pandas(
+            frame.assign(day=dated), schema.replace(date="day"), test_start="1970-01-04", history=0
+        )
+        assert (by_date.split("test")[:] == buffer[:][late]).all()
+
+
+def test_string_users_have_histories_from_before(frame, tmp_path):
+    text = frame.assign(user="u" + frame["user"].astype(str))
+    text.to_parquet(tmp_path / "log.parquet")
+    past = pd.DataFrame({"u": ["u101", "nobody", "u100"], "h": [[7, 14], [7], [21, 700]]})
+    past.to_parquet(tmp_path / "past.parquet")
+    schema = SCHEMA.replace(initial_history=InitialHistory("past.parquet", "u", "h"))
+    buffer = RecReplayBuffer.from_parquet(tmp_path / "log.parquet", schema, history=2)
+    rows = buffer[:]
+    first = rows[(rows["step"] == 0) & (rows["user"] == buffer.users.encode(["u100"]))]
+    history = buffer.items.decode(first["observation", "history"].ravel())
+    assert history == [21, 700]  # an item that only histories know joins the catalogue
+    assert buffer.report.initial_history_users == 2
+
+
+def test_rows_may_bring_histories_of_string_items():
+    log = pd.DataFrame({"i": ["a", "b"], "h": [["b", None, "c"], None]})
+    schema = LogSchema(item="i", history="h", quality="1", duplicates="keep")
+    buffer = RecReplayBuffer.from_pandas(log, schema, history=3)
+    b, c = buffer.items.encode(["b", "c"]).tolist()
+    assert buffer[:]["observation", "history"].tolist() == [[b, -1, c], [-1, -1, -1]]
 
 
 @pytest.mark.parametrize("form", ["pandas", "polars", "lazy", "arrow", "tensordict", "csv", "list"])

@@ -11,9 +11,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from torchrl_drpo.data import LogError, LogSchema, Percentile, RecReplayBuffer, convert_log
+from torchrl_drpo.data import (
+    InitialHistory,
+    ItemTable,
+    LogError,
+    LogSchema,
+    Percentile,
+    RecReplayBuffer,
+    convert_log,
+)
 from torchrl_drpo.data.store import LogStore
 
 SCHEMA = LogSchema(
@@ -163,6 +172,61 @@ def test_a_full_disk_is_said_and_survived(parquet, tmp_path, monkeypatch):
     convert_log(parquet, root, other, overwrite=True, partition_rows=90)
     convert_log(parquet, tmp_path / "b", other, partition_rows=90)
     assert contents(root) == contents(tmp_path / "b")
+
+
+def test_side_tables_are_checked(frame, tmp_path):
+    frame.to_parquet(tmp_path / "log.parquet")
+
+    def convert(table: pd.DataFrame, **schema):
+        table.to_parquet(tmp_path / "side.parquet")
+        convert_log(tmp_path / "log.parquet", tmp_path / "out", SCHEMA.replace(**schema))
+
+    ids = frame["item"].unique()
+    repeated = pd.DataFrame({"id": [*ids, ids[0]]})
+    with pytest.raises(LogError, match=rf"side.parquet: id {ids[0]} repeats"):
+        convert(repeated, items=ItemTable("side.parquet", "id"))
+    ragged = pd.DataFrame({"id": [1, 2], "e": [[1.0, 2.0], [3.0]]})
+    with pytest.raises(LogError, match="row 1: embedding of 1 numbers, expected 2"):
+        convert(ragged, items=ItemTable("side.parquet", "id", embedding="e"))
+    holes = pd.DataFrame({"id": [1, 2], "c": pd.array([1, None], dtype="Int64")})
+    with pytest.raises(LogError, match="lacks one of its codes"):
+        convert(holes, items=ItemTable("side.parquet", "id", codes=("c",)))
+    user = int(frame["user"][0])
+    twice = pd.DataFrame({"u": [user, user], "h": [[7], [14]]})
+    with pytest.raises(LogError, match=f"user {user} repeats"):
+        convert(twice, initial_history=InitialHistory("side.parquet", "u", "h"))
+    with pytest.raises(FileNotFoundError, match=r"no log file matches .*gone.parquet"):
+        convert(twice, items=ItemTable("gone.parquet", "id"))
+
+
+def test_arguments_are_checked(frame, tmp_path):
+    with pytest.raises(ValueError, match="bad_rows must be"):
+        convert_log(frame, tmp_path, SCHEMA, bad_rows="ignore")
+    with pytest.raises(ValueError, match="test_days must be at least 1"):
+        convert_log(frame, tmp_path, SCHEMA, test_days=0)
+    with pytest.raises(ValueError, match="batch_rows must be at least 1"):
+        convert_log(frame, tmp_path, SCHEMA, batch_rows=0)
+    with pytest.raises(LogError, match="no row is left"):
+        convert_log(frame.assign(propensity=0.0), tmp_path, SCHEMA, bad_rows="drop")
+    with pytest.raises(LogError, match="rewards do not fit float32"):
+        convert_log(frame, tmp_path, SCHEMA.replace(quality="1e39 * click + 1e39"))
+    percentile = SCHEMA.replace(quality=Percentile("play"))
+    with pytest.raises(ValueError, match="needs training rows to be fitted on"):
+        convert_log(frame, tmp_path, percentile, test_start="1960-01-01")
+    halves = frame.assign(position=1.5)
+    with pytest.raises(LogError, match=r"row 0: not a whole number: position is 1.5"):
+        convert_log(halves, tmp_path, SCHEMA.replace(position="position"))
+    days = frame.assign(day=20201301)
+    with pytest.raises(LogError, match="row 0: no date: day 20201301; expected YYYYMMDD"):
+        convert_log(days, tmp_path, SCHEMA.replace(date="day"))
+
+
+def test_two_conversions_at_once_are_refused(frame, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match="another process is converting"):
+            convert_log(frame, tmp_path, SCHEMA)
 
 
 def test_damaged_conversions_are_refused(parquet, tmp_path):

@@ -25,39 +25,43 @@ def to_float(column: pa.Array) -> np.ndarray:
 
 
 def to_int(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """int64 values (zero where null) and a mask of nulls.
-
-    Floats pass where they are whole: a column of integers that once held a null is often stored
-    as floats.
-    """
+    """int64 values (zero where null) and a mask of nulls; floats are rounded down."""
     import pyarrow.compute as pc
 
     null = np.asarray(column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
     if column_kind(column.type) == "float":
         values = to_float(column)
-        whole = np.where(null, 0.0, values)
-        if np.any(whole != np.floor(whole)):
-            bad = whole[np.flatnonzero(whole != np.floor(whole))[0]]
-            raise ValueError(f"expected whole numbers, got {bad}")
-        return whole.astype(np.int64), null
+        null |= ~np.isfinite(values)
+        return np.floor(np.where(null, 0.0, values)).astype(np.int64), null
     if column_kind(column.type) == "boolean":
         column = pc.cast(column, "int8")
     filled = pc.fill_null(column, 0) if null.any() else column
     return pc.cast(filled, "int64").to_numpy(zero_copy_only=False), null
 
 
-def to_time(column: pa.Array, per_second: int) -> tuple[np.ndarray, np.ndarray]:
-    """int64 times in units of ``1 / per_second`` s since 1970, and a mask of nulls."""
+def to_time(
+    column: pa.Array, per_second: int, unit: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """int64 times in ticks of ``1 / per_second`` s since 1970, and a mask of nulls.
+
+    Numbers count ticks of ``1 / unit`` s (the same by default); floats keep their fractions as
+    far as the result's ticks go.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    scale = per_second // (unit or per_second)
+    if column_kind(column.type) == "float":
+        values = to_float(column)
+        null = ~np.isfinite(values)
+        return np.round(np.where(null, 0.0, values) * scale).astype(np.int64), null
     if column_kind(column.type) != "time":
-        return to_int(column)
+        values, null = to_int(column)
+        return values * scale, null
     if pa.types.is_date(column.type):
         column = pc.cast(column, pa.timestamp("s"))
-    unit = column.type.unit
+    source = TIME_TYPES_PER_SECOND[column.type.unit]
     values, null = to_int(pc.cast(column, "int64"))
-    source = TIME_TYPES_PER_SECOND[unit]
     if source >= per_second:
         return values // (source // per_second), null
     return values * (per_second // source), null

@@ -187,7 +187,7 @@ class _Conversion:
         days, start = self.options["test_days"], self.options["test_start"]
         if days is None and start is None:
             return None
-        if outline.last_day is None or outline.last_day < 0:
+        if outline.last_day is None:
             raise LogError("a split by day needs a `time` or `date` column in the schema")
         if start is not None:
             return int(np.datetime64(start, "D").astype(np.int64))

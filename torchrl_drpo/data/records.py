@@ -11,7 +11,7 @@ import numpy as np
 from .arrow import hash_column, list_parts, row_hashes, string_codes, to_float, to_int, to_time
 from .catalogue import Catalogue
 from .formula import Formula
-from .quality import DURATION_BUCKET, USER, Percentile, RewardFormula
+from .quality import DURATION_BUCKET, Percentile, RewardFormula
 from .schema import TIME_UNITS, LogSchema
 from .sources import Batch, LogError, LogSource, column_kind
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SECONDS_A_DAY = 86_400
+NO_DAY = -(2**31)
 Show = Callable[[int], str]
 Fault = Callable[[str, np.ndarray, Show, str], None]
 
@@ -32,17 +33,17 @@ def id_columns(schema: LogSchema) -> dict[str, str]:
 
 
 def day_number(date: np.ndarray) -> np.ndarray:
-    """Days since 1970 of YYYYMMDD integers; -1 where that is no date.
+    """Days since 1970 of YYYYMMDD integers; ``NO_DAY`` where that is no date.
 
-    >>> day_number(np.array([19700102, 20220506, 20221301]))
-    array([    1, 19118,    -1])
+    >>> day_number(np.array([19700102, 20220506]))
+    array([    1, 19118])
     """
     year, month, day = date // 10_000, date // 100 % 100, date % 100
     good = (month >= 1) & (month <= 12) & (day >= 1) & (year >= 1900) & (year <= 2200)
     months = np.where(good, (year - 1970) * 12 + month - 1, 0)
     first = months.astype("M8[M]").astype("M8[D]").astype(np.int64)
     length = (months + 1).astype("M8[M]").astype("M8[D]").astype(np.int64) - first
-    return np.where(good & (day <= length), first + day - 1, -1)
+    return np.where(good & (day <= length), first + day - 1, NO_DAY)
 
 
 @dataclass
@@ -194,7 +195,8 @@ class Encoder:
     def _times(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
         schema = self.schema
         if schema.time:
-            value, null = to_time(table.column(schema.time), self.per_second)
+            unit = TIME_UNITS[schema.time_unit]
+            value, null = to_time(table.column(schema.time), self.per_second, unit)
             fault("missing time", null, lambda _: f"{schema.time} is null", "every row needs one")
             records["time"] = value
             local = value + int(schema.utc_offset_hours * 3600 * self.per_second)
@@ -203,11 +205,11 @@ class Encoder:
             column = table.column(schema.date)
             if column_kind(column.type) == "time":
                 seconds, null = to_time(column, 1)
-                day = np.where(null, -1, seconds // SECONDS_A_DAY)
+                day = np.where(null, NO_DAY, seconds // SECONDS_A_DAY)
             else:
                 day = day_number(to_int(column)[0])
             shown = lambda row: f"{schema.date} {column[row]}"  # noqa: E731
-            fault("no date", day < 0, shown, "expected YYYYMMDD")
+            fault("no date", day == NO_DAY, shown, "expected YYYYMMDD")
             records["day"] = day
 
     def _quality(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
@@ -268,10 +270,14 @@ def check_kinds(schema: LogSchema, kinds: dict[str, str]) -> None:
 
 
 def time_resolution(schema: LogSchema, kinds: dict[str, str]) -> int:
-    """Ticks a second of the stored times: the schema's unit, microseconds for Arrow timestamps."""
+    """Ticks a second of the stored times: the schema's unit, at least microseconds otherwise.
+
+    Otherwise: for Arrow timestamps, and for floats, whose fractions put rows in order.
+    """
+    unit = TIME_UNITS[schema.time_unit]
     if schema.time and kinds[schema.time] == "time":
         return TIME_UNITS["us"]
-    return TIME_UNITS[schema.time_unit]
+    return max(unit, TIME_UNITS["us"]) if schema.time and kinds[schema.time] == "float" else unit
 
 
 def encode_items(flat: pa.Array, items: Catalogue) -> np.ndarray:
@@ -286,9 +292,10 @@ def encode_items(flat: pa.Array, items: Catalogue) -> np.ndarray:
 
 
 def _whole(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
-    value, null = to_int(table.column(column))
-    fault("missing value", null, lambda _: f"{column} is null", "every row needs one")
-    return value
-
-
-__all__ = ["USER", "Encoder", "check_kinds", "day_number", "encode_items", "id_columns"]
+    value = to_float(table.column(column))
+    missing = np.isnan(value)
+    fault("missing value", missing, lambda _: f"{column} is null", "every row needs one")
+    broken = ~missing & (np.floor(value) != value)
+    shown = lambda row: f"{column} is {value[row]}"  # noqa: E731
+    fault("not a whole number", broken, shown, "expected an integer")
+    return np.where(np.isfinite(value), value, 0.0).astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from .arrow import list_parts, to_int, to_time, unique_ids
 from .catalogue import Catalogue
 from .records import SECONDS_A_DAY, check_kinds, day_number, id_columns, time_resolution
-from .schema import InitialHistory, ItemTable, LogSchema
+from .schema import TIME_UNITS, InitialHistory, ItemTable, LogSchema
 from .sources import LogError, LogSource, column_kind
 
 
@@ -89,7 +89,8 @@ def scan_log(source: LogSource, schema: LogSchema) -> Outline:
             flat, _ = list_parts(batch.table.column(schema.history))
             counters["items"].add(*unique_ids(flat))
         day = _last_day(batch.table, schema, per_second)
-        last_day = day if last_day is None else max(last_day, day)
+        if day is not None:
+            last_day = day if last_day is None else max(last_day, day)
     if rows == 0:
         raise LogError(f"the log has no rows: {', '.join(source.files) or 'an empty table'}")
     item_table, missing_items = side_table(source, schema.items)
@@ -116,10 +117,11 @@ def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:
             return int(to_time(column, 1)[0].max() // SECONDS_A_DAY)
         return int(day_number(to_int(column)[0]).max())
     if schema.time:
-        last = int(to_time(table.column(schema.time), per_second)[0].max())
+        unit = TIME_UNITS[schema.time_unit]
+        last = int(to_time(table.column(schema.time), per_second, unit)[0].max())
         local = last + int(schema.utc_offset_hours * 3600 * per_second)
         return local // (SECONDS_A_DAY * per_second)
-    return -1
+    return None
 
 
 def side_table(
@@ -164,7 +166,10 @@ def item_codes(schema: LogSchema, table: LogSource, items: Catalogue) -> np.ndar
     codes = np.full((len(items), len(names)), -1, dtype=np.int64)
     for batch in table.batches([schema.items.id, *names]):
         number = item_numbers(batch.table.column(schema.items.id), items)
-        codes[number] = np.stack([to_int(batch.table.column(name))[0] for name in names], axis=1)
+        columns = [to_int(batch.table.column(name)) for name in names]
+        if any(null.any() for _, null in columns):
+            raise LogError(f"{batch.file}: an item lacks one of its codes {names}")
+        codes[number] = np.stack([values for values, _ in columns], axis=1)
     return codes
 
 

@@ -126,7 +126,8 @@ class PartitionSorter:
             reward = discounted_returns(records["value"], last, quality.gamma)
         else:
             reward = self._percentiles(records, quality)
-        bad = ~np.isfinite(reward.astype(np.float32))
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(reward.astype(np.float32))
         if bad.any():
             raise LogError(
                 f"{int(bad.sum())} rewards do not fit float32, the first is "

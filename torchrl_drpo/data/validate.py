@@ -137,7 +137,7 @@ def validate_log(
 def _first_test_day(outline: Outline, days: int | None, start: str | None) -> int | None:
     if start is not None:
         return int(np.datetime64(start, "D").astype(np.int64))
-    if days is not None and outline.last_day is not None and outline.last_day >= 0:
+    if days is not None and outline.last_day is not None:
         return outline.last_day - days + 1
     return None
 
