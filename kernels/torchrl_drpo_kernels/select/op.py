@@ -43,7 +43,7 @@ def select(
 
     On CUDA nothing is read back to the host: one launch up to 32,768 rows, seven beyond, all of
     them capturable in a CUDA graph, and the same bits on every run. On a CPU it is a partial
-    selection in ATen. Moments accumulate in float64; quality beyond 1e150 in size is no concern.
+    selection in ATen. Moments accumulate in float64.
 
     Args:
         quality: ``[N]`` float32, dense.

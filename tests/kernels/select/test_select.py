@@ -168,6 +168,20 @@ def test_many_programs_are_chosen_beyond_one_launch(device):
     check_against_oracle(chosen, quality, mask, 0.1, "uniform", "first")
 
 
+@pytest.mark.parametrize("kind", ["normal", "ties", "periodic", "sparse"])
+@pytest.mark.parametrize("kappa", [0.001, 0.3, 0.999])
+def test_a_sampled_bound_never_changes_the_result(kind, kappa):
+    # Beyond 16,384 rows the CPU path bounds the threshold by every n // 4096-th row.
+    quality = {
+        "normal": lambda: torch.randn(50_000),
+        "ties": lambda: torch.randint(3, (50_000,)).float(),
+        "periodic": lambda: (torch.arange(50_000) % 12).float(),  # 50,000 // 4,096 is 12
+        "sparse": lambda: torch.zeros(50_000).index_fill(0, torch.arange(0, 600, 12), 1.0),
+    }[kind]()
+    chosen = select(quality, None, kappa, weighting="uniform", ties="first")
+    check_against_oracle(chosen, quality, None, kappa, "uniform", "first")
+
+
 def test_linear_weights_are_plain_excess_without_normalisation(device):
     quality = torch.tensor([4.0, 1.0, 2.5, 0.0], device=device)
     chosen = select(quality, None, 0.75, normalize=False)  # K = 3, nu = 1
