@@ -30,10 +30,10 @@ _HOME = {
     ),
     "torchrl_drpo.functional.controllers": ("AdaptiveKappa",),
     "torchrl_drpo.functional.tapers": ("ExponentialTaper", "HardCutoff", "ReciprocalTaper"),
-    "torchrl_drpo.distributions": ("CatalogueCategorical",),
+    "torchrl_drpo.distributions": ("CatalogueCategorical", "SemanticIDCategorical"),
     "torchrl_drpo.policies": ("make_catalogue_actor", "make_gaussian_actor"),
     "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
-    "torchrl_drpo.data": ("LogSchema", "RecReplayBuffer"),
+    "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
     "torchrl_drpo.envs": ("RecSimEnv",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -55,8 +55,10 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.data import LogSchema as LogSchema
+    from torchrl_drpo.data import QuantileSampler as QuantileSampler
     from torchrl_drpo.data import RecReplayBuffer as RecReplayBuffer
     from torchrl_drpo.distributions import CatalogueCategorical as CatalogueCategorical
+    from torchrl_drpo.distributions import SemanticIDCategorical as SemanticIDCategorical
     from torchrl_drpo.envs import RecSimEnv as RecSimEnv
     from torchrl_drpo.functional.controllers import AdaptiveKappa as AdaptiveKappa
     from torchrl_drpo.functional.tapers import ExponentialTaper as ExponentialTaper

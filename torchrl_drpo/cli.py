@@ -22,7 +22,8 @@ class Command(NamedTuple):
     Attributes:
         summary: one line for ``drpo --help``.
         config: ``module:dataclass`` of its options.
-        run: ``module:function`` that takes the options and reports to the terminal.
+        run: ``module:function`` that takes the options, reports to the terminal, and may return
+            an exit code.
     """
 
     summary: str
@@ -35,6 +36,21 @@ COMMANDS: dict[str, Command] = {
         "simulate a noisy log, learn from it with BC, the signed loss and DRPO, compare",
         "torchrl_drpo.experiments.demo:DemoConfig",
         "torchrl_drpo.experiments.terminal:demo",
+    ),
+    "simulate": Command(
+        "write a simulated log as Parquet, with its schema and true propensities",
+        "torchrl_drpo.experiments.logs:SimulateConfig",
+        "torchrl_drpo.experiments.logs:run_simulate",
+    ),
+    "validate": Command(
+        "report every fault of a log, with counts and example rows",
+        "torchrl_drpo.experiments.logs:ValidateConfig",
+        "torchrl_drpo.experiments.logs:run_validate",
+    ),
+    "convert": Command(
+        "convert a log into memory-mapped columns; resumes when killed",
+        "torchrl_drpo.experiments.logs:ConvertConfig",
+        "torchrl_drpo.experiments.logs:run_convert",
     ),
     "train": Command(
         "train catalogue policies on a log and evaluate them on its last days",
@@ -93,8 +109,7 @@ def _run(argv: list[str]) -> int:
         prog=f"drpo {name}",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    _load(command.run)(config)
-    return 0
+    return _load(command.run)(config) or 0
 
 
 def _overview() -> str:

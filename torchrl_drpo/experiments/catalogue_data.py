@@ -26,7 +26,7 @@ _USERS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
-class LogConfig:
+class SchemaConfig:
     """Which log, and what its columns mean.
 
     Attributes:
@@ -34,25 +34,20 @@ class LogConfig:
         preset: name of a published log's schema, such as kuairand.
         schema: JSON file with the log's schema (LogSchema.to_json), instead of a preset.
         test_days: the last so many days are held out.
-        history: length of the history that a policy reads.
-        labels: 0/1 columns of the schema for GAUC; all of them by default.
     """
 
     logs: str
     preset: str | None = None
     schema: Path | None = None
     test_days: int = 3
-    history: int = 20
-    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.preset is None) == (self.schema is None):
             raise ValueError(
                 "say what the log's columns mean: either preset=<name> or schema=<file.json>"
             )
-        for name in ("test_days", "history"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.test_days < 1:
+            raise ValueError(f"test_days must be at least 1, got {self.test_days}")
 
     def log_schema(self) -> LogSchema:
         """The schema that was asked for.
@@ -67,6 +62,24 @@ class LogConfig:
             return LogSchema.from_json(self.schema.read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"cannot read the schema {self.schema}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class LogConfig(SchemaConfig):
+    """Which log, and what a policy reads of it.
+
+    Attributes:
+        history: length of the history that a policy reads.
+        labels: 0/1 columns of the schema for GAUC; all of them by default.
+    """
+
+    history: int = 20
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.history < 1:
+            raise ValueError(f"history must be at least 1, got {self.history}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""``drpo simulate``, ``validate`` and ``convert``, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from torchrl_drpo import LogSchema, RecReplayBuffer
+from torchrl_drpo.cli import main
+
+
+@pytest.fixture
+def simulated(tmp_path, capsys):
+    path = tmp_path / "logs" / "recsim.parquet"
+    assert main(["simulate", "--rows", "800", "--out", str(path)]) == 0
+    capsys.readouterr()
+    return path
+
+
+def schema_of(path):
+    return str(path.with_suffix(".schema.json"))
+
+
+def test_a_simulated_log_validates_converts_and_opens(simulated, tmp_path, capsys):
+    options = ["--logs", str(simulated), "--schema", schema_of(simulated), "--test-days", "2"]
+    assert main(["validate", *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["rows"]) == (True, 800)
+    root = tmp_path / "converted"
+    assert main(["convert", *options, "--root", str(root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"] == {"train": 640, "test": 160}
+    rows = RecReplayBuffer.open(root)[:]
+    table = pq.read_table(simulated)
+    assert sorted(rows["propensity"].tolist()) == pytest.approx(
+        sorted(table["propensity"].to_pylist()), rel=1e-6
+    )
+    assert min(table["propensity"].to_pylist()) > 0
+    assert max(table["propensity"].to_pylist()) <= 1
+
+
+def test_a_faulty_log_is_reported_with_counts_and_refused(tmp_path, capsys):
+    path = tmp_path / "log.parquet"
+    clicks = [1.0, None, 0.0, float("nan")]
+    columns = {"u": [1, 1, 2, 2], "i": [5, 6, 5, 7], "t": [1, 2, 3, 4], "click": clicks}
+    pq.write_table(pa.table(columns), path)
+    schema = tmp_path / "schema.json"
+    schema.write_text(LogSchema(user="u", item="i", time="t", quality="click").to_json())
+    options = ["--logs", str(path), "--schema", str(schema)]
+    assert main(["validate", *options]) == 1
+    assert "reward is not finite: 2" in capsys.readouterr().out
+    assert main(["convert", *options, "--root", str(tmp_path / "c")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("drpo: ")
+    assert "row 1" in error
+
+
+def test_bad_options_are_one_line(simulated, tmp_path, capsys):
+    for options, message in (
+        (["--logs", "absent.parquet", "--preset", "kuairand"], "no log file matches"),
+        (["--logs", str(simulated), "--preset", "kuairand"], "has no column 'user_id'"),
+        (["--logs", str(simulated), "--preset", "netflix"], "netflix"),
+        (
+            ["--logs", str(simulated), "--schema", str(tmp_path / "x.json")],
+            "cannot read the schema",
+        ),
+    ):
+        assert main(["convert", *options, "--root", str(tmp_path / "c")]) == 2
+        error = capsys.readouterr().err.strip()
+        assert message in error.splitlines()[-1]
