@@ -158,11 +158,13 @@ class _Conversion:
         else:
             users = np.zeros(1 + -(-self.state.batches // self._batches_a_part), dtype=np.int64)
         count = len(users) - 1
-        for stage, step in (("sorted", sorter.sort), ("scored", sorter.score)):
+        stages = (("sorted", sorter.sort, "rec"), ("scored", sorter.score, "sorted"))
+        for stage, step, used in stages:
             for part in range(getattr(self.state, stage), count):
                 step(part, int(users[part]), int(users[part + 1]))
                 setattr(self.state, stage, part + 1)
                 self._save()
+                (self.work / "parts" / f"{part:05d}.{used}").unlink(missing_ok=True)
                 self._tell(stage, part + 1, count)
         return self._finish(outline, encoder, first_test_day)
 
