@@ -73,7 +73,7 @@ def run(arm: Arm, seed: int, weighting: str, steps: int) -> dict[str, float]:
         loss(buffer.sample())["loss_actor"].backward()
         optimizer.step()
         seconds += time.perf_counter() - began
-        if step % (steps // 20) == 0 and step > 0.8 * steps:
+        if step % max(1, steps // 20) == 0 and step > 0.8 * steps:
             values = evaluate_policy(actor, users, interest, env.items, delta=env.setting.delta)
             late.append(values["retrieved_reward"])
     return {"reward": sum(late) / len(late), "seconds": seconds}

@@ -251,6 +251,31 @@ def test_rows_may_bring_their_own_history_and_split():
     assert buffer[:]["next", "terminated"].all()
 
 
+def test_a_later_log_keeps_the_numbers_of_an_earlier_one(frame, tmp_path):
+    early, late = frame[frame["time"] < 3 * 86_400], frame[frame["time"] >= 3 * 86_400]
+    late = late.assign(user=late["user"] - 7, item=late["item"] * 3 + 1, tab=late["tab"] - 1)
+    first = RecReplayBuffer.from_pandas(early, SCHEMA, root=tmp_path / "a")
+    second = RecReplayBuffer.from_pandas(
+        late, SCHEMA, root=tmp_path / "b", like=tmp_path / "a", history=3
+    )
+    for one, other in ((first.items, second.items), (first.users, second.users)):
+        assert other.decode(range(len(one))) == one.decode(range(len(one)))
+        assert len(other) > len(one)
+    assert second.contexts["tab"].decode(range(5)) == [0, 1, 2, 3, -1]
+    number = second.users.encode(late["user"].to_numpy())
+    kept = late.assign(number=number).drop_duplicates()
+    kept = kept.sort_values(["number", "time"], kind="stable")
+    assert second.items.decode(second[:]["action"]) == kept["item"].tolist()
+    alone = RecReplayBuffer.from_pandas(late, SCHEMA, history=3)
+    user = int(late["user"].iloc[-1])
+    latest = [buffer.latest_history([user]) for buffer in (second, alone)]
+    raw = [b.items.decode(h[h >= 0]) for b, h in zip((second, alone), latest, strict=True)]
+    assert raw[0] == raw[1]
+    text = late.assign(item=late["item"].astype(str))
+    with pytest.raises(ValueError, match="ids changed their type"):
+        convert_log(text, tmp_path / "c", SCHEMA, like=tmp_path / "a")
+
+
 def test_item_table_gives_catalogue_codes_and_embeddings(tmp_path):
     log = pd.DataFrame({"i": [30, 10, 99], "r": [1, 0, 1]})
     pd.DataFrame(

@@ -64,8 +64,15 @@ class Catalogue:
     def extended(self, ids: Iterable[int] | Iterable[str] | np.ndarray) -> Catalogue:
         """A catalogue in which new ids come behind the known ones, in ascending order."""
         array = np.unique(as_id_array(ids if isinstance(ids, np.ndarray) else list(ids)))
+        if not len(array):
+            return self
         if not len(self):
             return Catalogue(array)
+        if array.dtype.kind != self._ids.dtype.kind:
+            raise ValueError(
+                f"a catalogue of {'integers' if self.is_integer else 'strings'} cannot take "
+                f"{'integers' if array.dtype == np.int64 else 'strings'}; ids changed their type"
+            )
         fresh = array[self.encode_array(array, "missing") < 0]
         if not len(fresh):
             return self
@@ -129,6 +136,8 @@ class Catalogue:
 
     def decode(self, numbers: Any) -> list[Any]:
         """Raw ids of a flat sequence of numbers; raises ``IndexError`` outside [0, n)."""
+        if isinstance(numbers, Tensor):
+            numbers = numbers.cpu().numpy()
         index = np.asarray(numbers, dtype=np.int64).ravel()
         bad = (index < 0) | (index >= len(self))
         if bad.any():

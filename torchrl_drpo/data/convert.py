@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .catalogue import Catalogue
 from .histories import write_initial_history
 from .records import Encoder
 from .scan import Outline, item_codes, item_embeddings, scan_log
@@ -52,6 +53,7 @@ def convert_log(
     test_start: str | None = None,
     bad_rows: str = "error",
     overwrite: bool = False,
+    like: Path | str | None = None,
     batch_rows: int = BATCH_ROWS,
     partition_rows: int = PARTITION_ROWS,
     progress: Callable[[str, int, int], None] | None = None,
@@ -68,6 +70,8 @@ def convert_log(
         test_start: or: the first day of the test part, ``"YYYY-MM-DD"``.
         bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` counts and leaves out.
         overwrite: replace a different conversion.
+        like: folder of an earlier conversion (of last week's log, say) whose numbers of items,
+            users and contexts are kept; new ids come behind them, so trained policies still fit.
         batch_rows: rows read at a time.
         partition_rows: rows sorted at a time; memory grows with it (and with the rows of the
             heaviest user), by about 1 kB a row in the worst case.
@@ -85,8 +89,10 @@ def convert_log(
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
     log = source if isinstance(source, LogSource) else LogSource(source, batch_rows)
+    earlier = LogStore(like) if like is not None else None
     options = {
         "test_days": test_days, "test_start": test_start, "bad_rows": bad_rows,
+        "like": earlier.data.name if earlier is not None else None,
         "batch_rows": log.batch_rows, "partition_rows": partition_rows,
     }  # fmt: skip
     with exclusive(root):
@@ -101,7 +107,8 @@ def convert_log(
                     "root, or pass overwrite=True to replace it once the new one is complete"
                 )
         try:
-            return _Conversion(log, schema, root, work, options, progress).run()
+            known = earlier.catalogues() if earlier is not None else {}
+            return _Conversion(log, schema, root, work, options, known, progress).run()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -131,6 +138,7 @@ class _Conversion:
     root: Path
     work: Path
     options: dict[str, Any]
+    known: dict[str, Catalogue]
     progress: Callable[[str, int, int], None] | None
     state: Progress = field(default_factory=Progress)
 
@@ -143,7 +151,7 @@ class _Conversion:
         for folder in ("parts", "rows/next", "rows/observation", "index", "catalogues"):
             (self.work / folder).mkdir(parents=True, exist_ok=True)
         # The outline is small and quick to find again, and only its catalogues are kept.
-        outline = scan_log(self.log, self.schema)
+        outline = scan_log(self.log, self.schema, self.known)
         self._tell("scan", 1, 1)
         bounds = self._bounds(outline)
         first_test_day = self._first_test_day(outline)

@@ -112,6 +112,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
         test_start: str | None = None,
         bad_rows: str = "error",
         overwrite: bool = False,
+        like: Path | str | None = None,
         part: str | None = None,
         history: int = 20,
         **options: Any,
@@ -128,6 +129,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             test_start: or: first day of the test part, ``"YYYY-MM-DD"``.
             bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` leaves it out.
             overwrite: replace another conversion at ``root``.
+            like: folder of an earlier conversion whose numbers of items and users are kept.
             part: show this part of the log only; also :meth:`split`.
             history: items of the history window, 0 for none.
             **options: ``next_observation=True`` adds ``("next", "observation")``, which critics
@@ -144,7 +146,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
         try:
             convert_log(
                 source, where, schema, test_days=test_days, test_start=test_start,
-                bad_rows=bad_rows, overwrite=overwrite,
+                bad_rows=bad_rows, overwrite=overwrite, like=like,
             )  # fmt: skip
         except BaseException:
             if root is None:

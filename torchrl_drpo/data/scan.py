@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +68,15 @@ class Outline:
     missing: tuple[str, ...]
 
 
-def scan_log(source: LogSource, schema: LogSchema) -> Outline:
+def scan_log(
+    source: LogSource, schema: LogSchema, known: Mapping[str, Catalogue] | None = None
+) -> Outline:
     """Reads the id and time columns once.
+
+    Args:
+        source: the log.
+        schema: what the columns mean.
+        known: catalogues whose numbers are kept; new ids come behind them.
 
     Raises:
         LogError: if columns are missing, of a wrong kind, or no row is there.
@@ -95,19 +103,32 @@ def scan_log(source: LogSource, schema: LogSchema) -> Outline:
         raise LogError(f"the log has no rows: {', '.join(source.files) or 'an empty table'}")
     item_table, missing_items = side_table(source, schema.items)
     history_table, missing_history = side_table(source, schema.initial_history)
-    catalogues = {n: Catalogue(c.merged()[0]) for n, c in counters.items() if n != "items"}
-    catalogues["items"], listed = _item_catalogue(schema, counters["items"], item_table)
-    unknown = len(catalogues["items"]) - listed if listed else 0
+    known = known or {}
+    empty = Catalogue([])
+    catalogues = {
+        name: known.get(name, empty).extended(counter.merged()[0])
+        for name, counter in counters.items()
+        if name != "items"
+    }
+    logged = counters["items"].merged()[0]
+    listed_ids = _listed_items(schema, item_table)
+    listed = known.get("items", empty).extended(listed_ids)
+    catalogues["items"] = listed.extended(logged)
+    unknown = len(catalogues["items"]) - len(listed) if item_table is not None else 0
     if history_table is not None:
         seen = IdCounter()
         for batch in history_table.batches([schema.initial_history.items]):
             seen.add(*unique_ids(list_parts(batch.table.column(0))[0]))
         catalogues["items"] = catalogues["items"].extended(seen.merged()[0])
-    user_rows = counters["users"].merged()[1] if "users" in counters else np.empty(0, np.int64)
+    user_rows = np.zeros(len(catalogues.get("users", ())), dtype=np.int64)
+    if "users" in counters:
+        ids, counts = counters["users"].merged()
+        user_rows[catalogues["users"].encode_array(ids)] = counts
     missing = tuple(name for name in (missing_items, missing_history) if name)
     return Outline(
-        rows, catalogues, user_rows, listed, unknown, last_day, item_table, history_table, missing
-    )
+        rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,
+        last_day, item_table, history_table, missing,
+    )  # fmt: skip
 
 
 def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:
@@ -140,22 +161,19 @@ def side_table(
         return None, table.path
 
 
-def _item_catalogue(
-    schema: LogSchema, logged: IdCounter, item_table: LogSource | None
-) -> tuple[Catalogue, int]:
-    """The item table's ids first, then logged strangers; and how many the table lists."""
-    ids = logged.merged()[0]
-    if item_table is None:
-        return Catalogue(ids), 0
+def _listed_items(schema: LogSchema, item_table: LogSource | None) -> np.ndarray:
+    """The item table's ids, ascending: numbered first, they do not depend on the log."""
+    if item_table is None or schema.items is None:
+        return np.empty(0, dtype=np.int64)
     column = schema.items.id
     item_table.kinds([column, *schema.items.codes])
     listed = IdCounter()
     for batch in item_table.batches([column]):
         listed.add(*unique_ids(batch.table.column(0)))
-    table_ids, counts = listed.merged()
+    ids, counts = listed.merged()
     if np.any(counts > 1):
-        raise LogError(f"item table {item_table.files[0]}: id {table_ids[counts > 1][0]} repeats")
-    return Catalogue(table_ids).extended(ids), len(table_ids)
+        raise LogError(f"item table {item_table.files[0]}: id {ids[counts > 1][0]} repeats")
+    return ids
 
 
 def item_codes(schema: LogSchema, table: LogSource, items: Catalogue) -> np.ndarray | None:

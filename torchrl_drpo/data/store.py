@@ -207,6 +207,11 @@ class LogStore:
         path = self.data / "index" / f"{name}.bin"
         return map_array(path, dtype) if path.is_file() else None
 
+    def catalogues(self) -> dict[str, Catalogue]:
+        """All catalogues by name."""
+        names = [path.stem for path in sorted((self.data / "catalogues").glob("*.json"))]
+        return {name: self.catalogue(name) for name in names}
+
     def catalogue(self, name: str) -> Catalogue | None:
         """A catalogue (``"users"``, ``"items"``, ``"context.tab"``, ...), or None."""
         if name not in self._catalogues:
