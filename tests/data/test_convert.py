@@ -263,7 +263,7 @@ def test_a_later_log_keeps_the_numbers_of_an_earlier_one(frame, tmp_path):
         assert len(other) > len(one)
     assert second.contexts["tab"].decode(range(5)) == [0, 1, 2, 3, -1]
     number = second.users.encode(late["user"].to_numpy())
-    kept = late.assign(number=number).drop_duplicates()
+    kept = late.assign(number=number.numpy()).drop_duplicates()
     kept = kept.sort_values(["number", "time"], kind="stable")
     assert second.items.decode(second[:]["action"]) == kept["item"].tolist()
     alone = RecReplayBuffer.from_pandas(late, SCHEMA, history=3)
