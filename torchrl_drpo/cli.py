@@ -54,7 +54,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "train": Command(
         "train catalogue policies on a log and evaluate them on its last days",
-        "torchrl_drpo.experiments.catalogue:TrainCatalogueConfig",
+        "torchrl_drpo.experiments.catalogue_config:TrainCatalogueConfig",
         "torchrl_drpo.experiments.catalogue_terminal:train",
     ),
     "evaluate": Command(

@@ -15,8 +15,9 @@ import torch
 from torchrl_drpo import cli
 from torchrl_drpo.data import LogSchema, Percentile
 from torchrl_drpo.experiments import catalogue
-from torchrl_drpo.experiments.catalogue import ModelConfig, TrainCatalogueConfig, run_train
+from torchrl_drpo.experiments.catalogue import run_train
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
+from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
 from torchrl_drpo.experiments.recommend import recommend
@@ -169,6 +170,18 @@ def test_a_killed_run_ends_as_if_it_had_not_been(log: Path, tmp_path: Path) -> N
     assert steps == [220, 240]
     whole = run_train(replace(settings, output=tmp_path / "whole"))
     assert resumed.runs == whole.runs
+
+
+@pytest.mark.parametrize(("logger", "pattern"), [("csv", "*.csv"), ("tensorboard", "events*")])
+def test_curves_are_logged_where_asked_for(
+    log: Path, tmp_path: Path, logger: str, pattern: str
+) -> None:
+    run_train(config(log, tmp_path, objectives=("drpo",), steps=40, logger=logger))
+    files = {path.name: path for path in (tmp_path / "curves" / "drpo-0").rglob(pattern)}
+    assert files
+    if logger == "csv":
+        steps = [line.split(",")[0] for line in files["kappa.csv"].read_text().splitlines()]
+        assert steps == ["20", "40"]
 
 
 def test_the_checkpoint_evaluates_as_the_run_did(trained, log: Path) -> None:

@@ -12,20 +12,23 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchrl.modules import ProbabilisticActor
+from torchrl.record.loggers import CSVLogger, TensorboardLogger
+from torchrl.record.loggers.common import Logger
 
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.experiments import catalogue_report as report
 from torchrl_drpo.experiments.artifacts import MANIFEST, write_json, write_text
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.experiments.catalogue_data import CatalogueData, LogConfig
+from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
+from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.catalogue_evaluation import (
     ROWS_SCORED,
     held_out_metrics,
@@ -33,78 +36,14 @@ from torchrl_drpo.experiments.catalogue_evaluation import (
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.experiments.catalogue_objectives import OBJECTIVES, make_objective
+from torchrl_drpo.experiments.catalogue_objectives import make_objective
 from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
-from torchrl_drpo.policies.encoders import Pooling
 from torchrl_drpo.report.tables import Table
 
 RESULTS_VERSION = 1
 #: Called with a run's name, its step and its last step.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of the policy; see :func:`~torchrl_drpo.make_catalogue_actor`.
-
-    Attributes:
-        dim: width of states and item embeddings.
-        hidden: widths of the encoder's hidden layers.
-        pooling: how a history becomes one vector.
-        bias: whether each item has a logit of its own.
-        temperature: divides the logits.
-        tie_embeddings: whether histories and the softmax share one item table.
-    """
-
-    dim: int = 64
-    hidden: tuple[int, ...] = (128,)
-    pooling: Pooling = "recency"
-    bias: bool = True
-    temperature: float = 1.0
-    tie_embeddings: bool = True
-
-
-@dataclass(frozen=True)
-class TrainCatalogueConfig(LogConfig):
-    """Train catalogue policies on a log and evaluate them on its last days.
-
-    Attributes:
-        output: folder for everything that is written.
-        objectives: what to train, by name; random and popularity are always in the table.
-        seeds: runs of each objective.
-        steps: gradient steps a run.
-        batch_size: rows a step.
-        learning_rate: of Adam.
-        ks: list lengths of the hit rates; the table shows the last one.
-        device: where to train.
-        json: print the results as JSON instead of a table.
-        model: shape of the policy.
-    """
-
-    output: Path = Path("runs/catalogue")
-    objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
-    seeds: int = 1
-    steps: int = 1_200
-    batch_size: int = 1_024
-    learning_rate: float = 2e-3
-    ks: tuple[int, ...] = (10, 50)
-    device: str = "cpu"
-    json: bool = False
-    model: ModelConfig = field(default_factory=ModelConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = [name for name in self.objectives if name not in OBJECTIVES]
-        if unknown or not self.objectives:
-            raise ValueError(
-                f"objectives must be among {', '.join(OBJECTIVES)}, got {list(self.objectives)}"
-            )
-        for name in ("seeds", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.ks or min(self.ks) < 1:
-            raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
 
 
 @dataclass(frozen=True)
@@ -184,7 +123,7 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
         summary=report.summarise(runs),
         runs=runs,
         data=data.facts,
-        config=_settings(config) | {"objectives": config.objectives, "seeds": config.seeds},
+        config=config.settings() | {"objectives": config.objectives, "seeds": config.seeds},
         k=config.ks[-1],
         checkpoints={name: config.output / name for name in config.objectives},
     )
@@ -220,7 +159,7 @@ def _metrics_of_run(
         "metrics": report.metrics_json(metrics),
     }
     if seed == 0:
-        facts = {**run, "config": _settings(config), "data": data.facts}
+        facts = {**run, "config": config.settings(), "data": data.facts}
         CatalogueCheckpoint(
             actor=actor.cpu().eval(),
             model=model,
@@ -261,9 +200,17 @@ def _train(
             checkpoint_every=200,
         ),
         progress=lambda step, values: progress(step, config.steps),
+        loggers=_loggers(config, f"{objective}-{seed}"),
         checkpoint=state,  # of a run under way: a killed one goes on from it
     )
     return actor, model, trainer.run().training
+
+
+def _loggers(config: TrainCatalogueConfig, run: str) -> list[Logger]:
+    if config.logger == "none":
+        return []
+    kind = CSVLogger if config.logger == "csv" else TensorboardLogger
+    return [kind(exp_name=run, log_dir=str(config.output / "curves"))]
 
 
 def _metrics(
@@ -280,19 +227,9 @@ def _read_run(path: Path) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
-def _settings(config: TrainCatalogueConfig) -> dict[str, Any]:
-    """The configuration as JSON data: what a run depends on, and no folders of this machine."""
-    plain = asdict(config)
-    for name in ("output", "objectives", "seeds", "json"):
-        del plain[name]
-    plain["logs"] = Path(config.logs).name
-    plain["schema"] = None if config.schema is None else config.schema.name
-    return json.loads(json.dumps(plain))
-
-
 def _fingerprint(
     objective: str, seed: int, data: CatalogueData, config: TrainCatalogueConfig
 ) -> str:
     """What a run depends on; two runs of one fingerprint are the same run."""
-    known = [objective, seed, _settings(config), data.identity, data.log.schema.to_json()]
+    known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""The settings of ``drpo train``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torchrl_drpo.experiments.catalogue_data import LogConfig
+from torchrl_drpo.experiments.catalogue_objectives import OBJECTIVES
+from torchrl_drpo.policies.encoders import Pooling
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the policy; see :func:`~torchrl_drpo.make_catalogue_actor`.
+
+    Attributes:
+        dim: width of states and item embeddings.
+        hidden: widths of the encoder's hidden layers.
+        pooling: how a history becomes one vector.
+        bias: whether each item has a logit of its own.
+        temperature: divides the logits.
+        tie_embeddings: whether histories and the softmax share one item table.
+    """
+
+    dim: int = 64
+    hidden: tuple[int, ...] = (128,)
+    pooling: Pooling = "recency"
+    bias: bool = True
+    temperature: float = 1.0
+    tie_embeddings: bool = True
+
+
+@dataclass(frozen=True)
+class TrainCatalogueConfig(LogConfig):
+    """Train catalogue policies on a log and evaluate them on its last days.
+
+    Attributes:
+        output: folder for everything that is written.
+        objectives: what to train, by name; random and popularity are always in the table.
+        seeds: runs of each objective.
+        steps: gradient steps a run.
+        batch_size: rows a step.
+        learning_rate: of Adam.
+        ks: list lengths of the hit rates; the table shows the last one.
+        device: where to train.
+        logger: also write the training curves for TensorBoard, or as CSV files.
+        json: print the results as JSON instead of a table.
+        model: shape of the policy.
+    """
+
+    output: Path = Path("runs/catalogue")
+    objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
+    seeds: int = 1
+    steps: int = 1_200
+    batch_size: int = 1_024
+    learning_rate: float = 2e-3
+    ks: tuple[int, ...] = (10, 50)
+    device: str = "cpu"
+    logger: Literal["none", "csv", "tensorboard"] = "none"
+    json: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [name for name in self.objectives if name not in OBJECTIVES]
+        if unknown or not self.objectives:
+            raise ValueError(
+                f"objectives must be among {', '.join(OBJECTIVES)}, got {list(self.objectives)}"
+            )
+        for name in ("seeds", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
+
+    def settings(self) -> dict[str, Any]:
+        """What a run depends on, as JSON data, and no folders of this machine."""
+        plain = asdict(self)
+        for name in ("output", "objectives", "seeds", "logger", "json"):
+            del plain[name]
+        plain["logs"] = Path(self.logs).name
+        plain["schema"] = None if self.schema is None else self.schema.name
+        return json.loads(json.dumps(plain))
