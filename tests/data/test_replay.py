@@ -27,6 +27,7 @@ SCHEMA = LogSchema(
     user="user", item="item", time="time", quality="click", context=("tab",),
     propensity="propensity", session_gap=86_400.0,
 )  # fmt: skip
+KEPT = SCHEMA.replace(duplicates="keep")
 
 
 def brute_history(users, items, length, before=None):
@@ -178,9 +179,13 @@ def test_the_log_is_read_only(buffer):
         buffer[0] = buffer[1]
 
 
-def test_pickled_buffers_read_the_same_files(buffer):
-    again = pickle.loads(pickle.dumps(buffer))
+def test_pickled_buffers_read_the_same_files(buffer, frame):
+    pickled = pickle.dumps(buffer)
+    again = pickle.loads(pickled)
     assert (again[:20] == buffer[:20]).all()
+    big = RecReplayBuffer.from_pandas(pd.concat([frame] * 40), KEPT, test_days=2).split("train")
+    assert len(pickle.dumps(big)) < len(pickled) + 5_000  # file names travel, rows do not
+    assert (pickle.loads(pickle.dumps(big))[:9] == big[:9]).all()
 
 
 @pytest.mark.parametrize("part", [None, "train", "test"])

@@ -354,8 +354,8 @@ def _open(root: Path) -> _Log:
     store = LogStore(root)
     schema = store.schema
     histories = Histories(
-        items=store.rows.get("action").as_subclass(Tensor),
-        users=store.rows.get("user").as_subclass(Tensor) if schema.by_user else None,
+        items=store.rows.get("action"),
+        users=store.rows.get("user") if schema.by_user else None,
         offsets=store.index("user_offsets") if schema.by_user else None,
         values=store.index("initial_values", torch.int32),
         bounds=store.index("initial_offsets"),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import MemoryMappedTensor, TensorDict
 from torch import Tensor
 
 from .catalogue import Catalogue
@@ -97,11 +97,11 @@ def cut(path: Path, size: int) -> None:
 
 
 def map_array(path: Path, dtype: torch.dtype) -> Tensor:
-    """A raw array of a file as a memory-mapped tensor; writes to it stay private."""
+    """A raw array of a file as a memory-mapped tensor, which pickles by its file name."""
     count = path.stat().st_size // torch.empty((), dtype=dtype).element_size()
     if count == 0:
         return torch.empty(0, dtype=dtype)
-    return torch.from_file(str(path), shared=False, size=count, dtype=dtype)
+    return MemoryMappedTensor.from_filename(path, dtype=dtype, shape=[count])
 
 
 def write_rows_meta(
