@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrow import to_float
+from .arrow import row_hashes, to_float
 from .leakage import leaking_features
 from .quality import DURATION_BUCKET, Percentile
 from .records import SECONDS_A_DAY, Encoder, Show
@@ -94,7 +94,7 @@ def validate_log(
 ) -> ValidationReport:
     """Reads a log twice and reports every fault.
 
-    Memory: one batch, the catalogues, and eight bytes a row where duplicates are looked for.
+    Memory: one batch, the catalogues, and where duplicates are looked for some twenty bytes a row.
 
     Args:
         source: as for :func:`~torchrl_drpo.data.convert.convert_log`.
@@ -154,7 +154,6 @@ class _Checks:
         self.rows = 0
         self.encoder = Encoder(schema, log, outline.catalogues, True, observer=self._observe)
         self.hashes: list[np.ndarray] = []
-        self.kept: list[np.ndarray] = []  # the row of each hash
         self.places: list[tuple[int, str, int]] = []  # first row overall, file, first row there
         users = len(outline.catalogues.get("users", ())) or 1
         self.last_time = np.full(users, np.iinfo(np.int64).min)
@@ -176,12 +175,13 @@ class _Checks:
 
     def read(self) -> None:
         """Looks at every row."""
-        for batch in self.log.batches(None if self.encoder.hashed else self.schema.columns):
+        whole = self.schema.duplicates != "keep"
+        self.encoder.hashed = False  # rows are hashed here, the faulty ones too
+        for batch in self.log.batches(None if whole else self.schema.columns):
             self.places.append((self.rows, batch.file, batch.first_row))
             records, _ = self.encoder.encode(batch)
-            if self.encoder.hashed:
-                self.hashes.append(records["hash"].copy())
-                self.kept.append(self.rows + self.encoder.kept)
+            if whole:
+                self.hashes.append(row_hashes(batch.table))
             self._check_order(batch, records)
             self._check_ranges(batch)
             self._check_items(batch, records)
@@ -263,13 +263,15 @@ class _Checks:
         if not self.hashes:
             return
         hashes = np.concatenate(self.hashes)
-        order = np.argsort(hashes, kind="stable")
-        ordered = hashes[order]
-        repeats = np.concatenate(self.kept)[order[1:][ordered[1:] == ordered[:-1]]]
-        examples = [self._at(int(row)) for row in np.sort(repeats)[: self.max_examples]]
+        ordered = np.sort(hashes)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        rows = np.flatnonzero(np.isin(hashes, repeated))
+        _, first = np.unique(hashes[rows], return_index=True)
+        later = np.setdiff1d(rows, rows[first])[: self.max_examples]
+        examples = [self._at(int(row)) for row in later]
         severity = "error" if self.schema.duplicates == "error" else "warning"
         advice = "exact duplicates of an earlier row; a conversion keeps the first"
-        self.add("duplicate rows", severity, len(repeats), advice, examples)
+        self.add("duplicate rows", severity, len(repeated), advice, examples)
 
     def _at(self, row: int) -> dict[str, Any]:
         first, file, there = next(p for p in reversed(self.places) if p[0] <= row)
