@@ -204,6 +204,10 @@ def test_arguments_are_checked(frame, tmp_path):
         convert_log(frame, tmp_path, SCHEMA, bad_rows="ignore")
     with pytest.raises(ValueError, match="test_days must be at least 1"):
         convert_log(frame, tmp_path, SCHEMA, test_days=0)
+    with pytest.raises(ValueError, match="test_days or test_start, not both"):
+        convert_log(frame, tmp_path, SCHEMA, test_days=1, test_start="1970-01-02")
+    with pytest.raises(ValueError, match="must be YYYY-MM-DD, got 'tomorrow'"):
+        convert_log(frame, tmp_path, SCHEMA, test_start="tomorrow")
     with pytest.raises(ValueError, match="batch_rows must be at least 1"):
         convert_log(frame, tmp_path, SCHEMA, batch_rows=0)
     with pytest.raises(LogError, match="no row is left"):

@@ -24,7 +24,14 @@ import numpy as np
 from .catalogue import Catalogue
 from .histories import write_initial_history
 from .records import Encoder
-from .scan import Outline, item_codes, item_embeddings, scan_log
+from .scan import (
+    Outline,
+    find_test_start,
+    item_codes,
+    item_embeddings,
+    scan_log,
+    side_table,
+)
 from .schema import LogSchema
 from .sort import PartitionSorter, Progress, columns_of
 from .sources import BATCH_ROWS, LogError, LogSource
@@ -124,8 +131,6 @@ def _fingerprint(log: LogSource, schema: LogSchema, options: dict[str, Any]) -> 
 
     parts = [FORMAT, VERSION, pyarrow.__version__, log.fingerprint(), schema.to_json(), options]
     for table in (schema.items, schema.initial_history):
-        from .scan import side_table
-
         side, _ = side_table(log, table)
         parts.append(side.fingerprint() if side is not None else None)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -154,7 +159,9 @@ class _Conversion:
         outline = scan_log(self.log, self.schema, self.known)
         self._tell("scan", 1, 1)
         bounds = self._bounds(outline)
-        first_test_day = self._first_test_day(outline)
+        first_test_day = find_test_start(
+            outline.last_day, self.options["test_days"], self.options["test_start"]
+        )
         encoder = Encoder(
             self.schema, self.log, outline.catalogues, self.options["bad_rows"] == "drop",
             dict(self.state.faults),
@@ -192,18 +199,6 @@ class _Conversion:
         before = np.cumsum(outline.user_rows) - outline.user_rows
         fresh = np.flatnonzero(np.diff(before // self.options["partition_rows"], prepend=-1) > 0)
         return fresh.astype(np.int64)
-
-    def _first_test_day(self, outline: Outline) -> int | None:
-        days, start = self.options["test_days"], self.options["test_start"]
-        if days is None and start is None:
-            return None
-        if outline.last_day is None:
-            raise LogError("a split by day needs a `time` or `date` column in the schema")
-        if start is not None:
-            return int(np.datetime64(start, "D").astype(np.int64))
-        if days < 1:
-            raise ValueError(f"test_days must be at least 1, got {days}")
-        return outline.last_day - days + 1
 
     def _partition(self, encoder: Encoder, bounds: np.ndarray, rows: int) -> None:
         if self.state.partitioned:

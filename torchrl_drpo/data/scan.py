@@ -145,6 +145,34 @@ def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:
     return None
 
 
+def find_test_start(last_day: int | None, days: int | None, start: str | None) -> int | None:
+    """First day of the test part in days since 1970, None where no split was asked for.
+
+    Args:
+        last_day: the log's last day, None where it has no times.
+        days: the last so many days; or
+        start: ``"YYYY-MM-DD"``.
+
+    Raises:
+        ValueError: if both are given, ``days`` is below 1, or ``start`` is no date.
+        LogError: if the log has no times.
+    """
+    if days is None and start is None:
+        return None
+    if days is not None and start is not None:
+        raise ValueError(f"give test_days or test_start, not both ({days}, {start!r})")
+    if last_day is None:
+        raise LogError("a split by day needs a `time` or `date` column in the schema")
+    if start is not None:
+        try:
+            return int(np.datetime64(start, "D").astype(np.int64))
+        except ValueError:
+            raise ValueError(f"test_start must be YYYY-MM-DD, got {start!r}") from None
+    if days < 1:
+        raise ValueError(f"test_days must be at least 1, got {days}")
+    return last_day - days + 1
+
+
 def side_table(
     source: LogSource, table: ItemTable | InitialHistory | None
 ) -> tuple[LogSource | None, str | None]:

@@ -16,7 +16,7 @@ from .arrow import row_hashes, to_float
 from .leakage import leaking_features
 from .quality import DURATION_BUCKET, Percentile
 from .records import SECONDS_A_DAY, Encoder, Show
-from .scan import Outline, scan_log
+from .scan import Outline, find_test_start, scan_log
 from .schema import LogSchema
 from .sources import Batch, LogError, LogSource
 
@@ -114,6 +114,7 @@ def validate_log(
     try:
         log = LogSource(source)
         outline = scan_log(log, schema)
+        first_test_day = find_test_start(outline.last_day, test_days, test_start)
     except (LogError, FileNotFoundError) as error:
         unreadable = Fault("unreadable", "error", 1, str(error))
         return ValidationReport(faults=[unreadable])
@@ -122,7 +123,6 @@ def validate_log(
         checks.read()
     except LogError as error:
         checks.add("unreadable", "error", 1, str(error))
-    first_test_day = _first_test_day(outline, test_days, test_start)
     checks.finish(first_test_day)
     order = {"error": 0, "warning": 1}
     return ValidationReport(
@@ -132,14 +132,6 @@ def validate_log(
         items=len(outline.catalogues["items"]),
         faults=sorted(checks.faults.values(), key=lambda fault: order[fault.severity]),
     )
-
-
-def _first_test_day(outline: Outline, days: int | None, start: str | None) -> int | None:
-    if start is not None:
-        return int(np.datetime64(start, "D").astype(np.int64))
-    if days is not None and outline.last_day is not None:
-        return outline.last_day - days + 1
-    return None
 
 
 class _Checks:
