@@ -225,6 +225,12 @@ def test_arguments_are_checked(frame, tmp_path):
         convert_log(days, tmp_path, SCHEMA.replace(date="day"))
 
 
+def test_a_missing_extra_is_named(frame, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'torchrl-drpo\[data\]'"):
+        RecReplayBuffer.from_pandas(frame, SCHEMA)
+
+
 def test_two_conversions_at_once_are_refused(frame, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     with (tmp_path / ".lock").open("w") as lock:

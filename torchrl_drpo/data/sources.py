@@ -53,6 +53,12 @@ class LogSource:
     def __init__(self, source: Any, batch_rows: int = BATCH_ROWS) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+        try:
+            import pyarrow  # noqa: F401 (an extra: said here once, for every way in)
+        except ImportError:
+            raise ImportError(
+                "reading a log needs pyarrow; pip install 'torchrl-drpo[data]'"
+            ) from None
         self.batch_rows = batch_rows
         self.table = _as_table(source)
         self.files = [] if self.table is not None else _resolve(source)
