@@ -254,7 +254,9 @@ class DRPOLoss(WeightedLoss):
             log_prob, Weighting(weight, weight, {}), selection.quota.float()
         )
         self._took("fused")
-        return TensorDict({"loss_actor": loss, **_fused.report_of(selection, kappa)})
+        report = _fused.report_of(selection, kappa)
+        told = {name: value for name, value in report.items() if name in self.out_keys}
+        return TensorDict({"loss_actor": loss, **told})
 
     def _wants_fused(self, tensordict: TensorDictBase) -> bool:
         """Whether this batch goes through the selection op."""
