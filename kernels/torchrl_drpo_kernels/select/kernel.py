@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchrl_drpo_kernels._common import COMPILE, next_power_of_2
+from torchrl_drpo_kernels._common import COMPILE
 from torchrl_drpo_kernels.select import many_programs
 from torchrl_drpo_kernels.select.arithmetic import (
     kept_rows,
@@ -35,6 +35,9 @@ from torchrl_drpo_kernels.select.rule import Count, Rule, Stat
 
 #: Rows up to which one program does everything; beyond, its serial passes cost more than launches.
 ONE_LAUNCH_ROWS = 32_768
+#: Rows of a tile, for up to 512 rows and beyond. Both compile without spills under Triton 3.6 and
+#: 3.9; of the sizes between, the assembler trims registers so far that a few spill.
+SMALL_TILE, LARGE_TILE = 256, 2048
 
 
 def select(
@@ -52,11 +55,10 @@ def select_at_once(
     n = quality.shape[0]
     index, weight = quality.new_empty(n, dtype=torch.int32), torch.empty_like(quality)
     stats, counts = quality.new_empty(len(Stat)), index.new_empty(len(Count))
-    tile = tile or min(2048, max(256, next_power_of_2(n)))
+    tile = tile or (SMALL_TILE if n <= 512 else LARGE_TILE)
     select_kernel[(1,)](
         quality, mask, kappa, index, weight, stats, counts, n, *rule.numbers,
-        **rule.branches, HAS_MASK=mask is not None, TILE=tile, **COMPILE,
-        num_warps=8 if tile > 1024 else 4,
+        **rule.branches, HAS_MASK=mask is not None, TILE=tile, num_warps=8, **COMPILE,
     )  # fmt: skip
     return index, weight, stats, counts
 

@@ -30,7 +30,7 @@ from torchrl_drpo_kernels.select.radix import BINS, histogram, load_keys, pick, 
 from torchrl_drpo_kernels.select.rule import Count, Rule, Stat
 
 #: Rows of a tile, and the most programs that are started: about four for each multiprocessor.
-TILE, MAX_PROGRAMS = 2048, 512
+TILE, MAX_PROGRAMS = 1024, 512
 
 
 def select(

@@ -15,13 +15,11 @@ MANY = {"histograms_ptr": "*i32", "sums_ptr": "*fp64", "tallies_ptr": "*i32", "s
 RULE = {"HAS_MASK": True, "WEIGHTING": 2, "TIES": 0, "NORMALIZE": True}  # the longest code
 
 
-@pytest.mark.parametrize(
-    ("tile", "warps"), [(2048, 8), pytest.param(512, 4, marks=pytest.mark.slow)]
-)
-def test_one_program(build, tile, warps):
+@pytest.mark.parametrize("tile", [kernel.LARGE_TILE, kernel.SMALL_TILE])
+def test_one_program(build, tile):
     signature = {**ROWS, **OUTPUTS, **NUMBERS}
     constants = {**RULE, "TILE": tile}
-    build(kernel.select_kernel, signature, constants, num_warps=warps).check()
+    build(kernel.select_kernel, signature, constants, num_warps=8).check()
 
 
 @pytest.mark.parametrize(
