@@ -18,7 +18,7 @@ from torchrl_drpo.functional.proximal import (
     gbpo_surrogate,
     gbpo_weights,
 )
-from torchrl_drpo.functional.reductions import weighted_nll
+from torchrl_drpo.functional.reductions import weighted_moments, weighted_nll
 from torchrl_drpo.functional.remoteness import (
     categorical_remoteness,
     gaussian_remoteness,
@@ -30,7 +30,6 @@ from torchrl_drpo.functional.selection import (
     optimistic_value,
     select_top,
     top_fraction_threshold,
-    weighted_moments,
 )
 from torchrl_drpo.functional.tapers import (
     ExponentialTaper,
