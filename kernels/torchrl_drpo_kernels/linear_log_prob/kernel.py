@@ -33,9 +33,8 @@ from torchrl_drpo_kernels.linear_log_prob.shapes import (
     MERGED_ROWS,
     Tile,
     architecture,
-    forward_tile,
-    items_tile,
     programs,
+    tile_of,
 )
 
 LOG2E = math.log2(math.e)
@@ -55,9 +54,8 @@ def forward(
     n, d = hidden.shape
     width = max(16, next_power_of_2(d))
     descriptors = _described(hidden) and _described(items)
-    tile = tile or forward_tile(
-        architecture(hidden), width, hidden.element_size(), need_mean, descriptors
-    )
+    kind = "mean" if need_mean else "value"
+    tile = tile or tile_of(kind, architecture(hidden), width, hidden.element_size(), descriptors)
     p = programs(hidden)
     slots = (2 * p + triton.cdiv(n, tile.rows)) * tile.rows
     log_prob = hidden.new_empty(n, dtype=torch.float32)
@@ -107,7 +105,7 @@ def backward_items(
     (n, d), v = hidden.shape, items.shape[0]
     width = max(16, next_power_of_2(d))
     descriptors = _described(hidden) and _described(items) and n > 0
-    tile = tile or items_tile(architecture(hidden), width, hidden.element_size(), descriptors)
+    tile = tile or tile_of("items", architecture(hidden), width, hidden.element_size(), descriptors)
     d_items = items.new_empty(v, d) if out is None else out
     d_bias = lse.new_empty(v if need_bias else 0)
     items_kernel[(triton.cdiv(v, tile.items),)](
@@ -283,13 +281,11 @@ def merge_kernel(
 @triton.jit
 def _add_rows(
     d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-    ROWS: tl.constexpr, NEED_BIAS: tl.constexpr, RAGGED: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, NEED_BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds ``soft[i] * p[i, j] h[i]`` of one tile of rows to one tile of items."""
     row = start + tl.arange(0, ROWS)
     inside = row < live
-    if RAGGED:  # dead rows may hold anything, NaN too
-        h = tl.where(inside[:, None], h, tl.zeros_like(h))
     lse = tl.load(lse_ptr + row, inside, other=float("inf")) * 1.4426950408889634
     soft = tl.load(soft_ptr + row, inside, other=0.0)
     z = tl.dot(e, h.T, input_precision=PRECISION) * scale + b[:, None]
@@ -317,18 +313,21 @@ def items_kernel(
         b = tl.load(bias_ptr + item, item < n_items, other=0.0).to(tl.float32) * scale
     d_items = tl.zeros((ITEMS, WIDTH), tl.float32)
     d_bias = tl.zeros((ITEMS,), tl.float32)
-    whole = (live // ROWS) * ROWS
-    for start in range(0, whole, ROWS):
-        h = _load(hidden, start, n, hidden_stride, D, WIDTH, ROWS, DESCRIPTORS)
+    whole = 0
+    if DESCRIPTORS:
+        whole = (live // ROWS) * ROWS
+        for start in range(0, whole, ROWS):
+            h = _load(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
+            d_items, d_bias = _add_rows(
+                d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
+                ROWS, NEED_BIAS, PRECISION,
+            )  # fmt: skip
+    # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
+    for start in range(whole, live, ROWS):
+        h = _load(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
         d_items, d_bias = _add_rows(
             d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-            ROWS, NEED_BIAS, False, PRECISION,
-        )  # fmt: skip
-    if whole < live:
-        h = _load(hidden, whole, n, hidden_stride, D, WIDTH, ROWS, DESCRIPTORS)
-        d_items, d_bias = _add_rows(
-            d_items, d_bias, e, b, h, whole, live, lse_ptr, soft_ptr, scale,
-            ROWS, NEED_BIAS, True, PRECISION,
+            ROWS, NEED_BIAS, PRECISION,
         )  # fmt: skip
     column = tl.arange(0, WIDTH)
     # The logged items: few rows name one of this tile, so they stay out of the loop above.

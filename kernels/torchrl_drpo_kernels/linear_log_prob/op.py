@@ -256,7 +256,7 @@ def _takes_kernel(hidden: Tensor) -> bool:
     if INTERPRETED:  # which multiplies bfloat16 wrongly, and float32 exactly
         return hidden.dtype in (torch.float32, torch.float16)
     if hidden.dtype == torch.float32:
-        return torch.get_float32_matmul_precision() != "highest"
+        return torch.version.hip is None and torch.get_float32_matmul_precision() != "highest"
     return hidden.dtype in (torch.bfloat16, torch.float16)
 
 

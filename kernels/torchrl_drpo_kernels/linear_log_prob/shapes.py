@@ -1,4 +1,8 @@
-"""Tile shapes of the Triton kernels: a static table, never autotuned on the number of rows."""
+"""Tile shapes of the Triton kernels: a static table, never autotuned on the number of rows.
+
+Every cell compiles with a bias, without spills and within the shared memory of its architecture
+(tests/kernels/aot). Which of the shapes that compile is fastest has not been measured: no GPU.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +29,89 @@ class Tile(NamedTuple):
     stages: int
 
 
+#: Kernel -> tile for items up to 64, 128 and 256 wide. "mean" is the forward sweep with the
+#: expected item, "value" the one without, "items" the items' gradient.
+Shapes = dict[str, tuple[Tile, Tile, Tile]]
+
+#: sm_90 and sm_100 load through descriptors (TMA); sm_80 stands for every CUDA device that loads
+#: through pointers and has 160 KB of shared memory, "small" for 64 KB (other CUDA cards, AMD).
+_HALF: dict[str, Shapes] = {
+    "sm_90": {
+        "mean": (Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
+        "value": (Tile(256, 128, 8, 2), Tile(256, 128, 8, 2), Tile(128, 128, 8, 2)),
+        "items": (Tile(64, 128, 8, 3), Tile(64, 128, 8, 3), Tile(64, 128, 8, 2)),
+    },
+    "sm_100": {
+        "mean": (Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(64, 64, 8, 3)),
+        "value": (Tile(256, 128, 8, 2), Tile(256, 128, 8, 2), Tile(128, 128, 8, 2)),
+        "items": (Tile(64, 128, 8, 3), Tile(64, 128, 8, 3), Tile(64, 128, 8, 2)),
+    },
+    "sm_80": {
+        "mean": (Tile(128, 128, 8, 2), Tile(128, 128, 8, 2), Tile(64, 64, 8, 3)),
+        "value": (Tile(256, 128, 8, 2), Tile(128, 128, 8, 3), Tile(128, 128, 8, 2)),
+        "items": (Tile(64, 128, 8, 3), Tile(64, 128, 8, 3), Tile(64, 128, 8, 2)),
+    },
+    "small": {
+        "mean": (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+        "value": (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
+        "items": (Tile(32, 128, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2)),
+    },
+}
+#: float32 as TF32: twice the bytes and the registers of an operand.
+_SINGLE: dict[str, Shapes] = {
+    "sm_90": {
+        "mean": (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 8, 2)),
+        "value": (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+        "items": (Tile(64, 128, 8, 3), Tile(64, 128, 8, 3), Tile(32, 128, 8, 2)),
+    },
+    "sm_100": {
+        "mean": (Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+        "value": (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+        "items": (Tile(64, 128, 8, 2), Tile(64, 64, 8, 2), Tile(32, 64, 8, 2)),
+    },
+    "sm_80": {
+        "mean": (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 32, 8, 2)),
+        "value": (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 1)),
+        "items": (Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(32, 64, 8, 1)),
+    },
+    "small": {
+        "mean": (Tile(64, 64, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
+        "value": (Tile(64, 64, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
+        "items": (Tile(32, 64, 8, 2), Tile(32, 64, 8, 1), Tile(32, 32, 8, 1)),
+    },
+}
+_INTERPRETER = Tile(32, 32, 4, 2)  # small, so that small tests have ragged tiles
+
+
+def tile_of(kind: str, arch: str, width: int, itemsize: int, descriptors: bool) -> Tile:
+    """The tile of one kernel.
+
+    Args:
+        kind: ``"mean"``, ``"value"`` or ``"items"``.
+        arch: what :func:`architecture` says.
+        width: width of the items, padded to a power of two.
+        itemsize: bytes of a number.
+        descriptors: whether the loads go through descriptors.
+
+    >>> tile_of("value", "sm_90", 128, 2, descriptors=True)
+    Tile(rows=256, items=128, warps=8, stages=2)
+    """
+    if arch == "interpreter":
+        return _INTERPRETER
+    if not descriptors and arch != "small":
+        arch = "sm_80"
+    column = 0 if width <= 64 else 1 if width <= 128 else 2
+    return (_HALF if itemsize == 2 else _SINGLE)[arch][kind][column]
+
+
 def architecture(tensor: Tensor) -> str:
-    """``"sm_80"``, ``"sm_90"``, ``"sm_100"``, ``"gfx942"``; ``"interpreter"`` on a CPU."""
+    """``"sm_80"``, ``"sm_90"``, ``"sm_100"`` or ``"small"``; ``"interpreter"`` on a CPU."""
     if INTERPRETED or not tensor.is_cuda:
         return "interpreter"
     if torch.version.hip is not None:
-        return "gfx942"
-    major, _ = torch.cuda.get_device_capability(tensor.device)
-    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
+        return "small"
+    known = {(8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100"}
+    return known.get(torch.cuda.get_device_capability(tensor.device), "small")
 
 
 def programs(tensor: Tensor) -> int:
@@ -40,13 +119,3 @@ def programs(tensor: Tensor) -> int:
     if INTERPRETED or not tensor.is_cuda:
         return 3
     return torch.cuda.get_device_properties(tensor.device).multi_processor_count
-
-
-def forward_tile(arch: str, width: int, itemsize: int, need_mean: bool, descriptors: bool) -> Tile:
-    """Tile of the forward sweep over items ``width`` wide, ``itemsize`` bytes a number."""
-    return Tile(32, 32, 4, 2)
-
-
-def items_tile(arch: str, width: int, itemsize: int, descriptors: bool) -> Tile:
-    """Tile of the items' gradient."""
-    return Tile(32, 32, 4, 2)

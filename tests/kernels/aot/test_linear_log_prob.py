@@ -1,0 +1,103 @@
+"""Every tile of linear_log_prob compiles for its architecture, without spills.
+
+The widest items with bfloat16 run in the gate on one card of each vendor; the rest is slow.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+from torchrl_drpo_kernels.linear_log_prob import kernel, shapes
+
+SCALARS = {"n": "i32", "n_items": "i32", "hidden_stride": "i32", "items_stride": "i32"}
+SWEEP = {"top_ptr": "*fp32", "mass_ptr": "*fp32", "parts_ptr": "*fp32", "scale": "fp32"}
+ITEMS = {
+    "action_ptr": "*i64", "lse_ptr": "*fp32", "soft_ptr": "*fp32", "logged_ptr": "*fp32",
+    "d_bias_ptr": "*fp32", "out_stride": "i32", "scale": "fp32",
+}  # fmt: skip
+MERGE = {
+    **SWEEP, "action_ptr": "*i64", "log_prob_ptr": "*fp32", "lse_ptr": "*fp32",
+    "mean_ptr": "*fp32", "programs": "i32",
+}  # fmt: skip
+#: Row of the table -> the harness's architectures, and whether the loads go through descriptors.
+TABLE = {
+    "sm_80": ("sm_80", False),
+    "sm_90": ("sm_90", True),
+    "sm_100": ("sm_100", True),
+    "gfx942": ("small", False),
+}
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("build", ["sm_90", "gfx942", slow("sm_80"), slow("sm_100")], indirect=True)
+@pytest.mark.parametrize("need", ["mean", "value", "items"])
+@pytest.mark.parametrize(
+    "width", [256, *(pytest.param(w, marks=pytest.mark.slow) for w in (64, 128))]
+)
+@pytest.mark.parametrize("dtype", ["bf16", slow("fp32")])
+def test_tiles(build, need, width, dtype):
+    arch, descriptors = TABLE[build.arch]
+    if dtype == "fp32" and build.arch == "gfx942":
+        pytest.skip("float32 takes ATen tiles there")
+    check(build, need, width, dtype, arch, descriptors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("need", ["mean", "value", "items"])
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("arch", ["sm_80", "small"])
+def test_tiles_through_pointers(build, need, width, dtype, arch):
+    """Unaligned rows on sm_90 and sm_100, and cards with less shared memory than an A100."""
+    if build.arch == "gfx942" or (build.arch == "sm_80") != (arch == "small"):
+        pytest.skip("compiled by the other test")
+    binary = check(build, need, width, dtype, arch, False)
+    if arch == "small":
+        assert binary.shared <= 99 * 1024
+
+
+def check(build, need, width, dtype, arch, descriptors):
+    tile = shapes.tile_of(need, arch, width, 4 if dtype == "fp32" else 2, descriptors)
+
+    def source(rows):
+        return f"tensordesc<{dtype}[{rows},{width}]>" if descriptors else f"*{dtype}"
+
+    signature = {
+        **SCALARS, **(ITEMS if need == "items" else SWEEP), "hidden": source(tile.rows),
+        "items": source(tile.items), "bias_ptr": "*fp32", "n_rows_ptr": "*i64",
+    }  # fmt: skip
+    constants = {
+        "D": width, "WIDTH": width, "ROWS": tile.rows, "ITEMS": tile.items,
+        "DESCRIPTORS": descriptors, "PRECISION": "tf32" if dtype == "fp32" else "ieee",
+    }  # fmt: skip
+    if need == "items":
+        signature |= {"hidden_ptr": f"*{dtype}", "d_items_ptr": f"*{dtype}"}
+        function, constants["NEED_BIAS"] = kernel.items_kernel, True
+    else:
+        function, constants["NEED_MEAN"] = kernel.sweep_kernel, need == "mean"
+    strides = tuple(name for name in signature if name.endswith("stride"))
+    binary = build(
+        function, signature, constants,
+        num_warps=tile.warps, num_stages=tile.stages, divisible=strides,
+    )  # fmt: skip
+    binary.check(tensor_core=True)
+    return binary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 256])
+def test_merge(build, width):
+    signature = {
+        **SCALARS, **MERGE, "hidden_ptr": "*bf16", "items_ptr": "*bf16", "bias_ptr": "*fp32",
+        "n_rows_ptr": "*i64",
+    }  # fmt: skip
+    constants = {
+        "D": width, "WIDTH": width, "ROWS": 64, "ITEMS": 64, "NEED_MEAN": True,
+        "MERGED": shapes.MERGED_ROWS,
+    }  # fmt: skip
+    build(kernel.merge_kernel, signature, constants, num_warps=4).check()
