@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import pickle
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_permute_takes_sizes_and_keys_of_each_entry():
     huge = permute(torch.arange(50), 10**12, 1)
     assert len(set(huge.tolist())) == 50
     assert huge.max() > 10**11
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_small_permutations_are_all_equally_likely(size):
+    keys = torch.arange(24_000)
+    images = [permute(torch.full_like(keys, i), size, keys) for i in range(size)]
+    _, counts = torch.stack(images, 1).unique(dim=0, return_counts=True)
+    assert len(counts) == math.factorial(size)
+    assert chisquare(counts).pvalue > 1e-4
 
 
 def test_permutations_look_random():

@@ -11,7 +11,9 @@ from torch import Tensor
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64; products wrap around
 _FIRST, _SECOND = -4658895280553007687, -7723592293110705685
-_ROUNDS = 4  # enough for a pseudorandom permutation (Luby and Rackoff, SIAM J. Comput. 1988)
+# Four rounds make a pseudorandom permutation (Luby and Rackoff, SIAM J. Comput. 1988) where halves
+# are large; small ones have few round functions and need more.
+_ROUNDS, _ROUNDS_SMALL, _SMALL_HALF = 4, 12, 32
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -39,8 +41,8 @@ def uniform(key: int, counter: Tensor) -> Tensor:
 def permute(index: Tensor, size: Tensor | int, key: Tensor | int) -> Tensor:
     """Where a keyed permutation of [0, size) sends each index.
 
-    A balanced Feistel network over the next even number of bits, walked until it is back inside:
-    fewer than four steps on average.
+    A generalised Feistel network (Black and Rogaway, CT-RSA 2002) on the smallest rectangle
+    a x b >= size with a near its root, walked until it is back inside: hardly ever twice.
 
     Args:
         index: int64 ``[B]``, each in [0, size).
@@ -56,28 +58,37 @@ def permute(index: Tensor, size: Tensor | int, key: Tensor | int) -> Tensor:
     """
     size = torch.as_tensor(size, dtype=torch.int64).expand(index.shape)
     key = mix(torch.as_tensor(key, dtype=torch.int64).expand(index.shape) * _GAMMA + 1)
-    half = _half_bits(size)
-    out = _network(index, half, key)
+    high = size.double().sqrt().long() + 1
+    low = (size + high - 1) // high
+    out = _network(index, high, low, key)
     outside = (out >= size).nonzero().squeeze(-1)
     while len(outside):
-        size_, half_, key_ = (torch.index_select(x, 0, outside) for x in (size, half, key))
-        walked = _network(torch.index_select(out, 0, outside), half_, key_)
+        parts = (torch.index_select(x, 0, outside) for x in (out, high, low, key, size))
+        here, high_, low_, key_, size_ = parts
+        walked = _network(here, high_, low_, key_)
         out.index_copy_(0, outside, walked)
         outside = torch.masked_select(outside, walked >= size_)
     return out
 
 
-def _half_bits(size: Tensor) -> Tensor:
-    """Half of the even number of bits that index [0, size), at least 1."""
-    bits = torch.zeros_like(size)
-    for power in range(0, 62, 2):
-        bits += (size > (1 << power)).long()
-    return bits.clamp_min(1)
+def _network(index: Tensor, high: Tensor, low: Tensor, key: Tensor) -> Tensor:
+    """A bijection of [0, high * low), each entry's own: its rounds follow its size alone."""
+    out = _rounds(index, high, low, key, range(0, _ROUNDS, 2))
+    small = (high < _SMALL_HALF).nonzero().squeeze(-1)
+    if len(small):
+        parts = (torch.index_select(x, 0, small) for x in (out, high, low, key))
+        out.index_copy_(0, small, _rounds(*parts, range(_ROUNDS, _ROUNDS_SMALL, 2)))
+    return out
 
 
-def _network(index: Tensor, half: Tensor, key: Tensor) -> Tensor:
-    mask = (1 << half) - 1
-    left, right = index >> half, index & mask
-    for turn in range(_ROUNDS):
-        left, right = right, left ^ (mix(right * _GAMMA + key + turn) & mask)
-    return (left << half) | right
+def _rounds(index: Tensor, high: Tensor, low: Tensor, key: Tensor, turns: range) -> Tensor:
+    """Each half is shifted by a hash of the other, in turns."""
+    left, right = index // low, index % low
+    for turn in turns:
+        left = (left + _positive(right, key + turn)) % high
+        right = (right + _positive(left, key + turn + 1)) % low
+    return left * low + right
+
+
+def _positive(x: Tensor, key: Tensor) -> Tensor:
+    return _shift(mix(x * _GAMMA + key), 2)
