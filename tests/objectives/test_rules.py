@@ -284,3 +284,27 @@ class TestTrajectories:
         check(loss, actor, data, -(signed * steps).mean())
         awr = drpo.AWRLoss(actor, level="trajectory")
         check(awr, actor, data, -(signed.exp().clamp_max(20.0) * steps).mean())
+
+
+class TestOverflow:
+    """Weights that are infinite are named at the step that made them."""
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda a: drpo.AWRLoss(a, temperature=1e-3, max_weight=None),
+            lambda a: drpo.DRPOLoss(a, weighting="exponential", temperature=1e-3),
+        ],
+    )
+    def test_an_overflowed_weight_names_its_row(
+        self, actor: Actor, data: TensorDict, make: Callable[[Actor], Any]
+    ):
+        data["next", "reward"] = torch.zeros(N)
+        data["next", "reward"][7] = 100.0
+        with pytest.raises(ValueError, match=r"weight .* must be finite but row 7 holds inf"):
+            make(actor)(data)
+
+    def test_sampler_weights_are_looked_at_too(self, actor: Actor, data: TensorDict):
+        data["priority_weight"] = torch.ones(N).index_fill(0, torch.tensor(4), math.nan)
+        with pytest.raises(ValueError, match=r"weight .* row 4 holds nan"):
+            drpo.BehaviorCloningLoss(actor)(data)

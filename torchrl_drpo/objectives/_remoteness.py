@@ -27,9 +27,9 @@ def remoteness_and_score(
 
     A location and a scale make a distribution a Gaussian: D is the squared Mahalanobis distance,
     and the score with respect to the mean, in units of sigma, has length sqrt(D). A distribution
-    with a ``remoteness(action)`` method says itself (semantic IDs: the mean surprisal of the
-    tokens); for all others D is the surprisal. Their score with respect to the chosen logit is
-    1 - pi(a).
+    with a ``remoteness(action)`` method says itself; for all others D is the surprisal, for
+    sequences of tokens (semantic IDs) its mean over the tokens that count. Their score with
+    respect to the chosen logit is 1 - pi(a).
 
     Args:
         dist: the policy's distribution, of batch shape ``[*B]``.
@@ -61,7 +61,7 @@ def remoteness_and_score(
     if own is not None:
         distance = _as_samples(own(action).detach(), log_prob, mask)
     else:
-        distance = categorical_remoteness(log_prob) / _steps_in(dist, log_prob, mask)
+        distance = categorical_remoteness(log_prob) / _tokens_in(dist, log_prob, mask)
     return distance, -torch.expm1(log_prob)
 
 
@@ -100,10 +100,17 @@ def _as_samples(distance: Tensor, log_prob: Tensor, mask: Tensor | None) -> Tens
     return torch.where(valid, distance.flatten(1), 0.0).sum(1) / valid.sum(1).clamp_min(1)
 
 
-def _steps_in(dist: Distribution, log_prob: Tensor, mask: Tensor | None) -> Tensor | int:
-    """How many steps each entry of ``log_prob`` adds up."""
-    if dist.batch_shape == log_prob.shape:
-        return 1
-    if mask is not None:
-        return mask.flatten(1).sum(1).clamp_min(1)
-    return max(dist.batch_shape.numel() // max(log_prob.numel(), 1), 1)
+def _tokens_in(dist: Distribution, log_prob: Tensor, mask: Tensor | None) -> Tensor | int:
+    """How many choices each entry of ``log_prob`` adds up: an action's tokens, over its steps."""
+    valid = getattr(dist, "mask", None)  # of a sequence of tokens
+    if valid is not None:
+        tokens = valid.sum(-1)
+    elif dist.batch_shape == log_prob.shape:
+        return max(dist.event_shape.numel(), 1)
+    else:
+        tokens = log_prob.new_full(dist.batch_shape, dist.event_shape.numel())
+    if tokens.shape != log_prob.shape:
+        if mask is not None:
+            tokens = torch.where(mask, tokens, 0)
+        tokens = tokens.flatten(log_prob.ndim).sum(-1)
+    return tokens.clamp_min(1)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.objectives.common import LossModule
 
+from torchrl_drpo.functional.checks import check_finite
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.objectives import _batch
@@ -224,6 +225,7 @@ class WeightedLoss(LossModule):
         with torch.no_grad():
             weighting = self._weigh(tensordict, self._samples(steps))
             weighting = self._with_priority(weighting, tensordict)
+            self._check_weight(weighting.weight)
             total = weighting.mass.sum()
             rows = self._rows_to_score(weighting.weight)
             self._took("dense" if rows is None else "rows")
@@ -296,14 +298,21 @@ class WeightedLoss(LossModule):
             weighting, weight=weighting.weight * priority, mass=weighting.mass * priority
         )
 
+    def _check_weight(self, weight: Tensor) -> None:
+        """An overflowed weight is an error with a row as well."""
+        # The sum is finite where every weight is; looking at all of them is for the message.
+        if _batch.wants_check(self.check_inputs, weight) and not torch.isfinite(weight.sum()):
+            hint = "raise the temperature, cap the weights or rescale the rewards"
+            check_finite(f"the weight that {type(self).__name__} gives", weight, hint=hint)
+
     def _rows_to_score(self, weight: Tensor) -> Tensor | None:
         """Rows (of the first dimension) that the policy must see, or ``None`` for all of them."""
         if not (self.skip_filtered and self.reduction != "none" and reads_are_free(weight)):
             return None
-        kept = weight != 0 if weight.ndim == 1 else weight.flatten(1).any(1)
-        rows = kept.nonzero().squeeze(-1)
-        if rows.numel() == weight.shape[0]:
+        kept = weight if weight.ndim == 1 else weight.flatten(1).any(1)
+        if kept.all():  # NaN counts as kept
             return None
+        rows = kept.nonzero().squeeze(-1)
         # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
         return rows if rows.numel() else rows.new_zeros(1)
 
