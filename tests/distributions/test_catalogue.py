@@ -274,6 +274,50 @@ def test_transposed_parameters_are_fine():
     torch.testing.assert_close(CatalogueCategorical(hidden, items).log_prob(action), expected)
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda d: d.log_prob(torch.arange(6)),
+        lambda d: d.log_prob(torch.arange(12).view(2, 6)),
+        lambda d: d.entropy(),
+        lambda d: d.mode,
+    ],
+    ids=["log_prob", "several", "entropy", "mode"],
+)
+def test_whole_graphs_compile_and_equal_eager(question):
+    given = parameters(6)
+
+    def answer(*given):
+        return question(CatalogueCategorical(*given, temperature=0.7))
+
+    compiled = torch.compile(answer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*given), answer(*given))
+    if question(CatalogueCategorical(*given)).requires_grad:
+        found, wanted = (gradients(f(*given), given) for f in (compiled, answer))
+        torch.testing.assert_close(found, wanted)
+
+
+def test_an_ensemble_of_policies_is_one_vmap():
+    hidden, items, bias = torch.randn(3, 6, D), torch.randn(3, V, D), torch.randn(3, V)
+    action = torch.randint(V, (3, 6))
+
+    def score(h, e, b, a):
+        return CatalogueCategorical(h, e, b).log_prob(a)
+
+    looped = [score(*member) for member in zip(hidden, items, bias, action, strict=True)]
+    torch.testing.assert_close(torch.vmap(score)(hidden, items, bias, action), torch.stack(looped))
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 2)])
+def test_checks_on_request(shape):
+    hidden, items = torch.zeros(2, D), torch.zeros(V, D)
+    bad = torch.full(shape, V)
+    with pytest.raises(ValueError, match="must lie in"):
+        CatalogueCategorical(hidden, items, validate_args=True).log_prob(bad)
+    with pytest.raises((ValueError, IndexError)):  # the op still looks, and so does indexing
+        CatalogueCategorical(hidden, items, validate_args=False).log_prob(bad)
+
+
 def test_repr_is_short():
     policy = CatalogueCategorical(torch.zeros(2, D), torch.zeros(V, D))
     assert repr(policy) == (

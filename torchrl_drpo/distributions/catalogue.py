@@ -39,7 +39,7 @@ class CatalogueCategorical(Distribution):
         temperature: a positive number. A learned one multiplies ``hidden`` and ``bias`` instead.
         validate_args: check the actions given to :meth:`log_prob`. ``None`` checks on the CPU
             only, as elsewhere the check waits for the device; torch's global default, which
-            TorchRL turns off, is not looked at.
+            TorchRL turns off, is not looked at. Types and shapes are always checked.
 
     Gradients reach ``hidden``, ``items`` and ``bias`` through ``log_prob``, ``entropy``,
     ``logits`` and ``kl_divergence``. Half precision is accumulated in float32.
@@ -66,8 +66,6 @@ class CatalogueCategorical(Distribution):
         _check_parameters(hidden, items, bias, temperature)
         self.hidden, self.items, self.bias = hidden, items, bias
         self.temperature = float(temperature)
-        if validate_args is None:
-            validate_args = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
         super().__init__(hidden.shape[:-1], validate_args=False)
         self._validate_args = validate_args
 
@@ -124,8 +122,7 @@ class CatalogueCategorical(Distribution):
         Raises:
             ValueError: an index outside the catalogue, or a shape that does not broadcast.
         """
-        if self._validate_args:
-            self._validate_sample(value)
+        self._validate_sample(value)
         if value.shape == self.batch_shape:
             return self._fused(value.reshape(-1))[0].reshape(self.batch_shape)
         # Several actions a row share the row's normaliser.
@@ -238,12 +235,20 @@ class CatalogueCategorical(Distribution):
                 f"actions of shape {tuple(value.shape)} do not fit the batch shape "
                 f"{tuple(self.batch_shape)}"
             ) from None
+        check = self._validate_args
+        if check is None:  # the op looks at one action a row by itself
+            many = value.shape != self.batch_shape
+            check = many and value.device.type == "cpu" and not torch.compiler.is_compiling()
+        if check:
+            self._check_range(value)
+
+    def _check_range(self, value: Tensor) -> None:
         bad = (value < 0) | (value >= self.num_items)
         if bad.any():
             row = tuple(bad.nonzero()[0].tolist())
             where = row[0] if len(row) == 1 else row
             raise ValueError(
-                f"actions must lie in [0, {self.num_items}) but row {where} holds "
+                f"action must lie in [0, {self.num_items}) but row {where} holds "
                 f"{value[row].item()}; map raw ids to catalogue indices first"
             )
 

@@ -8,6 +8,7 @@ with g, g_lse the gradients of log_prob and lse. Second derivatives go through r
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ def linear_log_prob(
     .. math:: \log p_i = z_{i,a_i} - \log\sum_j e^{z_{ij}}, \quad z_{ij} = (h_i \cdot E_j + b_j) / T
 
     Rows ``n_rows`` and beyond are dead: they cost nothing, may hold anything, and get zeros.
-    Differentiable in ``hidden``, ``items`` and ``bias``, twice where asked for.
+    Differentiable in ``hidden``, ``items`` and ``bias``, twice where asked for; works under
+    ``torch.vmap`` (one call a member) and ``torch.compile``, not under ``torch.func.grad``.
 
     Args:
         hidden: policy outputs, float16, bfloat16, float32 or float64, shape ``[N, D]``.
@@ -237,12 +239,30 @@ def _backward(ctx: Any, grad_log_prob: Tensor, grad_lse: Tensor, _: Tensor) -> t
         found = torch.autograd.grad(outputs, wanted, (grad_log_prob, grad_lse), create_graph=True)
         grads = [found[sum(need[:i])] if need[i] else None for i in range(3)]
     else:
+        if need[0] and mean.shape[0] != hidden.shape[0]:  # under vmap nobody knew of the gradient
+            mean = _linear_log_prob(*arguments, True)[2]
         found = _linear_log_prob_backward(*arguments, lse, mean, grad_log_prob, grad_lse, *need)
         grads = [grad if needed else None for grad, needed in zip(found, need, strict=True)]
     return grads[0], grads[1], None, None, grads[2], None, None
 
 
 _linear_log_prob.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _one_by_one(op: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    """``torch.vmap``: every member of the batch has its own items, so each is a call."""
+    results = []
+    for member in range(info.batch_size):
+        one = [
+            x if dim is None else x.select(dim, member).contiguous()
+            for x, dim in zip(arguments, in_dims, strict=True)
+        ]
+        results.append(op(*one))
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0)
+
+
+for _op in (_linear_log_prob, _linear_log_prob_backward):
+    _op.register_vmap(partial(_one_by_one, _op))
 
 
 def _takes_kernel(hidden: Tensor) -> bool:
