@@ -1,0 +1,113 @@
+"""A training step over a catalogue: ours against every peer, on the same tensors.
+
+    pytest -m benchmark_only tests/benchmarks/test_kernels_linear_log_prob.py
+
+``report_kernels.py`` beside this file runs it and writes the table and the plot. Every entry
+carries its sizes and its peak memory in ``extra_info``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from catalogue_steps import STEPS, Problem, make_batch, missing, peak_memory, run_step
+
+pytest.importorskip("pytest_benchmark")
+pytestmark = [
+    pytest.mark.benchmark_only,
+    # torch.compile looks at the gradients of the gathered rows, which have none.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+]
+
+#: The goals' sizes, and around the first of them kappa, the catalogue and the batch.
+CPU = [
+    *(Problem(4096, 50_000, 128, kappa) for kappa in (0.1, 0.05, 0.5, 1.0)),
+    Problem(4096, 200_000, 64, 0.1),
+    *(Problem(4096, items, 128, 0.1) for items in (10_000, 200_000)),
+    *(Problem(rows, 50_000, 128, 0.1) for rows in (1024, 16_384)),
+]
+GPU = [
+    Problem(rows, items, 256, kappa, "cuda", torch.bfloat16)
+    for rows, items in ((4096, 32_768), (4096, 262_144), (4096, 1_048_576), (65_536, 262_144))
+    for kappa in (1.0, 0.5, 0.1, 0.05)
+]
+#: Dense logits, their softmax and their gradient in bytes, beyond which a dense peer is left out.
+DENSE_LIMIT = {"cpu": 11e9, "cuda": 60e9}
+
+
+def _label(value: object) -> str:
+    if not isinstance(value, Problem):
+        return str(value)
+    return f"{value.device}-{value.rows}-{value.items}-{value.width}-{value.kappa:g}"
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "problem", [*CPU, *(pytest.param(p, marks=pytest.mark.gpu) for p in GPU)], ids=_label
+)
+def test_step(benchmark, name, problem):
+    if reason := missing(name, problem.device):
+        pytest.skip(reason)
+    rows = problem.rows if name.startswith("dense") else problem.rows * problem.kappa
+    keeps_logits = "linear_" not in name and name != "ours"
+    if keeps_logits and 12 * rows * problem.items > DENSE_LIMIT[problem.device]:
+        pytest.skip("its logits do not fit this machine's memory")
+    batch = make_batch(problem)
+    slow = rows * problem.items > 2e8
+    benchmark.pedantic(
+        run_step,
+        args=(name, batch, problem.kappa),
+        rounds=3 if slow else 7,
+        warmup_rounds=1,
+    )
+    if problem.device == "cpu":
+        peak = _peak_in_a_process_of_its_own(name, problem)
+    else:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run_step(name, batch, problem.kappa)
+        peak = torch.cuda.max_memory_allocated() - before
+    benchmark.extra_info.update(
+        name=name, peak_bytes=peak, **problem._replace(dtype=str(problem.dtype))._asdict()
+    )
+
+
+def _peak_in_a_process_of_its_own(name: str, problem: Problem) -> int:
+    script = Path(__file__).with_name("catalogue_steps.py")
+    sizes = ("rows", "items", "width", "kappa")
+    options = [word for size in sizes for word in (f"--{size}", str(getattr(problem, size)))]
+    command = [sys.executable, str(script), name, "--threads", str(torch.get_num_threads())]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("kappa", [0.1, 1.0])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_all_ways_agree(device, kappa):
+    """They compute one thing; otherwise their times could not be compared."""
+    problem = Problem(200, 3000, 32, kappa, device)
+    batch = make_batch(problem)
+    expected = run_step("dense cross-entropy", batch, kappa)
+    grads = batch.hidden.grad, batch.table.grad
+    for name in STEPS:
+        if missing(name, device):
+            continue
+        found = run_step(name, batch, kappa)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        for ours, wanted in zip((batch.hidden.grad, batch.table.grad), grads, strict=True):
+            torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_the_memory_of_a_step_is_seen():
+    """One tensor of a known size must show up in the measurement."""
+    problem = Problem(2048, 20_000, 16, 1.0)
+    logits = 4 * problem.rows * problem.items
+    peak = _peak_in_a_process_of_its_own("dense cross-entropy", problem)
+    assert 2 * logits < peak < 4 * logits
+    assert callable(peak_memory)
