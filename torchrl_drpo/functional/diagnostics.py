@@ -31,9 +31,11 @@ def effective_sample_size(weight: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(2.)
     """
     magnitude = _valid(weight, mask).abs()
-    # Scaled to a largest weight of 1, so that squares neither overflow nor vanish.
-    magnitude = magnitude / _nonzero(magnitude.amax()) if magnitude.numel() else magnitude
-    return magnitude.sum().square() / _nonzero(magnitude.square().sum())
+    if magnitude.numel() == 0:
+        return magnitude.sum()
+    # Scaled to a largest weight of 1: squares neither overflow nor vanish, and add up to 1 or more.
+    magnitude = magnitude / magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
+    return magnitude.sum().square() / magnitude.square().sum().clamp_min(1.0)
 
 
 def negative_mass_ratio(signed_weight: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -57,7 +59,8 @@ def negative_mass_ratio(signed_weight: Tensor, mask: Tensor | None = None) -> Te
     tensor(0.5000)
     """
     weight = _valid(signed_weight, mask)
-    return _ratio(weight.clamp_max(0.0).abs().sum(), weight.clamp_min(0.0).sum())
+    repulsion, attraction = weight.clamp_max(0.0).sum(), weight.clamp_min(0.0).sum()
+    return torch.where(repulsion == 0, 0.0, -repulsion / attraction)
 
 
 def repulsion_to_attraction(
@@ -109,7 +112,9 @@ def taper_active_fraction(taper: Tensor, negative: Tensor, mask: Tensor | None =
     >>> taper_active_fraction(torch.tensor([1.0, 0.5, 0.5]), torch.tensor([True, True, False]))
     tensor(0.5000)
     """
-    return _mean_where(taper.detach() < 1, negative, mask)
+    check_same_shape(taper=taper, negative=negative, mask=mask)
+    chosen = negative if mask is None else negative & mask
+    return ((taper.detach() < 1) & chosen).sum() / chosen.sum().clamp_min(1)
 
 
 def taper_retention(
@@ -207,13 +212,3 @@ def _mean_where(values: Tensor, chosen: Tensor, mask: Tensor | None) -> Tensor:
     check_same_shape(values=values, chosen=chosen, mask=mask)
     chosen = chosen if mask is None else chosen & mask
     return _valid(values, chosen).sum() / chosen.sum().clamp_min(1)
-
-
-def _nonzero(denominator: Tensor) -> Tensor:
-    """The denominator, or 1 where it is zero (and the numerator with it)."""
-    return torch.where(denominator == 0, torch.ones_like(denominator), denominator)
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Plain division, except that 0/0 is 0."""
-    return torch.where(numerator == 0, torch.zeros_like(numerator), numerator / denominator)
