@@ -212,13 +212,11 @@ def test_compiled_equals_eager(n_rows, device):
 
 
 def test_vmap_equals_a_loop(device):
-    hidden, items = torch.randn(3, 9, 16, device=device), torch.randn(30, 16, 3, device=device)
+    hidden, items = torch.randn(3, 9, 16, device=device), torch.randn(3, 30, 16, device=device)
     action = torch.randint(30, (9,), device=device)
     leaves = [hidden.requires_grad_(), items.requires_grad_()]
-    mapped = torch.vmap(lambda h, e: linear_log_prob(h, e, action)[0], in_dims=(0, 2))(*leaves)
-    members = [
-        linear_log_prob(h, e, action)[0] for h, e in zip(hidden, items.unbind(2), strict=True)
-    ]
+    mapped = torch.vmap(lambda h, e: linear_log_prob(h, e, action)[0])(*leaves)
+    members = [linear_log_prob(h, e, action)[0] for h, e in zip(hidden, items, strict=True)]
     looped = torch.stack(members)
     torch.testing.assert_close(mapped, looped)
     grads = [torch.autograd.grad(x.square().sum(), leaves) for x in (mapped, looped)]
