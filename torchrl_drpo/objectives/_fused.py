@@ -11,6 +11,7 @@ it would have to encode the rows that it then drops.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from torchrl_drpo_kernels.select.rule import Count, Stat
 
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.host import reads_are_free
-from torchrl_drpo.functional.selection import quota
 from torchrl_drpo.objectives import _batch
 
 #: Steps between two looks at kappa; in between the bound grows by the controller's factor.
@@ -106,7 +106,9 @@ def select_rows(
 
 def most_rows(count: int, bound: float, *, ties_may_crowd: bool) -> int:
     """How many rows a selection can emit: all of them where ties share the last places."""
-    return count if ties_may_crowd else int(quota(count, bound))
+    if ties_may_crowd or bound >= 1.0:
+        return count
+    return min(count, math.ceil(count * bound + 0.5))  # rounding half up never exceeds this
 
 
 def kept_log_prob(dist: Distribution, action: Tensor, n_rows: Tensor, batch: torch.Size) -> Tensor:
