@@ -30,6 +30,7 @@ class Arm:
     batch: int
     in_sampler: bool
     share: float = 1.0
+    seeds: int | None = None  # fewer seeds where the answer is plain and the run long
 
     @property
     def useful(self) -> int:
@@ -41,7 +42,7 @@ ARMS = (
     Arm("in the batch, 320 read", 320, False),
     Arm("in the sampler, 320 read, a tenth of the steps", 320, True, 0.1),
     Arm("in the sampler, 32 read", 32, True),
-    Arm("in the sampler, 320 read, as many steps", 320, True),
+    Arm("in the sampler, 320 read, as many steps", 320, True, seeds=3),
 )
 
 
@@ -96,7 +97,9 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for arm in ARMS:  # side by side, so that a busy machine slows all alike
             mine = runs.setdefault(arm.name, [])
-            if len(mine) == seed:  # a run that was cut short goes on
+            if len(mine) == seed and seed < (
+                arm.seeds or arguments.seeds
+            ):  # a run that was cut short goes on
                 mine.append(run(arm, seed, arguments.weighting, arguments.steps))
                 print(seed, arm.name, mine[-1], flush=True)  # noqa: T201
                 path.write_text(json.dumps({"steps": arguments.steps, "runs": runs}, indent=1))
@@ -104,7 +107,7 @@ def main() -> None:
     base = runs[ARMS[0].name]
     for arm in ARMS:
         mine = runs[arm.name]
-        gains = [a["reward"] - b["reward"] for a, b in zip(mine, base, strict=True)]
+        gains = [a["reward"] - b["reward"] for a, b in zip(mine, base, strict=False)]
         took = sum(r["seconds"] for r in mine) / len(mine) / (arm.share * arguments.steps)
         base_took = sum(r["seconds"] for r in base) / len(base) / arguments.steps
         table[arm.name] = {
