@@ -97,9 +97,8 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for arm in ARMS:  # side by side, so that a busy machine slows all alike
             mine = runs.setdefault(arm.name, [])
-            if len(mine) == seed and seed < (
-                arm.seeds or arguments.seeds
-            ):  # a run that was cut short goes on
+            wanted = seed < (arm.seeds or arguments.seeds)
+            if wanted and len(mine) == seed:  # a run that was cut short goes on
                 mine.append(run(arm, seed, arguments.weighting, arguments.steps))
                 print(seed, arm.name, mine[-1], flush=True)  # noqa: T201
                 path.write_text(json.dumps({"steps": arguments.steps, "runs": runs}, indent=1))
