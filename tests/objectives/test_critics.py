@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torchrl.objectives import IQLLoss, SoftUpdate
 
@@ -180,6 +181,21 @@ class TestCritics:
         target = data["next", "reward"] + 0.5 * alive * bootstrap
         expected = (member(data.copy())["state_action_value"] - target).square().mean()
         torch.testing.assert_close(loss(data)["loss_qvalue"], expected, rtol=0.02, atol=0.0)
+
+    def test_critics_may_write_under_another_key(self, actor: Actor, data: TensorDict):
+        torch.manual_seed(2)
+        usual = [critic(actor), critic(actor)]
+        renamed = [TensorDictModule(c.module, c.in_keys, ["q"]) for c in usual]
+        losses = []
+        for critics in (usual, renamed):
+            loss = drpo.DRPOQLoss(actor, critics, value_network(), signal="q", gamma=0.0)
+            SoftUpdate(loss, tau=0.1)
+            if critics is renamed:
+                with pytest.raises(KeyError, match="reads its state_action_value from"):
+                    loss(data)
+                loss.set_keys(state_action_value="q")
+            losses.append(loss(data)["loss_actor"])
+        assert losses[0] == losses[1]
 
     @pytest.mark.parametrize(
         ("make", "message"),

@@ -18,14 +18,13 @@ from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 
-class QEnsemble(TensorDictModuleBase):
+class QEnsemble(nn.Module):
     """Several critics Q(s, a) read as one: their values are stacked in front.
 
     Args:
-        network: a critic that writes ``value_key`` of shape ``[*B, 1]`` or ``[*B]``, or a list of
+        network: a critic that writes its value in shape ``[*B, 1]`` or ``[*B]``, or a list of
             them. A single one is copied, and the copies are initialised anew.
         count: how many, at least 1.
-        value_key: the entry that the critics write.
 
     Raises:
         ValueError: if a list has another length than ``count``.
@@ -39,7 +38,7 @@ class QEnsemble(TensorDictModuleBase):
         >>> batch = TensorDict(
         ...     {"observation": torch.randn(5, 3), "action": torch.randn(5, 2)}, batch_size=[5]
         ... )
-        >>> QEnsemble(critic, 2, "state_action_value").values(batch).shape
+        >>> QEnsemble(critic, 2)(batch, "state_action_value").shape
         torch.Size([2, 5])
     """
 
@@ -47,7 +46,6 @@ class QEnsemble(TensorDictModuleBase):
         self,
         network: TensorDictModuleBase | Sequence[TensorDictModuleBase],
         count: int,
-        value_key: NestedKey,
     ) -> None:
         super().__init__()
         if count < 1:
@@ -59,22 +57,16 @@ class QEnsemble(TensorDictModuleBase):
         else:
             members = [network, *(_reset(copy.deepcopy(network)) for _ in range(count - 1))]
         self.members = nn.ModuleList(members)
-        self.value_key = value_key
         self.in_keys = members[0].in_keys
-        self.out_keys = [value_key]
 
-    def values(self, tensordict: TensorDictBase) -> Tensor:
-        """Q of each critic, shape ``[count, *B]``."""
+    def forward(self, tensordict: TensorDictBase, value_key: NestedKey) -> Tensor:
+        """Q of each critic, shape ``[count, *B]``; ``value_key`` is the entry that they write."""
         per_critic = []
         for member in self.members:
             out = member(tensordict.select(*self.in_keys))
-            value = _batch.read_entry(out, self.value_key, "state_action_value", "the critic")
+            value = _batch.read_entry(out, value_key, "state_action_value", "the critic")
             per_critic.append(_batch.per_step(value, tensordict.shape, "the critic's value"))
         return torch.stack(per_critic)
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes the smallest of the values, shape ``[*B, 1]``."""
-        return tensordict.set(self.value_key, self.values(tensordict).amin(0).unsqueeze(-1))
 
 
 class CriticLoss(WeightedLoss):
@@ -98,7 +90,7 @@ class CriticLoss(WeightedLoss):
     ) -> None:
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}; 0 regresses Q on the reward")
-        ensemble = QEnsemble(network, count, self.tensor_keys.state_action_value)
+        ensemble = QEnsemble(network, count)
         if self.functional:
             self.convert_to_functional(ensemble, "qvalue_network", create_target_params=True)
         else:
@@ -119,12 +111,13 @@ class CriticLoss(WeightedLoss):
 
     def _q_values(self, inputs: TensorDictBase, *, target: bool = False) -> Tensor:
         """Q of each critic at the inputs' actions, ``[count, *B]``; targets are detached."""
+        key = self.tensor_keys.state_action_value
         if not self.functional:
             network = self.target_qvalue_network if target else self.qvalue_network
-            return network.values(inputs)
+            return network(inputs, key)
         params = self.target_qvalue_network_params if target else self.qvalue_network_params
         with _placed(params, self.qvalue_network):
-            return self.qvalue_network.values(inputs)
+            return self.qvalue_network(inputs, key)
 
     def _q_objective(self, tensordict: TensorDictBase, q: Tensor, target: Tensor) -> Tensor:
         """The distance of every critic to the target, summed over critics and reduced."""

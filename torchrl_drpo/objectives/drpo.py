@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,25 +14,14 @@ from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
-from torchrl_drpo.functional.diagnostics import effective_sample_size, negative_mass_ratio
+from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.functional.selection import Ties, TopSelection, select_top
 from torchrl_drpo.functional.weights import kl_dro_weights
-from torchrl_drpo.objectives import _batch, _fused
-from torchrl_drpo.objectives._remoteness import (
-    RemotenessKind,
-    check_negative_scale,
-    check_remoteness_kind,
-    remoteness_and_score,
-    taper_negatives,
-)
+from torchrl_drpo.objectives import _fused
+from torchrl_drpo.objectives._negative import REPORT, NegativeBranch, report_of
+from torchrl_drpo.objectives._remoteness import RemotenessKind
 from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
-
-_NEGATIVE_REPORT = (
-    "negative_mass_ratio",
-    "effective_negative_mass_ratio",
-    "taper_active_fraction",
-)
 
 DRPOWeighting = Literal["linear", "uniform", "exponential", "kl"]
 #: Options of the loss that the selection op takes under the same name.
@@ -194,9 +183,8 @@ class DRPOLoss(WeightedLoss):
             )
         if ties not in ("first", "fraction"):
             raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
-        self._check_negative_branch(weighting, negative_taper, negative_key)
-        check_negative_scale(negative_scale)
-        check_remoteness_kind(remoteness)
+        negative = NegativeBranch(negative_taper, negative_key, negative_scale, remoteness)
+        negative.check_weighting(weighting)
         if path not in ("auto", "reference", "fused"):
             raise ValueError(f"path must be 'auto', 'reference' or 'fused', got {path!r}")
         if path == "reference":
@@ -210,12 +198,9 @@ class DRPOLoss(WeightedLoss):
         self.ties = ties
         self.group_key = group_key
         self.normalize = normalize
-        self.negative_taper = negative_taper
-        self.negative_key = negative_key
-        self.negative_scale = negative_scale
-        self.remoteness = remoteness
-        if self._repels:
-            self.out_keys = [*self.out_keys, *_NEGATIVE_REPORT]
+        self.negative = negative
+        if negative.active:
+            self.out_keys = [*self.out_keys, *REPORT]
         device = next((p.device for p in actor_network.parameters()), None)
         self.register_coeff_buffer("kappa", float(initial), device=device)
 
@@ -225,7 +210,7 @@ class DRPOLoss(WeightedLoss):
         super().__setattr__(name, value)
 
     def _needed_keys(self) -> list[NestedKey]:
-        chosen = [key for key in (self.group_key, self.negative_key) if key is not None]
+        chosen = [key for key in (self.group_key, self.negative.key) if key is not None]
         return [*super()._needed_keys(), *chosen]
 
     def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase | None:
@@ -266,7 +251,7 @@ class DRPOLoss(WeightedLoss):
             and self.reduction != "none"
             and self.weighting != "kl"
             and self.group_key is None
-            and not self._repels
+            and not self.negative.active
             and tensordict.get(self.tensor_keys.priority_weight, None) is None
         )
         if self.path == "fused":
@@ -285,8 +270,8 @@ class DRPOLoss(WeightedLoss):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
         kappa = self.kappa.clone()  # the buffer moves below; the report speaks of this step
-        disliked = self._dislikes(tensordict, quality, mask)
-        valid = mask
+        owner = type(self).__name__
+        disliked = self.negative.dislikes(tensordict, quality.shape, mask, owner)
         if disliked is not None:
             mask = ~disliked if mask is None else mask & ~disliked
         top = select_top(
@@ -311,20 +296,25 @@ class DRPOLoss(WeightedLoss):
             "effective_sample_size": effective_sample_size(weight),
             "kept_mean_quality": top.kept_mean,
         }
-        if self._repels:
-            weight = self._with_negatives(weight, quality, top, disliked, valid)
-            rho = negative_mass_ratio(weight)
-            report.update(zip(_NEGATIVE_REPORT, (rho, rho, torch.zeros_like(rho)), strict=True))
+        if self.negative.active:
+            if disliked is not None:
+                weight = self.negative.repel_dislikes(weight, disliked)
+            else:
+                repulsion = self._repulsion(quality, top)
+                weight = self.negative.repel_rejected(weight, repulsion, top, mask)
+            report.update(report_of(weight))
         return Weighting(weight, mass, report)
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
-        if self.negative_taper is None:
-            return weighting
-        distance, _ = remoteness_and_score(
-            scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
-        )
-        weight, tapered = taper_negatives(weighting.weight, self.negative_taper, distance)
-        return replace(weighting.with_report(**tapered), weight=weight)
+        return self.negative.tapered(weighting, scored)
+
+    def _repulsion(self, quality: Tensor, top: TopSelection) -> Tensor | None:
+        """How strongly a rejected row repels, before the scale; ``None`` for -1."""
+        if self.weighting != "linear":
+            return None
+        # In units of the whole batch: the kept rows may all be equal, the rest is not.
+        unit = top.batch_std + 1e-8 if self.normalize else 1.0
+        return (quality.to(top.mass.dtype) - top.threshold) / unit
 
     def _rule(
         self, quality: Tensor, top: TopSelection, kappa: Tensor, mask: Tensor | None
@@ -346,55 +336,3 @@ class DRPOLoss(WeightedLoss):
             spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
             advantage = advantage / (spread + 1e-8)
         return top.mass * advantage, top.mass
-
-    # -- the negative branch --------------------------------------------------------------------
-
-    @property
-    def _repels(self) -> bool:
-        return self.negative_taper is not None or self.negative_key is not None
-
-    def _dislikes(
-        self, tensordict: TensorDictBase, quality: Tensor, mask: Tensor | None
-    ) -> Tensor | None:
-        """Valid rows that are marked as explicit dislikes."""
-        if self.negative_key is None:
-            return None
-        key, owner = self.negative_key, type(self).__name__
-        marked = _batch.read_entry(tensordict, key, "negative_key", owner)
-        if marked.dtype != torch.bool:
-            raise TypeError(f"dislikes in {key!r} must be booleans, got {marked.dtype}")
-        if self.level == "trajectory" and marked.shape[: tensordict.ndim] == tensordict.shape:
-            marked = marked.flatten(1).any(1)  # one disliked step is a disliked trajectory
-        marked = _batch.per_step(marked, quality.shape, f"dislikes {key!r}")
-        return marked if mask is None else marked & mask
-
-    def _with_negatives(
-        self,
-        weight: Tensor,
-        quality: Tensor,
-        top: TopSelection,
-        disliked: Tensor | None,
-        valid: Tensor | None,
-    ) -> Tensor:
-        """The weights with what repels: dislikes, or else everything that was not kept."""
-        if disliked is not None:
-            return torch.where(disliked, -self.negative_scale, weight)
-        rejected = top.mass == 0 if valid is None else (top.mass == 0) & valid
-        repulsion = torch.full_like(weight, -1.0)
-        if self.weighting == "linear":
-            # In units of the whole batch: the kept rows may all be equal, the rest is not.
-            unit = top.batch_std + 1e-8 if self.normalize else 1.0
-            repulsion = (quality.to(weight.dtype) - top.threshold) / unit
-        return torch.where(rejected, self.negative_scale * repulsion, weight)
-
-    @staticmethod
-    def _check_negative_branch(
-        weighting: str, taper: Callable[[Tensor], Tensor] | None, key: NestedKey | None
-    ) -> None:
-        if taper is not None and not callable(taper):
-            raise TypeError(f"negative_taper must be callable, got {type(taper).__name__}")
-        if weighting == "kl" and taper is not None and key is None:
-            raise ValueError(
-                "weighting='kl' rejects no row, so nothing is left to repel; mark dislikes with "
-                "negative_key, or choose another weighting"
-            )
