@@ -9,6 +9,7 @@ entries and puts the old ones back.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,8 @@ class ParameterSlots:
     def __init__(self) -> None:
         self._module: nn.Module | None = None
         self._slots: list[tuple[dict[str, Tensor | None], str]] | None = None
+        self._leaves: list[Tensor] = []
+        self._registered: list[Tensor] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ParameterSlots:
         """A copy of a loss has a module of its own, so the places are looked up again."""
@@ -43,13 +46,30 @@ class ParameterSlots:
                 yield
             return
         before = [place[name] for place, name in slots]
-        for (place, name), tensor in zip(slots, params.values(True, True), strict=True):
+        for (place, name), tensor in zip(slots, self._leaves_of(params), strict=True):
             place[name] = tensor
         try:
             yield
         finally:
             for (place, name), tensor in zip(slots, before, strict=True):
                 place[name] = tensor
+
+    def _leaves_of(self, params: TensorDictParams) -> list[Tensor]:
+        """All tensors of ``params`` in order.
+
+        Walking the tree takes a while, listing what it has registered does not: as long as these
+        are the very same objects, so are the leaves.
+        """
+        registered = [*params.parameters(), *params.buffers()]
+        if len(registered) == len(self._registered) and all(
+            map(operator.is_, registered, self._registered)
+        ):
+            return self._leaves
+        self._leaves = list(params.values(True, True))
+        # A plain tensor among the leaves is registered nowhere, so nothing would tell of another.
+        everything = {id(leaf) for leaf in self._leaves}
+        self._registered = registered if everything == {id(t) for t in registered} else []
+        return self._leaves
 
     def _find(
         self, params: TensorDictParams, module: nn.Module
@@ -61,7 +81,7 @@ class ParameterSlots:
         """
         if self._module is module:
             return self._slots
-        self._module, self._slots = module, None
+        self._module, self._slots, self._registered = module, None, []
         if any(type(m).__setattr__ is not nn.Module.__setattr__ for m in module.modules()):
             return None
         slots = []

@@ -46,8 +46,12 @@ def remoteness_and_score(
         ValueError: for ``"per_dimension"`` with a policy that is not Gaussian.
     """
     if hasattr(dist, "loc") and hasattr(dist, "scale"):
-        distance = gaussian_remoteness(action, dist.loc, dist.scale)
-        distance = _as_samples(distance, log_prob, mask)
+        cheap = getattr(dist, "squared_distance", None)  # from the log-density
+        if cheap is not None and dist.batch_shape == log_prob.shape:
+            distance = cheap(log_prob).detach()
+        else:
+            distance = gaussian_remoteness(action, dist.loc, dist.scale)
+            distance = _as_samples(distance, log_prob, mask)
         score = distance.sqrt()
         if kind == "per_dimension":
             distance = distance / action.shape[-1]

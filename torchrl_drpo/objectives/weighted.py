@@ -27,6 +27,7 @@ from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._parameters import ParameterSlots
+from torchrl_drpo.objectives._policy import distribution_of
 
 
 @dataclass(frozen=True)
@@ -343,7 +344,7 @@ class WeightedLoss(LossModule):
     ) -> tuple[Distribution, Tensor]:
         """A policy's distribution, and its log-probability of the logged actions, per sample."""
         action = inputs.get(self.tensor_keys.action)
-        dist = network.get_dist(inputs)
+        dist = distribution_of(network, inputs)
         log_prob = _batch.action_log_prob(dist, action, inputs.shape)
         if self.level == "trajectory":
             if steps is not None:

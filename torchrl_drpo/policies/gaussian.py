@@ -67,6 +67,27 @@ class DiagonalNormal(IndependentNormal):
         log_volume = scale.log().sum(-1, dtype=wide)
         return -quadratic - log_volume - self.event_shape[0] * _HALF_LOG_2PI
 
+    def squared_distance(self, log_prob: Tensor) -> Tensor:
+        r"""The :math:`\sum_j z_j^2` of actions, from their log-density and not from ``[*B, d]``.
+
+        Exact to the rounding of the log-density.
+
+        Args:
+            log_prob: what :meth:`log_prob` gave, shape ``[*B]``.
+
+        Returns:
+            At least 0, shape ``[*B]``.
+
+        Examples:
+            >>> import torch
+            >>> dist = DiagonalNormal(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
+            >>> dist.squared_distance(dist.log_prob(torch.tensor([[3.0, 8.0]])))
+            tensor([25.0000])
+        """
+        log_volume = _shared_row(self.scale).log().sum(-1, dtype=log_prob.dtype)
+        rest = log_volume + self.event_shape[0] * _HALF_LOG_2PI
+        return (-2.0 * (log_prob + rest)).clamp_min(0.0)
+
     def leading_log_prob(self, value: Tensor, n_rows: Tensor) -> Tensor:
         """Log-density of the first ``n_rows`` rows of a flat batch, zero for those behind.
 
