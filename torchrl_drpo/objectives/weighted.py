@@ -76,7 +76,16 @@ class Scored:
         return values if self.rows is None else values[self.rows]
 
 
-class WeightedLoss(LossModule):
+class _WrappedOnce(type(LossModule)):
+    """TorchRL wraps ``forward`` anew in every subclass; one that inherits it needs no more."""
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, object]) -> None:
+        super().__init__(name, bases, namespace)
+        if "forward" not in namespace:
+            del cls.forward
+
+
+class WeightedLoss(LossModule, metaclass=_WrappedOnce):
     """Base LossModule of all objectives that are a rule for the weights.
 
     Args:
