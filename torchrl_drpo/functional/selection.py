@@ -322,10 +322,11 @@ def _select_on_host(
 ) -> TopSelection:
     """The common case, where K may be read: a partial sort, and the kept values themselves."""
     k = quota(values.numel(), kappa)
-    best = torch.topk(values, int(k)).values
+    k_rows = int(k)
+    best = torch.topk(values, k_rows).values
     threshold = best[-1:]
     kept = values >= threshold
-    crowded = kept.sum() > k  # more rows tie at the threshold than there are places
+    crowded = int(kept.sum()) > k_rows  # more rows tie at the threshold than there are places
     mass = _fill(values, threshold, k, None, ties) if crowded else kept.to(values.dtype)
     kept_mean, kept_std = weighted_moments(best)
     _, batch_std = weighted_moments(values)

@@ -245,6 +245,8 @@ class DRPOLoss(WeightedLoss):
 
     def _wants_fused(self, tensordict: TensorDictBase) -> bool:
         """Whether this batch goes through the selection op."""
+        if self.path == "reference" or (self.path == "auto" and self.kappa.device.type != "cuda"):
+            return False
         possible = (
             tensordict.ndim == 1
             and self.level == "step"
@@ -254,18 +256,12 @@ class DRPOLoss(WeightedLoss):
             and not self.negative.active
             and tensordict.get(self.tensor_keys.priority_weight, None) is None
         )
-        if self.path == "fused":
-            if not possible:
-                raise ValueError(
-                    "path='fused' is for flat batches at step level, without groups, 'kl' "
-                    "weights, a negative branch, priority weights or reduction='none'; "
-                    "use path='auto'"
-                )
-            return True
-        if self.path == "reference" or not (possible and self.skip_filtered):
-            return False
-        action = tensordict.get(self.tensor_keys.action, None)
-        return action is not None and action.device.type == "cuda"
+        if self.path == "fused" and not possible:
+            raise ValueError(
+                "path='fused' is for flat batches at step level, without groups, 'kl' weights, a "
+                "negative branch, priority weights or reduction='none'; use path='auto'"
+            )
+        return possible and (self.path == "fused" or self.skip_filtered)
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
