@@ -35,10 +35,12 @@ def effective_sample_size(weight: Tensor, mask: Tensor | None = None) -> Tensor:
         return magnitude.sum()
     # Scaled to a largest weight of 1: squares neither overflow nor vanish, and add up to 1 or more.
     magnitude = magnitude / magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
-    return magnitude.sum().square() / magnitude.square().sum().clamp_min(1.0)
+    return magnitude.sum().square() / torch.dot(magnitude.view(-1), magnitude.view(-1)).clamp_min(1)
 
 
-def negative_mass_ratio(signed_weight: Tensor, mask: Tensor | None = None) -> Tensor:
+def negative_mass_ratio(
+    signed_weight: Tensor, mask: Tensor | None = None, *, dim: int | None = None
+) -> Tensor:
     r"""Negative mass ratio :math:`\rho = q/p = E[A_-]/E[A_+]`: repulsive over attractive mass.
 
     Of the advantages it is rho, of the tapered signed weights the effective rho. Below 1 an
@@ -47,6 +49,7 @@ def negative_mass_ratio(signed_weight: Tensor, mask: Tensor | None = None) -> Te
     Args:
         signed_weight: advantages or signed weights, any shape.
         mask: ``True`` where a row counts.
+        dim: the dimension to add up over; all of them by default.
 
     Returns:
         rho, at least 0; 0 without any mass, ``inf`` with negative mass only.
@@ -59,7 +62,7 @@ def negative_mass_ratio(signed_weight: Tensor, mask: Tensor | None = None) -> Te
     tensor(0.5000)
     """
     weight = _valid(signed_weight, mask)
-    repulsion, attraction = weight.clamp_max(0.0).sum(), weight.clamp_min(0.0).sum()
+    repulsion, attraction = weight.clamp_max(0.0).sum(dim), weight.clamp_min(0.0).sum(dim)
     return torch.where(repulsion == 0, 0.0, -repulsion / attraction)
 
 

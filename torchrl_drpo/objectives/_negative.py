@@ -88,8 +88,11 @@ class NegativeBranch:
         distance, _ = remoteness_and_score(
             scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
         )
-        weight, report = taper_negatives(weighting.weight, self.taper, distance)
-        return replace(weighting.with_report(**report), weight=weight)
+        weight, active = taper_negatives(weighting.weight, self.taper, distance)
+        weighting = weighting.with_report(
+            effective_negative_mass_ratio=negative_mass_ratio(weight), taper_active_fraction=active
+        )
+        return replace(weighting, weight=weight)
 
 
 def report_of(weight: Tensor) -> dict[str, Tensor]:

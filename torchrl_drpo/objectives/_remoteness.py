@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl_drpo.functional.diagnostics import negative_mass_ratio, taper_active_fraction
+from torchrl_drpo.functional.diagnostics import taper_active_fraction
 from torchrl_drpo.functional.remoteness import categorical_remoteness, gaussian_remoteness
 
 RemotenessKind = Literal["auto", "per_dimension"]
@@ -71,15 +71,11 @@ def remoteness_and_score(
 
 def taper_negatives(
     weight: Tensor, taper: Callable[[Tensor], Tensor], distance: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Signed weights with the negative ones tapered, and what the taper did."""
+) -> tuple[Tensor, Tensor]:
+    """Signed weights with the negative ones tapered, and on what share the taper was active."""
     factor, negative = taper(distance), weight < 0
-    weight = torch.where(negative, weight * factor, weight)
-    report = {
-        "effective_negative_mass_ratio": negative_mass_ratio(weight),
-        "taper_active_fraction": taper_active_fraction(factor, negative),
-    }
-    return weight, report
+    active = taper_active_fraction(factor, negative)
+    return torch.where(negative, weight * factor, weight), active
 
 
 def check_remoteness_kind(kind: str) -> None:

@@ -12,11 +12,18 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_drpo.functional.diagnostics import negative_mass_ratio
 from torchrl_drpo.functional.groups import group_minimum, group_moments
 from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 Baseline = Literal["mean", "min"] | float | None
+
+
+def mass_ratios(advantage: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Rho before and after a rule, both in one pass: small batches cost by the operation."""
+    before, after = negative_mass_ratio(torch.stack([advantage, weight]).flatten(1), dim=1)
+    return {"negative_mass_ratio": before, "effective_negative_mass_ratio": after}
 
 
 class AdvantageLoss(WeightedLoss):

@@ -11,9 +11,8 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import negative_mass_ratio, taper_active_fraction
 from torchrl_drpo.functional.weights import asymmetric_weights, signed_weights, topr_weights
-from torchrl_drpo.objectives.advantage import AdvantageLoss
+from torchrl_drpo.objectives.advantage import AdvantageLoss, mass_ratios
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
 from torchrl_drpo.objectives.weighted import Scored, Weighting
 
@@ -96,10 +95,7 @@ class AsymRELoss(AdvantageLoss):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
         weight = signed_weights(advantage, negative_scale=self.negative_weight)
-        report = {
-            "negative_mass_ratio": negative_mass_ratio(advantage),
-            "effective_negative_mass_ratio": negative_mass_ratio(weight),
-        }
+        report = mass_ratios(advantage, weight)
         return Weighting(weight, self._mass(advantage, mask), report)
 
 
@@ -169,17 +165,15 @@ class TOPRLoss(BehaviorLoss):
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
-        report = {"negative_mass_ratio": negative_mass_ratio(advantage)}
-        return Weighting(advantage, self._mass(advantage, mask), report)
+        return Weighting(advantage, self._mass(advantage, mask), {})
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
         advantage, log_mu = weighting.weight, self._behavior_log_prob(scored)
         weight = topr_weights(advantage, scored.log_prob, log_mu, beta=self.beta)
+        negative = advantage < 0
+        tapered = (negative & (scored.log_prob < log_mu)).sum()
         report = {
-            **weighting.report,
-            "effective_negative_mass_ratio": negative_mass_ratio(weight),
-            "taper_active_fraction": taper_active_fraction(
-                (scored.log_prob - log_mu).exp(), advantage < 0
-            ),
+            **mass_ratios(advantage, weight),
+            "taper_active_fraction": tapered / negative.sum().clamp_min(1),
         }
         return replace(weighting, weight=weight, report=report)

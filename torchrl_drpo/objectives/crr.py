@@ -154,7 +154,7 @@ class CRRLoss(CriticLoss, AdvantageLoss):
             ones = self._ones(tensordict, mask)
             return Weighting(ones, ones, {})
         advantage = self._advantage(tensordict, mask)
-        return self._weighting(advantage, self._mass(advantage, mask))
+        return self._weighting(advantage, self._mass(advantage, mask), mask)
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
         if not self.has_critic:
@@ -162,16 +162,16 @@ class CRRLoss(CriticLoss, AdvantageLoss):
         own = self._own_values(scored.dist, scored.inputs)
         own = own.mean(0) if self.estimate == "mean" else own.amax(0)
         advantage = self._q_values(scored.inputs).amin(0) - own
-        judged = self._weighting(advantage, weighting.mass)
+        judged = self._weighting(advantage, weighting.mass, weighting.mass > 0)
         return replace(judged, weight=judged.weight * weighting.weight)
 
-    def _weighting(self, advantage: Tensor, mass: Tensor) -> Weighting:
+    def _weighting(self, advantage: Tensor, mass: Tensor, mask: Tensor | None) -> Weighting:
         weight = crr_weights(
             advantage,
             mode=self.mode,
             temperature=self.temperature,
             max_weight=self.max_weight,
-            mask=mass > 0,
+            mask=mask,
         )
         return Weighting(weight, mass, {"effective_sample_size": effective_sample_size(weight)})
 

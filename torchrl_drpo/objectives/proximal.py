@@ -12,8 +12,9 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_positive
-from torchrl_drpo.functional.diagnostics import effective_sample_size, negative_mass_ratio
+from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.proximal import clipped_surrogate, ecpo_surrogate, gbpo_weights
+from torchrl_drpo.objectives.advantage import mass_ratios
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
 from torchrl_drpo.objectives.weighted import Scored, Weighting
 
@@ -84,16 +85,14 @@ class GBPOLoss(BehaviorLoss):
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
-        report = {"negative_mass_ratio": negative_mass_ratio(advantage)}
-        return Weighting(advantage, self._mass(advantage, mask), report)
+        return Weighting(advantage, self._mass(advantage, mask), {})
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
         old = self._behavior_log_prob(scored)
         weight = gbpo_weights(weighting.weight, scored.log_prob, old)
         weight = torch.where(weighting.weight != 0, weight, 0.0)
         report = {
-            **weighting.report,
-            "effective_negative_mass_ratio": negative_mass_ratio(weight),
+            **mass_ratios(weighting.weight, weight),
             "effective_sample_size": effective_sample_size(weight),
         }
         return replace(weighting, weight=weight, report=report)

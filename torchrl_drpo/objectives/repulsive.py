@@ -12,7 +12,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import negative_mass_ratio, repulsion_to_attraction
+from torchrl_drpo.functional.diagnostics import negative_mass_ratio
 from torchrl_drpo.objectives._remoteness import (
     RemotenessKind,
     check_negative_scale,
@@ -116,7 +116,9 @@ class RepulsiveLoss(AdvantageLoss):
         rho = negative_mass_ratio(advantage)
         report = {
             "negative_mass_ratio": rho,
-            "effective_negative_mass_ratio": negative_mass_ratio(weight),
+            "effective_negative_mass_ratio": (
+                rho if weight is advantage else negative_mass_ratio(weight)
+            ),
             "taper_active_fraction": torch.zeros_like(rho),
         }
         return Weighting(weight, self._mass(advantage, mask), report)
@@ -127,7 +129,11 @@ class RepulsiveLoss(AdvantageLoss):
             scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
         )
         if self.taper is not None:
-            weight, tapered = taper_negatives(weight, self.taper, distance)
-            report.update(tapered)
-        report["repulsion_to_attraction"] = repulsion_to_attraction(weight, score)
+            weight, report["taper_active_fraction"] = taper_negatives(weight, self.taper, distance)
+        # Both ratios at once: on small batches a step is as long as the number of its operations.
+        force = torch.where(weight == 0, 0.0, weight * score)
+        effective, forces = negative_mass_ratio(torch.stack([weight, force]).flatten(1), dim=1)
+        if self.taper is not None:
+            report["effective_negative_mass_ratio"] = effective
+        report["repulsion_to_attraction"] = forces
         return replace(weighting, weight=weight, report=report)
