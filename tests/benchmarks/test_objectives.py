@@ -69,23 +69,44 @@ def hand_bc(net: Plain, batch: Batch) -> Tensor:
     return -net.log_prob(state, action)[0].mean()
 
 
-def kept(reward: Tensor, kappa: float = 0.5) -> tuple[Tensor, int]:
-    k = math.floor(kappa * len(reward) + 0.5)
-    return torch.topk(reward, k).indices, k
+class HandKappa:
+    """Lines 1 and 2 of the paper's algorithm box: the best K rows, and the next kappa."""
+
+    def __init__(self) -> None:
+        self.kappa = 0.5
+
+    def __call__(self, reward: Tensor) -> tuple[Tensor, int]:
+        k = max(1, math.floor(self.kappa * len(reward) + 0.5))
+        best = torch.topk(reward, k)
+        if best.values.std() < 0.5 * reward.std():
+            self.kappa = min(1.0, 1.02 * self.kappa)
+        else:
+            self.kappa = max(0.05, 0.98 * self.kappa)
+        return best.indices, k
 
 
-def hand_drpo(net: Plain, batch: Batch) -> Tensor:
-    state, action, reward = rows(batch)
-    top, k = kept(reward)
-    advantage = reward[top] - reward[top].min()
-    advantage = advantage / (advantage.std() + 1e-8)
-    return -(advantage * net.log_prob(state[top], action[top])[0]).sum() / k
+def hand_drpo() -> Loop:
+    best = HandKappa()
+
+    def loop(net: Plain, batch: Batch) -> Tensor:
+        state, action, reward = rows(batch)
+        top, k = best(reward)
+        advantage = reward[top] - reward[top].min()
+        advantage = advantage / (advantage.std() + 1e-8)
+        return -(advantage * net.log_prob(state[top], action[top])[0]).sum() / k
+
+    return loop
 
 
-def hand_adaptive_bc(net: Plain, batch: Batch) -> Tensor:
-    state, action, reward = rows(batch)
-    top, _ = kept(reward)
-    return -net.log_prob(state[top], action[top])[0].mean()
+def hand_adaptive_bc() -> Loop:
+    best = HandKappa()
+
+    def loop(net: Plain, batch: Batch) -> Tensor:
+        state, action, reward = rows(batch)
+        top, _ = best(reward)
+        return -net.log_prob(state[top], action[top])[0].mean()
+
+    return loop
 
 
 def hand_repulsive(net: Plain, batch: Batch) -> Tensor:
@@ -170,6 +191,7 @@ class HandDRPOQ(nn.Module):
         self.critics = nn.ModuleList([QNet(), QNet()])
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.value = QNet(0)
+        self.best = HandKappa()
 
     def __call__(self, net: Plain, batch: Batch) -> Tensor:
         state, action, reward = rows(batch)
@@ -181,7 +203,7 @@ class HandDRPOQ(nn.Module):
         for critic in self.critics:
             loss = loss + F.smooth_l1_loss(critic(state, action).squeeze(-1), reward)
         signal = gap.detach()
-        top, k = kept(signal)
+        top, k = self.best(signal)
         advantage = signal[top] - signal[top].min()
         advantage = advantage / (advantage.std() + 1e-8)
         return loss - (advantage * net.log_prob(state[top], action[top])[0]).sum() / k
@@ -197,9 +219,9 @@ def make_drpo_q(actor: nn.Module) -> nn.Module:
 
 CASES: dict[str, tuple[Callable[[nn.Module], nn.Module], Callable[[Plain], Loop]]] = {
     "BehaviorCloning": (drpo.BehaviorCloningLoss, lambda net: hand_bc),
-    "DRPO": (drpo.DRPOLoss, lambda net: hand_drpo),
+    "DRPO": (drpo.DRPOLoss, lambda net: hand_drpo()),
     "DRPOQ": (make_drpo_q, lambda net: HandDRPOQ()),
-    "AdaptiveBC": (drpo.AdaptiveBCLoss, lambda net: hand_adaptive_bc),
+    "AdaptiveBC": (drpo.AdaptiveBCLoss, lambda net: hand_adaptive_bc()),
     "Repulsive, tapered": (
         lambda a: drpo.RepulsiveLoss(a, taper=drpo.ExponentialTaper(threshold=1.0)),
         lambda net: hand_repulsive,

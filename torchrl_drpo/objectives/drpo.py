@@ -321,6 +321,10 @@ class DRPOLoss(WeightedLoss):
         if self.weighting == "kl":
             weight = kl_dro_weights(quality, kappa, self.temperature, mask)
             return weight, torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
+        if self.weighting == "linear" and self.group_key is None and mask is None:
+            # Rows at the threshold weigh nothing, so there is no mass to share.
+            advantage = (quality - top.threshold).clamp_min(0.0)
+            return advantage / (top.kept_std + 1e-8) if self.normalize else advantage, top.mass
         baseline = top.kept_mean if self.weighting == "exponential" else top.threshold
         # Rows that are not kept may hold anything, and be far enough down to overflow exp.
         advantage = torch.where(top.mass > 0, quality.to(top.mass.dtype) - baseline, 0.0)

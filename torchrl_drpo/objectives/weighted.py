@@ -241,9 +241,11 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
             self._took("dense" if rows is None else "rows")
             if rows is not None:
                 weighting = replace(
-                    weighting, weight=weighting.weight[rows], mass=weighting.mass[rows]
+                    weighting,
+                    weight=weighting.weight.index_select(0, rows),
+                    mass=weighting.mass.index_select(0, rows),
                 )
-                steps = None if steps is None else steps[rows]
+                steps = None if steps is None else steps.index_select(0, rows)
         inputs = self._inputs(tensordict, rows, steps)
         with self._actor_parameters():
             dist, log_prob = self._log_prob(self.actor_network, inputs, steps)
