@@ -265,6 +265,9 @@ def kappa_step(
         tensor(0.5100)
     """
     low, high = bounds
+    if reads_are_free(kappa) and reads_are_free(kept_std) and kept_std.numel() == 1:
+        uniform = float(kept_std) < target_ratio * float(batch_std)
+        return (kappa * up).clamp_max(high) if uniform else (kappa * down).clamp_min(low)
     grown, decayed = (kappa * up).clamp_max(high), (kappa * down).clamp_min(low)
     return torch.where(kept_std < target_ratio * batch_std, grown, decayed)
 

@@ -10,6 +10,7 @@ import torch
 from tensordict.nn import InteractionType, TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
 from torchrl.modules import IndependentNormal, ProbabilisticActor
 from torchrl_drpo_kernels import gaussian_log_prob
 
@@ -39,7 +40,12 @@ class DiagonalNormal(IndependentNormal):
     """
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        super().__init__(loc, scale)
+        # What IndependentNormal(loc, scale) comes to, without broadcasting the two anew.
+        normal = Normal.__new__(Normal)
+        normal.loc, normal.scale = loc, scale.expand_as(loc)
+        Distribution.__init__(normal, loc.shape, validate_args=False)
+        self.tanh_loc, self.upscale, self._event_dim, self._kwargs = False, 5.0, 1, {}
+        Independent.__init__(self, normal, 1)
 
     @property
     def loc(self) -> Tensor:
