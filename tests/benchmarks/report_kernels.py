@@ -92,10 +92,14 @@ def goals(rows: list[Row]) -> list[str]:
         def ratio(peer: str, key: str, found: dict[str, Row] = found) -> float:
             return found[peer][key] / found[OURS][key]
 
+        def speed(peer: str) -> float:
+            """By medians or by fastest rounds, whichever says less: others may use the machine."""
+            return min(ratio(peer, "median_s"), ratio(peer, "min_s"))
+
         wanted = [
-            ("faster than dense cross-entropy", ratio(DENSE, "median_s"), 8),
+            ("faster than dense cross-entropy", speed(DENSE), 8),
             ("less memory than dense cross-entropy", ratio(DENSE, "peak_bytes"), 20),
-            ("faster than topk + gather + cross-entropy", ratio(GATHER, "median_s"), 1),
+            ("faster than topk + gather + cross-entropy", speed(GATHER), 1),
         ]
         if items == 200_000:
             wanted.append(
