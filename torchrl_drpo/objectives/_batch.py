@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDictBase, is_tensor_collection
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
@@ -106,7 +106,8 @@ def _sum_to(log_prob: Tensor, batch: torch.Size) -> Tensor:
 def take_rows(inputs: TensorDictBase, rows: Tensor) -> TensorDictBase:
     """``inputs[rows]`` through ``index_select``, several times cheaper on small batches."""
     batch = torch.Size([rows.shape[0], *inputs.shape[1:]])
-    return inputs.apply(lambda values: values.index_select(0, rows), batch_size=batch)
+    leaves = inputs.items(True, True)
+    return TensorDict({key: leaf.index_select(0, rows) for key, leaf in leaves}, batch)
 
 
 def cleared(inputs: TensorDictBase, mask: Tensor) -> TensorDictBase:
