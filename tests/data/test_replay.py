@@ -49,7 +49,7 @@ def buffer(frame) -> RecReplayBuffer:
     )
 
 
-@pytest.mark.parametrize("length", [1, 5, 60])
+@pytest.mark.parametrize("length", [1, 5, 60, 200])  # the last takes more than one block
 @pytest.mark.parametrize("with_past", [False, True])
 def test_histories_equal_brute_force(frame, tmp_path, length, with_past):
     schema, before = SCHEMA, {}
