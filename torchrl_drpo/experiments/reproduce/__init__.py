@@ -1,1 +1,1 @@
-"""``drpo reproduce``: the paper claim by claim, one file a table or figure, and what goes past it."""
+"""``drpo reproduce``: the paper claim by claim, one file a target, and what goes past it."""

@@ -1,7 +1,7 @@
 """What a reproduction target is made of: cells that are computed, a section that shows them.
 
 A target's cells are independent, resumable computations with JSON results; its section is a pure
-function of those results, so tables, figures and verdicts can be redrawn without computing anything.
+function of those results: tables, figures and verdicts are redrawn without computing anything.
 """
 
 from __future__ import annotations
