@@ -1,14 +1,7 @@
-"""C-U1: a contextual bandit whose signed equilibria are known in closed form.
+"""C-U1, trained: policies that repel from negative 0 alone, for comparison with the closed forms.
 
-From "Dynamic Remoteness-Aware Policy Optimization" (2026). Every state has a useful direction u:
-its positives' centroid a+ lies .70 short of the best action a*, and negative 0 lies .50 further
-behind. Repelling from it moves the mean beyond the positives, towards a* and then past it:
-displacement = <mu - a+, u> / .70 is 0 for positive-only, 1 at the best action, and
-
-    (.5 / .7) rho / (1 - rho),   rho = alpha |A-| / A+,
-
-under a global scale alpha: useful negatives help until they do not. Under a taper w(D) the same
-holds with rho w(D), which is a fixed point in the displacement.
+The world and the closed forms are those of ``torchrl_drpo.envs.cu1``. displacement =
+<mu - a+, u> / .70 is 0 for positive-only, 1 at the best action.
 
 Arms are independent policies: their parameters are stacked and trained at once under
 ``torch.vmap``, through the package's own ``RepulsiveLoss``.
@@ -17,93 +10,47 @@ Arms are independent policies: their parameters are stacked and trained at once 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo import RepulsiveLoss
+from torchrl_drpo.envs.cu1 import (
+    A_NEGATIVE,
+    A_POSITIVE,
+    BEHIND,
+    NEGATIVE_RADIUS,
+    POSITIVE_RADIUS,
+    SHORT,
+    SIGMA,
+    Taper,
+    displacement_of,
+    make_world,
+    mass_ratio,
+    reward_at,
+    reward_of,
+    tapered_displacement,
+)
 from torchrl_drpo.policies.gaussian import DiagonalNormal
 
-SHORT, BEHIND, WIDTH = 0.70, 0.50, 0.75  # |a* - a+|, |a+ - a-|, of the reward
-POSITIVE_RADIUS, NEGATIVE_RADIUS, BASELINE, SIGMA = 0.75, 1.20, 0.40, 0.60
-Taper = Callable[[Tensor], Tensor]
-
-
-def reward_at(distance: float | Tensor) -> Tensor:
-    """R of an action at this distance from a*."""
-    return torch.exp(-torch.as_tensor(distance).square() / (2 * WIDTH**2))
-
-
-A_POSITIVE = float(reward_at(POSITIVE_RADIUS)) - BASELINE
-A_NEGATIVE = float(reward_at(NEGATIVE_RADIUS)) - BASELINE
-
-
-def mass_ratio(alpha: float) -> float:
-    """Rho of negative 0 alone."""
-    return alpha * -A_NEGATIVE / A_POSITIVE
-
-
-def displacement_of(rho: float) -> float:
-    """The equilibrium of the mean, in units of .70; rho below 1."""
-    return BEHIND / SHORT * rho / (1 - rho)
-
-
-def tapered_displacement(alpha: float, taper: Taper, sigma: float = SIGMA) -> float:
-    """The displacement x at which rho w(D(x)) holds the mean exactly there."""
-
-    def residual(x: float) -> float:
-        distance = ((BEHIND + SHORT * x) / sigma) ** 2
-        weight = float(taper(torch.tensor(distance, dtype=torch.float64)))
-        return SHORT * x - mass_ratio(alpha) * weight * (BEHIND + SHORT * x)
-
-    return brentq(residual, 0.0, 50.0)
-
-
-def reward_of(displacement: float) -> float:
-    """Reward of a mean on the line through a+ and a*."""
-    return float(reward_at(SHORT * (displacement - 1)))
-
-
-@dataclass(frozen=True)
-class World:
-    """States with their actions, all ``[n, ..., 2]``."""
-
-    state: Tensor
-    centre: Tensor
-    direction: Tensor
-    positives: Tensor
-    negatives: Tensor
-
-
-def make_world(n: int, seed: int) -> World:
-    """``n`` states and the four positives and eight negatives of each."""
-    s = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
-    s1, s2, s3, s4, s5, s6 = s.unbind(-1)
-    centre = torch.stack(
-        [
-            0.70 * torch.tanh(0.85 * s1 - 0.30 * s2 * s3 + 0.20 * torch.sin(1.6 * s4)),
-            0.65 * torch.tanh(-0.50 * s2 + 0.35 * torch.cos(1.1 * s5) + 0.22 * s1 * s6),
-        ],
-        -1,
-    )
-    phi = 1.15 * torch.tanh(0.75 * s1 + 0.50 * s3 - 0.30 * s6) + 0.30 * torch.sin(1.35 * s2)
-    best = centre + SHORT * torch.stack([phi.cos(), phi.sin()], -1)
-
-    def circle(radius: float, angles: Tensor) -> Tensor:
-        around = phi.unsqueeze(-1) + angles
-        return best.unsqueeze(1) + radius * torch.stack([around.cos(), around.sin()], -1)
-
-    wide = math.acos(2 * SHORT / POSITIVE_RADIUS - math.cos(0.20))
-    angles = math.pi + torch.tensor([0.20, -0.20, wide, -wide])
-    positives = circle(POSITIVE_RADIUS, angles)
-    negatives = circle(NEGATIVE_RADIUS, math.pi + math.pi / 4 * torch.arange(8))
-    return World(s, centre, torch.stack([phi.cos(), phi.sin()], -1), positives, negatives)
+__all__ = [
+    "A_NEGATIVE",
+    "A_POSITIVE",
+    "BEHIND",
+    "NEGATIVE_RADIUS",
+    "POSITIVE_RADIUS",
+    "SHORT",
+    "SIGMA",
+    "Arms",
+    "displacement_of",
+    "make_world",
+    "mass_ratio",
+    "reward_of",
+    "tapered_displacement",
+]
 
 
 class Policy(nn.Module):
