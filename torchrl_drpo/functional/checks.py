@@ -10,9 +10,9 @@ from torch import Tensor
 
 def check_same_shape(**tensors: Tensor | None) -> None:
     """Raises ``ValueError`` unless all given tensors (``None`` is skipped) have one shape."""
-    shapes = {name: tuple(t.shape) for name, t in tensors.items() if t is not None}
+    shapes = {name: t.shape for name, t in tensors.items() if t is not None}
     if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        listed = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(f"expected tensors of one shape, got {listed}")
 
 

@@ -30,12 +30,13 @@ def effective_sample_size(weight: Tensor, mask: Tensor | None = None) -> Tensor:
     >>> effective_sample_size(torch.tensor([2.0, 2.0, 0.0, 0.0]))
     tensor(2.)
     """
-    magnitude = _valid(weight, mask).abs()
+    magnitude = _valid(weight, mask).abs().flatten()
     if magnitude.numel() == 0:
         return magnitude.sum()
     # Scaled to a largest weight of 1: squares neither overflow nor vanish, and add up to 1 or more.
-    magnitude = magnitude / magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
-    return magnitude.sum().square() / torch.dot(magnitude.view(-1), magnitude.view(-1)).clamp_min(1)
+    magnitude /= magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
+    total = magnitude.sum()
+    return total * total / torch.dot(magnitude, magnitude).clamp_min(1)
 
 
 def negative_mass_ratio(

@@ -15,4 +15,6 @@ def at_least_float32(values: Tensor) -> Tensor:
     >>> at_least_float32(torch.zeros(2, dtype=torch.float64)).dtype
     torch.float64
     """
+    if values.dtype in (torch.float32, torch.float64):
+        return values
     return values.to(torch.promote_types(values.dtype, torch.float32))

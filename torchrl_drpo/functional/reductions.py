@@ -42,8 +42,8 @@ def weighted_nll(
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     weight = weight.detach()
-    counted = weight != 0 if mask is None else (weight != 0) & mask
-    kept = at_least_float32(torch.where(counted, log_prob, 0.0))
+    skipped = weight == 0 if mask is None else (weight == 0) | ~mask
+    kept = at_least_float32(log_prob.masked_fill(skipped, 0.0))
     if mask is not None:
         weight = torch.where(mask, weight, 0.0)  # a masked row may carry any weight, NaN included
     total = -(weight * kept).sum()
