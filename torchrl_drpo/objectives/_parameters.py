@@ -57,10 +57,10 @@ class ParameterSlots:
     def _leaves_of(self, params: TensorDictParams) -> list[Tensor]:
         """All tensors of ``params`` in order.
 
-        Walking the tree takes a while, listing what it has registered does not: as long as these
-        are the very same objects, so are the leaves.
+        Walking the tree takes a while, listing what it has registered, all of it on itself, does
+        not: as long as these are the very same objects, so are the leaves.
         """
-        registered = [*params.parameters(), *params.buffers()]
+        registered = [*params._parameters.values(), *params._buffers.values()]
         if len(registered) == len(self._registered) and all(
             map(operator.is_, registered, self._registered)
         ):

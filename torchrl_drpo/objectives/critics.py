@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -15,6 +14,8 @@ from torchrl.objectives.utils import distance_loss
 from torchrl.objectives.value.functional import td0_return_estimate
 
 from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._parameters import ParameterSlots
+from torchrl_drpo.objectives._policy import value_of
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 
@@ -61,12 +62,12 @@ class QEnsemble(nn.Module):
 
     def forward(self, tensordict: TensorDictBase, value_key: NestedKey) -> Tensor:
         """Q of each critic, shape ``[count, *B]``; ``value_key`` is the entry that they write."""
-        per_critic = []
-        for member in self.members:
-            out = member(tensordict.select(*self.in_keys))
-            value = _batch.read_entry(out, value_key, "state_action_value", "the critic")
-            per_critic.append(_batch.per_step(value, tensordict.shape, "the critic's value"))
-        return torch.stack(per_critic)
+        return torch.stack(
+            [
+                value_of(member, tensordict, value_key, "state_action_value", "the critic")
+                for member in self.members
+            ]
+        )
 
 
 class CriticLoss(WeightedLoss):
@@ -91,6 +92,7 @@ class CriticLoss(WeightedLoss):
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}; 0 regresses Q on the reward")
         ensemble = QEnsemble(network, count)
+        self._q_slots, self._target_q_slots = ParameterSlots(), ParameterSlots()
         if self.functional:
             self.convert_to_functional(ensemble, "qvalue_network", create_target_params=True)
         else:
@@ -115,8 +117,11 @@ class CriticLoss(WeightedLoss):
         if not self.functional:
             network = self.target_qvalue_network if target else self.qvalue_network
             return network(inputs, key)
-        params = self.target_qvalue_network_params if target else self.qvalue_network_params
-        with _placed(params, self.qvalue_network):
+        if target:
+            slots, params = self._target_q_slots, self.target_qvalue_network_params
+        else:
+            slots, params = self._q_slots, self.qvalue_network_params
+        with slots.holding(params, self.qvalue_network):
             return self.qvalue_network(inputs, key)
 
     def _q_objective(self, tensordict: TensorDictBase, q: Tensor, target: Tensor) -> Tensor:
@@ -153,11 +158,6 @@ class CriticLoss(WeightedLoss):
         inputs = tensordict.select(*self.in_keys, strict=False)
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
         return inputs if steps is None else _batch.cleared(inputs, steps)
-
-
-def _placed(params: TensorDictParams, network: nn.Module) -> AbstractContextManager[None]:
-    """The network with these parameters for a while."""
-    return params.to_module(network, preserve_module_state=False)
 
 
 def _reset(network: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
@@ -17,7 +17,7 @@ from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.weights import crr_weights
 from torchrl_drpo.objectives.advantage import AdvantageLoss
 from torchrl_drpo.objectives.critics import CriticLoss
-from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
+from torchrl_drpo.objectives.weighted import Scored, Weighting
 
 
 class CRRLoss(CriticLoss, AdvantageLoss):
@@ -141,13 +141,13 @@ class CRRLoss(CriticLoss, AdvantageLoss):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The losses and diagnostics; the batch itself is left as it was."""
-        out = WeightedLoss.forward(self, tensordict)
+        out = self._outputs(tensordict)
         if self.has_critic:
             inputs = self._critic_inputs(tensordict)
             with torch.no_grad():
                 target = self._td_target(inputs, self._following_value(inputs))
-            out.set("loss_qvalue", self._q_objective(tensordict, self._q_values(inputs), target))
-        return out
+            out["loss_qvalue"] = self._q_objective(tensordict, self._q_values(inputs), target)
+        return TensorDict(out)
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         if self.has_critic:  # the weights need the policy's own actions, so all rows are scored

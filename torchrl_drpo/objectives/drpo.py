@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
@@ -213,7 +213,7 @@ class DRPOLoss(WeightedLoss):
         chosen = [key for key in (self.group_key, self.negative.key) if key is not None]
         return [*super()._needed_keys(), *chosen]
 
-    def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase | None:
+    def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> dict[str, Tensor] | None:
         """The step with the selection on the device, where the options allow it."""
         if not self._wants_fused(tensordict):
             return None
@@ -241,7 +241,7 @@ class DRPOLoss(WeightedLoss):
         self._took("fused")
         report = _fused.report_of(selection, kappa)
         told = {name: value for name, value in report.items() if name in self.out_keys}
-        return TensorDict({"loss_actor": loss, **told})
+        return {"loss_actor": loss, **told}
 
     def _wants_fused(self, tensordict: TensorDictBase) -> bool:
         """Whether this batch goes through the selection op."""

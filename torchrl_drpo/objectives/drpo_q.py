@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from tensordict import TensorDictBase, TensorDictParams
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import (
     ProbabilisticTensorDictSequential,
     TensorDictModuleBase,
@@ -18,7 +19,8 @@ from torch import Tensor
 from torchrl.objectives import IQLLoss
 
 from torchrl_drpo.functional.checks import check_fraction
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._parameters import ParameterSlots
+from torchrl_drpo.objectives._policy import value_of
 from torchrl_drpo.objectives.critics import CriticLoss
 from torchrl_drpo.objectives.drpo import DRPOLoss
 
@@ -132,6 +134,7 @@ class DRPOQLoss(CriticLoss, DRPOLoss):
         check_fraction("expectile", expectile)
         super().__init__(actor_network, **options)
         self._add_qvalue(qvalue_network, num_qvalue_nets, gamma, loss_function)
+        self._value_slots = ParameterSlots()
         if self.functional:
             self.convert_to_functional(value_network, "value_network")
         else:
@@ -161,20 +164,16 @@ class DRPOQLoss(CriticLoss, DRPOLoss):
         q_loss = self._q_objective(tensordict, self._q_values(inputs), target)
         signal = quality - value.detach() if self.signal == "advantage" else quality
         scored = tensordict.copy().set(self.tensor_keys.quality, signal)
-        out = DRPOLoss.forward(self, scored)
-        out.set("loss_qvalue", q_loss)
-        out.set("loss_value", self._reduce_critic(value_loss, tensordict))
-        return out
+        out = self._outputs(scored)
+        out["loss_qvalue"] = q_loss
+        out["loss_value"] = self._reduce_critic(value_loss, tensordict)
+        return TensorDict(out)
 
     def _value(self, inputs: TensorDictBase) -> Tensor:
         """V(s), ``[*B]``."""
-        inputs = inputs.select(*self.value_network.in_keys)
+        placed = contextlib.nullcontext()
         if self.functional:
-            with self.value_network_params.to_module(
-                self.value_network, preserve_module_state=False
-            ):
-                out = self.value_network(inputs)
-        else:
-            out = self.value_network(inputs)
-        value = _batch.read_entry(out, self.tensor_keys.value, "value", "the value network")
-        return _batch.per_step(value, inputs.shape, "the value network's value")
+            placed = self._value_slots.holding(self.value_network_params, self.value_network)
+        with placed:
+            key = self.tensor_keys.value
+            return value_of(self.value_network, inputs, key, "value", "the value network")

@@ -170,8 +170,8 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         """Weights after the policy was asked, for the rows that were scored."""
         return weighting
 
-    def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase | None:
-        """A faster way to the same output where a rule has one, ``None`` where it does not."""
+    def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> dict[str, Tensor] | None:
+        """A faster way to the same outputs where a rule has one, ``None`` where it does not."""
         return None
 
     # -- TorchRL's contract ---------------------------------------------------------------------
@@ -187,7 +187,8 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         return self._backend
 
     def _took(self, backend: str) -> None:
-        if not torch.compiler.is_compiling():
+        # Setting an attribute of a module takes longer than looking whether it has changed.
+        if self._backend != backend and not torch.compiler.is_compiling():
             self._backend = backend
 
     @property
@@ -223,6 +224,10 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
             ValueError: for an empty batch, or signals that are non-finite or of another shape.
             KeyError: for an entry that is not there.
         """
+        return TensorDict(self._outputs(tensordict))
+
+    def _outputs(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
+        """What ``forward`` returns, before a subclass adds the losses of other networks."""
         if tensordict.shape.numel() == 0:  # TensorDict.numel() of an empty batch is 1
             raise ValueError(
                 f"{type(self).__name__} got an empty batch of shape {tuple(tensordict.shape)}; "
@@ -256,7 +261,7 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         out = {"loss_actor": self._reduce_weighted(log_prob, weighting, total)}
         out.update((key, weighting.report[key]) for key in self.out_keys if key in weighting.report)
         self._clear_weakrefs(tensordict, "actor_network_params")
-        return TensorDict(out)
+        return out
 
     # -- steps of the forward pass --------------------------------------------------------------
 
@@ -321,9 +326,9 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         if not (self.skip_filtered and self.reduction != "none" and reads_are_free(weight)):
             return None
         kept = weight if weight.ndim == 1 else weight.flatten(1).any(1)
-        if kept.all():  # NaN counts as kept
+        rows = kept.nonzero().squeeze(-1)  # NaN counts as kept
+        if rows.numel() == kept.numel():
             return None
-        rows = kept.nonzero().squeeze(-1)
         # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
         return rows if rows.numel() else rows.new_zeros(1)
 
