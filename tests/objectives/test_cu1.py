@@ -96,8 +96,10 @@ def test_a_hard_cutoff_leaves_weak_arms_alone_and_holds_strong_ones(
     arms.run(steps)
     inside, held = arms.evaluate()
     check(inside, displacement_of(mass_ratio(weak)), tolerance)  # never reaches the threshold
-    # Repelled up to the threshold and drawn back beyond it: the mean slides along it.
-    check(held, 0.62, 2 * tolerance)
+    # Repelled up to the threshold and drawn back beyond it: the mean slides along it, and D stays
+    # within .5% of it on average. The displacement ends .002 to .005 short, whatever the last
+    # learning rate (1e-4, 1e-5 or 0): a miss across the line (root mean square .07) adds to D too.
+    check(held, 0.62, tolerance)
 
 
 def test_without_control_a_strong_negative_takes_the_task():
