@@ -80,13 +80,16 @@ def _runs_kernel(mean: Tensor, log_std: Tensor, action: Tensor) -> bool:
     return uses_triton(mean) and accumulation_dtype(mean, log_std, action) == torch.float32
 
 
-@torch.library.custom_op("drpo::gaussian_log_prob", mutates_args=())
-def _gaussian_log_prob(
+def run(
     mean: Tensor, log_std: Tensor, action: Tensor, index: Tensor | None, n_rows: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Returns (log_prob, remoteness), ``[M]`` each."""
-    run = kernel.forward if _runs_kernel(mean, log_std, action) else reference.gaussian_log_prob
-    return run(mean, log_std, action, index, n_rows)
+    """(log_prob, remoteness), ``[M]`` each, by the kernel or the reference."""
+    if _runs_kernel(mean, log_std, action):
+        return kernel.forward(mean, log_std, action, index, n_rows)
+    return reference.gaussian_log_prob(mean, log_std, action, index, n_rows)
+
+
+_gaussian_log_prob = torch.library.custom_op("drpo::gaussian_log_prob", run, mutates_args=())
 
 
 @_gaussian_log_prob.register_fake

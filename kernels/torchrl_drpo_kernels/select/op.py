@@ -87,6 +87,12 @@ def select(
     rule = Rule(
         weighting, ties, temperature, normalize, eps, target_ratio, *bounds, up=up, down=down
     )
+    kappa = check(quality, mask, kappa, rule)
+    return Selection(*_select(quality.detach(), mask, kappa.detach(), *rule))
+
+
+def check(quality: Tensor, mask: Tensor | None, kappa: Tensor | float, rule: Rule) -> Tensor:
+    """Raises on arguments that do not fit; returns kappa as a ``[1]`` tensor."""
     rule.check()
     check_tensor("quality", quality, dtypes=(torch.float32,), ndim=1)
     if quality.shape[0] > MAX_ROWS:
@@ -100,7 +106,18 @@ def select(
         kappa = torch.full((1,), kappa, dtype=torch.float32, device=quality.device)
     check_tensor("kappa", kappa, dtypes=(torch.float32,), ndim=1, like=quality)
     check_shape("kappa", kappa, (1,), "one number")
-    return Selection(*_select(quality.detach(), mask, kappa.detach(), *rule))
+    return kappa
+
+
+def run(
+    quality: Tensor, mask: Tensor | None, kappa: Tensor, rule: Rule
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(index, weight, stats, counts) by the implementation that the device calls for."""
+    if kappa.device.type == "cpu" and not 0 < kappa.item() <= 1:
+        raise ValueError(f"kappa must lie in (0, 1], got {kappa.item()}")
+    if uses_triton(quality):
+        return kernel.select(quality, mask, kappa, rule)
+    return reference.select(quality, mask, kappa, rule)
 
 
 @torch.library.custom_op("drpo::select", mutates_args=())
@@ -121,9 +138,6 @@ def _select(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns (index, weight, stats, counts); see :class:`Selection`."""
     rule = Rule(weighting, ties, temperature, normalize, eps, target_ratio, low, high, up, down)
-    if kappa.device.type == "cpu" and not 0 < kappa.item() <= 1:
-        raise ValueError(f"kappa must lie in (0, 1], got {kappa.item()}")
-    run = kernel.select if uses_triton(quality) else reference.select
     return run(quality, mask, kappa, rule)
 
 
