@@ -46,6 +46,25 @@ def places(index: Tensor | None, like: Tensor) -> int:
     return like.shape[0] if index is None else index.shape[0]
 
 
+def count_on_host(n_rows: Tensor | None, length: int) -> int | None:
+    """``n_rows`` within [0, length], or ``None`` where reading it would wait or is impossible.
+
+    >>> count_on_host(torch.tensor([3]), 8), count_on_host(None, 8)
+    (3, None)
+    """
+    if n_rows is None or not on_host(n_rows):
+        return None
+    return min(length, max(0, int(n_rows)))
+
+
+def on_host(values: Tensor) -> bool:
+    """Whether reading values waits for nothing and is possible: eager, on a CPU, not fake."""
+    if type(values) is not Tensor or values.device.type != "cpu":
+        return False
+    under_functorch = torch._C._functorch.maybe_current_level() is not None
+    return not (torch.compiler.is_compiling() or under_functorch)
+
+
 def live_rows(index: Tensor | None, n_rows: Tensor | None, like: Tensor) -> Tensor | slice:
     """The rows to work on, for indexing dimension 0; reads ``n_rows`` on the host.
 
@@ -58,14 +77,46 @@ def live_rows(index: Tensor | None, n_rows: Tensor | None, like: Tensor) -> Tens
     if index is None:
         return slice(0, live)
     rows = index[:live].long()
-    if live and rows.device.type == "cpu":
-        low, high = (int(bound) for bound in rows.aminmax())
-        if low < 0 or high >= like.shape[0]:
-            raise IndexError(
-                f"index must lie in [0, {like.shape[0]}) but holds {low if low < 0 else high} "
-                f"within its first {live} places"
-            )
+    if rows.device.type == "cpu":
+        check_index(rows, like.shape[0])
     return rows
+
+
+def check_index(index: Tensor, count: int) -> None:
+    """Raises ``IndexError`` unless every entry names one of ``count`` rows; reads the values."""
+    if index.numel() == 0:
+        return
+    low, high = (int(bound) for bound in index.aminmax())
+    if low < 0 or high >= count:
+        raise IndexError(
+            f"index must lie in [0, {count}) but holds {low if low < 0 else high} "
+            f"within its first {index.numel()} places"
+        )
+
+
+def check_actions(
+    action: Tensor, size: int, *, rows: Tensor | slice | None = None, mask: Tensor | None = None
+) -> None:
+    """Raises ``ValueError`` naming the first id outside [0, size), its row and token.
+
+    Args:
+        action: ids, ``[n]`` or, for sequences, ``[n, T]``; the values are read on the host.
+        size: number of items or codes.
+        rows: which row each of the ``n`` is, for the message; in order if not a tensor.
+        mask: bool of the shape of ``action``, ``True`` where an id counts.
+    """
+    wrong = (action < 0) | (action >= size)
+    if mask is not None:
+        wrong &= mask
+    if not wrong.any():
+        return
+    place = wrong.nonzero()[0].tolist()
+    row = int(rows[place[0]]) if isinstance(rows, Tensor) else place[0]
+    token = f", token {place[1]}," if len(place) == 2 and action.shape[1] > 1 else ""
+    raise ValueError(
+        f"action must lie in [0, {size}) but row {row}{token} holds {int(action[tuple(place)])}; "
+        "map raw ids to indices counted from 0 first, and leave padding to a mask"
+    )
 
 
 def padded(values: Tensor, length: int) -> Tensor:

@@ -60,10 +60,11 @@ def gather_log_prob(
 
     Raises:
         TypeError: if a dtype is wrong.
-        ValueError: if a rank, shape, device or stride is wrong.
-        IndexError: if a token or ``index`` is out of range; looked at on a CPU only, since it
-            waits for the device (``gather_log_prob.op.CHECK_ACTIONS_ON_ACCELERATOR`` turns the
-            token check on there; without it such a token's logit counts as -inf).
+        ValueError: if a rank, shape, device or stride is wrong, or a token is out of range;
+            tokens are looked at on a CPU only, since it waits for the device
+            (``gather_log_prob.op.CHECK_ACTIONS_ON_ACCELERATOR`` turns the check on there;
+            without it such a token's logit counts as -inf).
+        IndexError: if ``index`` leaves [0, N); looked at on a CPU only.
 
     Example:
         >>> import torch
@@ -95,22 +96,23 @@ def _runs_kernel(logits: Tensor) -> bool:
     return uses_triton(logits) and logits.dtype != torch.float64
 
 
-@torch.library.custom_op("drpo::gather_log_prob", mutates_args=())
-def _gather_log_prob(
+def run(
     logits: Tensor,
     action: Tensor,
     mask: Tensor | None,
     index: Tensor | None,
     n_rows: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Returns (log_prob [M], lse [M, T]); logits are 3-D here."""
+    """(log_prob [M], lse [M, T]) by the kernel or the reference; logits are 3-D here."""
     if not _runs_kernel(logits):
         return reference.gather_log_prob(logits, action, mask, index, n_rows)
     if CHECK_ACTIONS_ON_ACCELERATOR or logits.device.type == "cpu":
         rows = live_rows(index, n_rows, logits)
-        kept_mask = None if mask is None else mask[rows]
-        reference.check_tokens(action[rows], kept_mask, logits.shape[2])
+        reference.check_tokens(action, mask, rows, logits.shape[2])
     return kernel.forward(logits, action, mask, index, n_rows)
+
+
+_gather_log_prob = torch.library.custom_op("drpo::gather_log_prob", run, mutates_args=())
 
 
 @_gather_log_prob.register_fake

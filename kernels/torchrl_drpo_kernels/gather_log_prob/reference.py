@@ -19,6 +19,7 @@ from torch import Tensor
 
 from torchrl_drpo_kernels._common_rows import (
     accumulation_dtype,
+    check_actions,
     live_rows,
     padded,
     places,
@@ -40,10 +41,10 @@ def gather_log_prob(
     """Returns ``log_prob [M]`` and ``lse [M, T]``; arguments are 3-D logits, 2-D action and mask.
 
     Raises:
-        IndexError: if, on a CPU, a valid token lies outside [0, V).
+        ValueError: if a valid token lies outside [0, V).
     """
     rows = live_rows(index, n_rows, logits)
-    check_tokens(action[rows], mask if mask is None else mask[rows], logits.shape[2])
+    check_tokens(action, mask, rows, logits.shape[2])
     dtype = accumulation_dtype(logits)
     totals, normalisers = [], []
     for block in _blocks(rows, logits):
@@ -110,20 +111,13 @@ def differentiable_backward(
     return (spread(weight * slope, rows, logits),)
 
 
-def check_tokens(token: Tensor, mask: Tensor | None, size: int) -> None:
-    """Raises ``IndexError`` naming the first valid token outside [0, size); waits for the device.
+def check_tokens(action: Tensor, mask: Tensor | None, rows: Tensor | slice, size: int) -> None:
+    """Raises ``ValueError`` naming the first valid token of ``rows`` outside [0, size).
 
-    ``token`` and ``mask`` are ``[rows, T]``.
+    ``action`` and ``mask`` are ``[N, T]``. Waits for the device.
     """
-    wrong = (token < 0) | (token >= size)
-    if mask is not None:
-        wrong &= mask
-    if wrong.any():
-        row, step = (int(i) for i in wrong.nonzero()[0])
-        raise IndexError(
-            f"action must lie in [0, {size}) but kept row {row}, token {step} holds "
-            f"{int(token[row, step])}; mask padding out, or map raw ids to indices first"
-        )
+    kept_mask = None if mask is None else mask[rows]
+    check_actions(action[rows], size, rows=rows, mask=kept_mask)
 
 
 def _blocks(rows: Tensor | slice, logits: Tensor) -> Iterator[Tensor | slice]:

@@ -21,7 +21,16 @@ from torchrl_drpo_kernels._common import (
     check_tensor,
     uses_triton,
 )
-from torchrl_drpo_kernels._common_rows import FLOATS, INTEGERS, check_rows
+from torchrl_drpo_kernels._common_rows import (
+    FLOATS,
+    INTEGERS,
+    check_actions,
+    check_index,
+    check_rows,
+    count_on_host,
+    on_host,
+    places,
+)
 from torchrl_drpo_kernels.linear_log_prob import reference, tiles
 
 if HAS_TRITON:
@@ -73,24 +82,54 @@ def linear_log_prob(
         TypeError: another type.
         ValueError: shapes or devices that do not fit, or an action outside the catalogue (on
             accelerators only with ``CHECK_ACTIONS_ON_ACCELERATOR``).
+        IndexError: if ``index`` leaves [0, N); looked at on a CPU only.
 
     >>> hidden, items = torch.zeros(3, 8, requires_grad=True), torch.randn(4, 8)
     >>> log_prob, lse = linear_log_prob(hidden, items, torch.tensor([0, 1, 3]))
     >>> log_prob.exp()
     tensor([0.2500, 0.2500, 0.2500], grad_fn=<ExpBackward0>)
     """
-    _check(hidden, items, action, bias, inverse_temperature)
+    check(hidden, items, action, bias, inverse_temperature)
     check_rows(index, n_rows, hidden)
-    if index is not None:
-        hidden, action = hidden.index_select(0, index), action.index_select(0, index)
-    need_mean = torch.is_grad_enabled() and hidden.requires_grad
-    log_prob, lse, _ = _linear_log_prob(
-        hidden, items, action, n_rows, bias, float(inverse_temperature), need_mean
+    hidden, action, n_rows, dead = _packed(hidden, action, n_rows, index, items.shape[0])
+    grads = torch.is_grad_enabled()
+    need_mean = grads and hidden.requires_grad
+    need_scores = grads and (items.requires_grad or (bias is not None and bias.requires_grad))
+    keep = need_scores and _keeps_scores(hidden, items, n_rows)
+    log_prob, lse, *_ = _linear_log_prob(
+        hidden, items, action, n_rows, bias, float(inverse_temperature), need_mean, keep
     )
+    if dead:
+        pad = torch.nn.functional.pad
+        return pad(log_prob, (0, dead)), pad(lse, (0, dead))
     return log_prob, lse
 
 
-def _check(
+def _packed(
+    hidden: Tensor, action: Tensor, n_rows: Tensor | None, index: Tensor | None, num_items: int
+) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """Rows and actions to score, the device's count of them, and how many places were cut off.
+
+    Where the host can read the count for nothing, dead rows are left behind and none is needed.
+    """
+    length = places(index, hidden)
+    live = None if INTERPRETED else count_on_host(n_rows, length)
+    if live is not None:
+        n_rows = None
+        if index is None:
+            hidden, action = hidden[:live], action[:live]
+        else:
+            index = index[:live]
+    if index is not None:
+        if on_host(index):
+            check_index(index, hidden.shape[0])
+        hidden, action = hidden.index_select(0, index), action.index_select(0, index)
+        if n_rows is None and on_host(index):  # the op can name places only
+            check_actions(action, num_items, rows=index)
+    return hidden, action, n_rows, 0 if live is None else length - live
+
+
+def check(
     hidden: Tensor,
     items: Tensor,
     action: Tensor,
@@ -117,8 +156,7 @@ def _check(
         )
 
 
-@torch.library.custom_op("drpo::linear_log_prob", mutates_args=())
-def _linear_log_prob(
+def run(
     hidden: Tensor,
     items: Tensor,
     action: Tensor,
@@ -126,18 +164,30 @@ def _linear_log_prob(
     bias: Tensor | None,
     inverse_temperature: float,
     need_mean: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns ``log_prob [N]``, ``lse [N]``, ``mean [N, D]`` (``[0, D]`` unless needed)."""
+    keep: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``log_prob [N]``, ``lse [N]``, ``mean [N, D]``, ``scores [N, V]``.
+
+    The last two have no rows unless they are needed; scores are kept for all rows, on a CPU only.
+    """
     _check_actions(action, items.shape[0], n_rows)
-    if _takes_kernel(hidden):
-        return kernel.forward(hidden, items, action, n_rows, bias, inverse_temperature, need_mean)
     n = hidden.shape[0]
+    dtype = reference.accumulation_dtype(hidden.dtype)
+    scores = hidden.new_empty((n if keep else 0, items.shape[0]), dtype=dtype)
+    if _takes_kernel(hidden):
+        found = kernel.forward(hidden, items, action, n_rows, bias, inverse_temperature, need_mean)
+        return *found, scores
     h, a, live = _living(hidden, action, n_rows)
-    log_prob, lse, mean = tiles.forward(h, items, a, bias, inverse_temperature, need_mean)
+    log_prob, lse, mean = tiles.forward(
+        h, items, a, bias, inverse_temperature, need_mean, scores if keep else None
+    )
     if live is not None:
         log_prob, lse = torch.where(live, log_prob, 0), torch.where(live, lse, 0)
         mean = torch.where(live[:, None], mean, 0) if need_mean else mean
-    return _padded(log_prob, n), _padded(lse, n), _padded(mean, n if need_mean else 0)
+    return _padded(log_prob, n), _padded(lse, n), _padded(mean, n if need_mean else 0), scores
+
+
+_linear_log_prob = torch.library.custom_op("drpo::linear_log_prob", run, mutates_args=())
 
 
 @_linear_log_prob.register_fake
@@ -149,16 +199,17 @@ def _(
     bias: Tensor | None,
     inverse_temperature: float,
     need_mean: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    keep: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = reference.accumulation_dtype(hidden.dtype)
     n, d = hidden.shape
     row = hidden.new_empty(n, dtype=dtype)
     mean = hidden.new_empty((n if need_mean else 0, d), dtype=dtype)
-    return row, torch.empty_like(row), mean
+    scores = hidden.new_empty((n if keep else 0, items.shape[0]), dtype=dtype)
+    return row, torch.empty_like(row), mean, scores
 
 
-@torch.library.custom_op("drpo::linear_log_prob_backward", mutates_args=())
-def _linear_log_prob_backward(
+def run_backward(
     hidden: Tensor,
     items: Tensor,
     action: Tensor,
@@ -167,13 +218,14 @@ def _linear_log_prob_backward(
     inverse_temperature: float,
     lse: Tensor,
     mean: Tensor,
+    scores: Tensor,
     grad_log_prob: Tensor,
     grad_lse: Tensor,
     need_hidden: bool,
     need_items: bool,
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of hidden, items and bias, each empty (no rows) unless needed."""
+    """Gradients of hidden, items and bias, each empty (no rows) unless needed."""
     n = hidden.shape[0]
     h, a, live = _living(hidden, action, n_rows)
     logged = grad_log_prob[: h.shape[0]] * inverse_temperature
@@ -194,9 +246,15 @@ def _linear_log_prob_backward(
             )  # fmt: skip
         else:
             d_items, d_bias = tiles.backward_items(
-                h, items, a, bias, inverse_temperature, lse[: h.shape[0]], soft, logged, need_bias
-            )
+                h, items, a, bias, inverse_temperature, lse[: h.shape[0]], soft, logged, need_bias,
+                scores if scores.shape[0] else None,
+            )  # fmt: skip
     return d_hidden, d_items, d_bias
+
+
+_linear_log_prob_backward = torch.library.custom_op(
+    "drpo::linear_log_prob_backward", run_backward, mutates_args=()
+)
 
 
 @_linear_log_prob_backward.register_fake
@@ -209,6 +267,7 @@ def _(
     inverse_temperature: float,
     lse: Tensor,
     mean: Tensor,
+    scores: Tensor,
     grad_log_prob: Tensor,
     grad_lse: Tensor,
     need_hidden: bool,
@@ -222,14 +281,14 @@ def _(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, items, action, n_rows, bias, ctx.inverse_temperature, _ = inputs
-    _, lse, mean = output
-    ctx.mark_non_differentiable(mean)
-    ctx.save_for_backward(hidden, items, action, n_rows, bias, lse, mean)
+    hidden, items, action, n_rows, bias, ctx.inverse_temperature, *_ = inputs
+    _, lse, mean, scores = output
+    ctx.mark_non_differentiable(mean, scores)
+    ctx.save_for_backward(hidden, items, action, n_rows, bias, lse, mean, scores)
 
 
-def _backward(ctx: Any, grad_log_prob: Tensor, grad_lse: Tensor, _: Tensor) -> tuple[Any, ...]:
-    hidden, items, action, n_rows, bias, lse, mean = ctx.saved_tensors
+def _backward(ctx: Any, grad_log_prob: Tensor, grad_lse: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    hidden, items, action, n_rows, bias, lse, mean, scores = ctx.saved_tensors
     need = (*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[4])
     arguments = (hidden, items, action, n_rows, bias, ctx.inverse_temperature)
     grads: Any
@@ -241,9 +300,11 @@ def _backward(ctx: Any, grad_log_prob: Tensor, grad_lse: Tensor, _: Tensor) -> t
     else:
         if need[0] and mean.shape[0] != hidden.shape[0]:  # under vmap nobody knew of the gradient
             mean = _linear_log_prob(*arguments, True)[2]
-        found = _linear_log_prob_backward(*arguments, lse, mean, grad_log_prob, grad_lse, *need)
+        found = _linear_log_prob_backward(
+            *arguments, lse, mean, scores, grad_log_prob, grad_lse, *need
+        )
         grads = [grad if needed else None for grad, needed in zip(found, need, strict=True)]
-    return grads[0], grads[1], None, None, grads[2], None, None
+    return grads[0], grads[1], None, None, grads[2], None, None, None
 
 
 _linear_log_prob.register_autograd(_backward, setup_context=_save_for_backward)
@@ -258,7 +319,8 @@ def _one_by_one(op: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -
             for x, dim in zip(arguments, in_dims, strict=True)
         ]
         results.append(op(*one))
-    return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0)
+    stacked = tuple(map(torch.stack, zip(*results, strict=True)))
+    return stacked, (0,) * len(stacked)
 
 
 for _op in (_linear_log_prob, _linear_log_prob_backward):
@@ -278,6 +340,13 @@ def _takes_kernel(hidden: Tensor) -> bool:
     if hidden.dtype == torch.float32:
         return torch.version.hip is None and torch.get_float32_matmul_precision() != "highest"
     return hidden.dtype in (torch.bfloat16, torch.float16)
+
+
+def _keeps_scores(hidden: Tensor, items: Tensor, n_rows: Tensor | None) -> bool:
+    """Whether the forward keeps the scores: decided by sizes alone, so that shapes are static."""
+    if hidden.device.type != "cpu" or INTERPRETED or n_rows is not None:
+        return False
+    return tiles.keeps_scores(hidden.shape[0], items.shape[0], hidden.dtype)
 
 
 def _living(
@@ -305,12 +374,4 @@ def _padded(values: Tensor, rows: int) -> Tensor:
 def _check_actions(action: Tensor, num_items: int, n_rows: Tensor | None) -> None:
     if action.device.type != "cpu" and not CHECK_ACTIONS_ON_ACCELERATOR:
         return
-    if n_rows is not None:
-        action = action[: max(0, int(n_rows))]
-    bad = (action < 0) | (action >= num_items)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"action must lie in [0, {num_items}) but row {row} holds {int(action[row])}; "
-            "map raw ids to catalogue indices first"
-        )
+    check_actions(action if n_rows is None else action[: max(0, int(n_rows))], num_items)

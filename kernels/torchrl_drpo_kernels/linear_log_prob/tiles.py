@@ -5,6 +5,7 @@ lse, a running weighted sum gives the expected item, and with it the gradient of
 Only the gradient of the items walks the tiles again. 8 D flops a logit against 6 D for kept
 logits, but a tile stays in the cache: measured on two cores, forward + backward of 410 rows over
 200k items of width 64 take 0.26 s, against 0.73 s with the logits materialised, in a few MB.
+While all scores fit a budget the forward keeps them, and the whole costs 6 D flops a logit too.
 
 Scores are kept in units of log 2, as ``exp2`` is the cheaper instruction.
 """
@@ -26,18 +27,46 @@ LN2 = math.log(2)
 #: from 128 x 2048 to 1024 x 1024 all measured within 10%. Assign to trade memory for time.
 TILE_ROWS, TILE_ITEMS = 512, 2048
 
+#: Bytes of scores up to which the forward keeps them for the items' gradient: 8.4 million float32
+#: logits. Measured on one core, forward + backward, tiles / kept / cross-entropy: 102 rows, 50k
+#: items, D 128 (20 MB) 82 / 63 / 66 ms; 410, 10k, 128 (16 MB) 53 / 48 / 47 ms; 410, 50k, 128
+#: (82 MB) 277 / 276 / 387 ms; 410, 200k, 64 (328 MB) 621 / 719 / 1201 ms. Assign 0 to keep none.
+KEPT_BYTES = 32 << 20
+
+
+def keeps_scores(rows: int, items: int, dtype: torch.dtype) -> bool:
+    """Whether the scores of a problem of this size are kept from the forward to the backward.
+
+    >>> keeps_scores(100, 50_000, torch.float32), keeps_scores(400, 50_000, torch.float32)
+    (True, False)
+    """
+    return rows * items * accumulation_dtype(dtype).itemsize <= KEPT_BYTES
+
 
 class Scores:
-    """Hands out tiles of ``log2(e) / T * (h @ E.T + bias)`` in one reused buffer."""
+    """Hands out tiles of ``log2(e) / T * (h @ E.T + bias)``, in one reused buffer or from memory.
+
+    Args:
+        hidden, items, bias, inverse_temperature: as everywhere.
+        kept: ``[N, V]`` to keep the scores in, or ``None``.
+        filled: whether ``kept`` holds them already.
+    """
 
     def __init__(
-        self, hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float
+        self,
+        hidden: Tensor,
+        items: Tensor,
+        bias: Tensor | None,
+        inverse_temperature: float,
+        kept: Tensor | None = None,
+        filled: bool = False,
     ) -> None:
         dtype = accumulation_dtype(hidden.dtype)
         scale = inverse_temperature * LOG2E
         self.hidden = hidden.to(dtype) * scale
         self.items = items
         self.bias = None if bias is None else bias.to(dtype) * scale
+        self.kept, self.filled = kept, filled
         shape = min(TILE_ROWS, hidden.shape[0]) * min(TILE_ITEMS, items.shape[0])
         self.buffer = self.hidden.new_empty(shape)
 
@@ -47,18 +76,23 @@ class Scores:
             tile = slice(start, min(start + TILE_ITEMS, self.items.shape[0]))
             yield tile, self.items[tile].to(self.hidden.dtype)
 
-    def row_tiles(self, tile: slice, embeddings: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of rows with their scores; a yielded tile is overwritten by the next one."""
+    def row_tiles(self, tile: slice, embeddings: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Slices of rows, their scores, and where to write what is made of them.
+
+        The third is overwritten by the next tile, and is the second unless the scores are kept.
+        """
         width = tile.stop - tile.start
         for start in range(0, self.hidden.shape[0], TILE_ROWS):
             rows = slice(start, min(start + TILE_ROWS, self.hidden.shape[0]))
             height = rows.stop - rows.start
-            scores = self.buffer[: height * width].view(height, width)
-            if self.bias is None:
-                torch.mm(self.hidden[rows], embeddings.T, out=scores)
-            else:
-                torch.addmm(self.bias[tile], self.hidden[rows], embeddings.T, out=scores)
-            yield rows, scores
+            scratch = self.buffer[: height * width].view(height, width)
+            scores = scratch if self.kept is None else self.kept[rows, tile]
+            if not self.filled:
+                if self.bias is None:
+                    torch.mm(self.hidden[rows], embeddings.T, out=scores)
+                else:
+                    torch.addmm(self.bias[tile], self.hidden[rows], embeddings.T, out=scores)
+            yield rows, scores, scratch
 
 
 def forward(
@@ -68,18 +102,22 @@ def forward(
     bias: Tensor | None,
     inverse_temperature: float,
     need_mean: bool,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``log_prob [N]``, ``lse [N]`` and ``mean [N, D]`` (``[0, D]`` unless needed)."""
-    scores = Scores(hidden, items, bias, inverse_temperature)
+    """``log_prob [N]``, ``lse [N]`` and ``mean [N, D]`` (``[0, D]`` unless needed).
+
+    ``kept [N, V]``, if given, is filled with the scores for :func:`backward_items`.
+    """
+    scores = Scores(hidden, items, bias, inverse_temperature, kept)
     top = scores.hidden.new_full((hidden.shape[0], 1), -math.inf)
     mass = torch.zeros_like(top)
     mean = torch.zeros_like(scores.hidden if need_mean else scores.hidden[:0])
     for tile, embeddings in scores.item_tiles():
-        for rows, part in scores.row_tiles(tile, embeddings):
-            new = torch.maximum(top[rows], part.amax(1, keepdim=True))
+        for rows, z, part in scores.row_tiles(tile, embeddings):
+            new = torch.maximum(top[rows], z.amax(1, keepdim=True))
             shift = torch.where(new == -math.inf, 0.0, new)  # every item so far is excluded
             rescale = (top[rows] - shift).exp2_()
-            part.sub_(shift).exp2_()
+            torch.sub(z, shift, out=part).exp2_()
             mass[rows] = mass[rows].mul_(rescale).add_(part.sum(1, keepdim=True))
             if need_mean:
                 mean[rows].mul_(rescale).addmm_(part, embeddings)
@@ -106,13 +144,15 @@ def backward_items(
     slope_soft: Tensor,
     slope_logged: Tensor,
     need_bias: bool,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the items ``[V, D]`` and of the bias ``[V]`` (``[0]`` unless needed).
 
     Row ``i`` sends ``slope_soft[i] * p[i, j] + slope_logged[i] * (j == a[i])`` into the logit
     ``h[i] . E[j] + bias[j]``; both slopes already hold the inverse temperature.
+    ``kept`` are the scores that :func:`forward` filled in.
     """
-    scores = Scores(hidden, items, bias, inverse_temperature)
+    scores = Scores(hidden, items, bias, inverse_temperature, kept, filled=kept is not None)
     row = hidden.to(lse.dtype)
     soft, logged = row * slope_soft[:, None], row * slope_logged[:, None]
     lse2 = (lse * LOG2E)[:, None]
@@ -120,8 +160,8 @@ def backward_items(
     d_items = torch.zeros(items.shape, dtype=lse.dtype, device=lse.device)
     d_bias = lse.new_zeros(items.shape[0] if need_bias else 0)
     for tile, embeddings in scores.item_tiles():
-        for rows, part in scores.row_tiles(tile, embeddings):
-            part.sub_(lse2[rows]).exp2_()
+        for rows, z, part in scores.row_tiles(tile, embeddings):
+            torch.sub(z, lse2[rows], out=part).exp2_()
             d_items[tile].addmm_(part.T, soft[rows])
             if need_bias:
                 d_bias[tile].addmv_(part.T, slope_soft[rows])

@@ -190,8 +190,8 @@ LOGITS, ACTION = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
         ((LOGITS, ACTION, ACTION), TypeError, "mask must be bool"),
         ((LOGITS, ACTION, ACTION[:, :1] > 0), ValueError, r"mask must have shape \(2, 3\)"),
         ((LOGITS, ACTION, None, torch.tensor([5])), IndexError, r"index must lie in \[0, 2\)"),
-        ((LOGITS, ACTION + 4), IndexError, r"in \[0, 4\) but kept row 0, token 0 holds 4"),
-        ((LOGITS, ACTION - 1), IndexError, "holds -1; mask padding out"),
+        ((LOGITS, ACTION + 4), ValueError, r"in \[0, 4\) but row 0, token 0, holds 4"),
+        ((LOGITS, ACTION - 1), ValueError, "holds -1; .* leave padding to a mask"),
     ],
 )
 def test_bad_input_is_named(arguments, error, message, device):

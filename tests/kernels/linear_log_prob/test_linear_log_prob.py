@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchrl_drpo_kernels import linear_log_prob, reference_only
+from torchrl_drpo_kernels import backend, linear_log_prob, reference_only
 from torchrl_drpo_kernels.linear_log_prob import op, reference, tiles
 
 #: Rows, items, width, live rows (None: all), bias: ragged, whole, single and empty.
@@ -153,6 +153,27 @@ def test_flat_and_peaked_scores(scale, device):
     assert (found[0] <= 0).all()
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_scores_that_are_kept_change_nothing(case, monkeypatch):
+    given = make(case, torch.device("cpu"))
+    results = []
+    for budget in (0, 2**30):
+        monkeypatch.setattr(tiles, "KEPT_BYTES", budget)
+        results.append(run(linear_log_prob, *given))
+    for walked, kept in zip(*results, strict=True):
+        assert torch.equal(walked, kept)
+
+
+def test_scores_are_kept_within_the_budget_only(device, monkeypatch):
+    if backend(torch.zeros(1, device=device)) != "aten":
+        pytest.skip("kernels keep no scores")
+    hidden, items, action, *_ = make((9, 70, 16, None, False), torch.device("cpu"))
+    for spare, rows in ((0, 9), (-1, 0)):
+        monkeypatch.setattr(tiles, "KEPT_BYTES", 9 * 70 * 4 + spare)
+        node = linear_log_prob(hidden, items.requires_grad_(), action)[0].grad_fn
+        assert node.saved_tensors[-1].shape == (rows, 70)
+
+
 def test_same_bits_every_time(device):
     given = make((70, 200, 32, 50, True), device)
     first, second = run(linear_log_prob, *given), run(linear_log_prob, *given)
@@ -194,9 +215,10 @@ def test_second_derivatives(device):
 def test_a_well_formed_op(n_rows, device):
     hidden, items, action, count, bias = make((9, 30, 16, n_rows, True), device)
     leaves = (hidden.requires_grad_(), items.requires_grad_(), action, count, bias)
-    torch.library.opcheck(op._linear_log_prob, (*leaves, 1.3, True))
-    lse, mean = op._linear_log_prob(*leaves, 1.3, True)[1:]
-    plain = [x if x is None else x.detach() for x in (*leaves, lse, mean)]
+    keep = n_rows is None and backend(hidden) == "aten"
+    torch.library.opcheck(op._linear_log_prob, (*leaves, 1.3, True, keep))
+    lse, mean, scores = op._linear_log_prob(*leaves, 1.3, True, keep)[1:]
+    plain = [x if x is None else x.detach() for x in (*leaves, lse, mean, scores)]
     weights = [w.float() for w in slopes(9, hidden.device)]
     for need in ((True, True, True), (True, False, False), (False, True, False)):
         arguments = (*plain[:5], 1.3, *plain[5:], *weights, *need)
@@ -236,8 +258,20 @@ def test_actions_outside_the_catalogue_are_named(bad, device, monkeypatch):
     hidden, items, action, _, _ = make((9, 30, 16, None, False), device)
     monkeypatch.setattr(op, "CHECK_ACTIONS_ON_ACCELERATOR", True)
     action[4] = bad
-    with pytest.raises(ValueError, match=rf"\[0, 30\) but row 4 holds {bad}"):
+    with pytest.raises(ValueError, match=rf"\[0, 30\) but row 4 holds {bad}; map raw ids"):
         linear_log_prob(hidden, items, action)
+
+
+def test_an_action_or_row_of_an_index_that_does_not_exist_is_named():
+    hidden, items, action = torch.zeros(9, 8), torch.zeros(30, 8), torch.zeros(9, dtype=torch.long)
+    action[7] = 31
+    index = torch.tensor([2, 7, 0])
+    linear_log_prob(hidden, items, action, torch.tensor(1), index=index)  # place 1 is dead
+    if backend(hidden) == "aten":
+        with pytest.raises(ValueError, match=r"\[0, 30\) but row 7 holds 31"):
+            linear_log_prob(hidden, items, action, torch.tensor(2), index=index)
+    with pytest.raises(IndexError, match=r"index must lie in \[0, 9\) but holds 9"):
+        linear_log_prob(hidden, items, action, index=torch.tensor([2, 9]))
 
 
 @pytest.mark.parametrize(
