@@ -196,3 +196,23 @@ def gradients(loss: LossModule) -> dict[str, Tensor]:
         for name, p in loss.named_parameters()
         if p.requires_grad
     }
+
+
+def make(name: str, actor: Actor | None = None, **options: object) -> LossModule:
+    """A loss by its name, on a small Gaussian policy by default."""
+    return LOSSES[name](gaussian_actor() if actor is None else actor, **options)
+
+
+def run(loss: LossModule, data: TensorDict, seed: int = 1) -> TensorDict:
+    """A forward pass."""
+    torch.manual_seed(seed)  # for the one loss that samples
+    return loss(data)
+
+
+def assert_same(left: TensorDict, right: TensorDict, **tolerance: float) -> None:
+    """Two outputs agree entry by entry."""
+    assert set(left.keys()) == set(right.keys())
+    for key in left.keys():  # noqa: SIM118 (a tensordict iterates over its rows)
+        torch.testing.assert_close(
+            left[key], right[key], **tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )

@@ -17,7 +17,7 @@ from torchrl.modules import ProbabilisticActor
 import torchrl_drpo as drpo
 from tests.objectives.by_hand import advantage, log_prob
 from tests.objectives.cases import ACTORS, batch, categorical_actor, gaussian_actor
-from tests.objectives.test_contract import OneBatch
+from tests.objectives.test_modules import OneBatch
 from torchrl_drpo.functional.diagnostics import gaussian_score
 from torchrl_drpo.objectives import PhantomGradientMonitor
 
