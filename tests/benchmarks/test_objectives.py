@@ -1,9 +1,10 @@
 """What a LossModule's step costs over a hand-written loop of the same arithmetic.
 
 A step is forward, backward and Adam on the paper's network (10 -> 128 -> 128). Both loops run
-interleaved in one process; ``extra_info["overhead"]`` is the ratio of their medians. Run with
+interleaved in one process; ``extra_info["overhead"]`` is the ratio of the times that the fastest
+tenth of the steps stays below, which other jobs disturb least. Run with
 
-    pytest -m benchmark_only tests/benchmarks/test_objectives.py
+    OMP_NUM_THREADS=1 pytest -m benchmark_only tests/benchmarks/test_objectives.py
 
 Wanted: at most 1.5 at N = 320, at most 1.1 at N = 65,536.
 """
@@ -286,6 +287,11 @@ def timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+def fast(times: tuple[float, ...]) -> float:
+    """What the fastest tenth of the steps stays below."""
+    return statistics.quantiles(times, n=10, method="inclusive")[0]
+
+
 @pytest.mark.benchmark_only
 @pytest.mark.parametrize("n", [320, 65_536])
 @pytest.mark.parametrize("name", CASES)
@@ -295,7 +301,7 @@ def test_step(benchmark: Callable, name: str, n: int):
     for _ in range(3):
         ours(), by_hand()
     pairs = [(timed(ours), timed(by_hand)) for _ in range(rounds)]
-    mine, plain = (statistics.median(column) for column in zip(*pairs, strict=True))
+    mine, plain = (fast(column) for column in zip(*pairs, strict=True))
     benchmark.extra_info["by_hand_ms"] = plain * 1e3
     benchmark.extra_info["overhead"] = mine / plain
     benchmark.pedantic(ours, rounds=3 if n > 10_000 else 20)
