@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from tensordict.utils import NestedKey
@@ -103,11 +105,15 @@ def _sum_to(log_prob: Tensor, batch: torch.Size) -> Tensor:
     return log_prob.flatten(len(batch)).sum(-1)
 
 
-def take_rows(inputs: TensorDictBase, rows: Tensor) -> TensorDictBase:
-    """``inputs[rows]`` through ``index_select``, several times cheaper on small batches."""
-    batch = torch.Size([rows.shape[0], *inputs.shape[1:]])
-    leaves = inputs.items(True, True)
-    return TensorDict({key: leaf.index_select(0, rows) for key, leaf in leaves}, batch)
+def take_rows(tensordict: TensorDictBase, keys: Iterable[NestedKey], rows: Tensor) -> TensorDict:
+    """``tensordict.select(*keys)[rows]``, several times cheaper on small batches."""
+    taken = {}
+    for key in keys:
+        entry = tensordict.get(key, None)
+        if entry is not None:
+            whole = is_tensor_collection(entry)
+            taken[key] = entry[rows] if whole else entry.index_select(0, rows)
+    return TensorDict(taken, torch.Size([rows.shape[0], *tensordict.shape[1:]]))
 
 
 def cleared(inputs: TensorDictBase, mask: Tensor) -> TensorDictBase:

@@ -15,7 +15,6 @@ import math
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor
 from torch.distributions import Distribution
 from torchrl_drpo_kernels import Selection, select
@@ -133,13 +132,6 @@ def report_of(selection: Selection, kappa: Tensor) -> dict[str, Tensor]:
         "effective_sample_size": stats[Stat.EFFECTIVE_SAMPLE_SIZE],
         "kept_mean_quality": stats[Stat.KEPT_MEAN],
     }
-
-
-def rows_of(inputs: TensorDictBase, mask: Tensor | None, index: Tensor) -> TensorDictBase:
-    """What the policy reads of the kept rows; places behind them repeat row 0."""
-    taken = _batch.take_rows(inputs, index)
-    # Row 0 may be padding, and padding may be NaN, which has a gradient even at weight zero.
-    return taken if mask is None else _batch.cleared(taken, mask.index_select(0, index))
 
 
 def _capturing(values: Tensor) -> bool:

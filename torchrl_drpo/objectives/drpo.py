@@ -228,8 +228,11 @@ class DRPOLoss(WeightedLoss):
             if self.controller is not None and self.training:
                 self.kappa.copy_(selection.next_kappa.squeeze(0))
                 self._ceiling.advance(self.kappa, self.controller)
-        inputs = self._inputs(tensordict, None, None)
-        inputs = _fused.rows_of(inputs, mask, selection.index[:rows].long())
+        kept = selection.index[:rows].long()  # places behind the kept rows repeat row 0
+        # Row 0 may be padding, and padding may be NaN, which has a gradient even at weight zero.
+        inputs = self._inputs(
+            tensordict, kept, None if mask is None else mask.index_select(0, kept)
+        )
         action = inputs.get(self.tensor_keys.action)
         with self._actor_parameters():
             dist = self.actor_network.get_dist(inputs)

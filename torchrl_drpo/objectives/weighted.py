@@ -347,9 +347,11 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         """What the policy reads, and the logged actions, for ``rows`` only."""
         action_key = self.tensor_keys.action
         _batch.read_entry(tensordict, action_key, "action", type(self).__name__)
-        inputs = tensordict.select(*self._policy_keys(), action_key, strict=False)
-        if rows is not None:
-            inputs = _batch.take_rows(inputs, rows)
+        keys = (*self._policy_keys(), action_key)
+        if rows is None:
+            inputs = tensordict.select(*keys, strict=False)
+        else:
+            inputs = _batch.take_rows(tensordict, keys, rows)
         return inputs if steps is None else _batch.cleared(inputs, steps)
 
     def _log_prob(
