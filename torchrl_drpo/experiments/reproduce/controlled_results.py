@@ -1,0 +1,140 @@
+"""Late windows, paired differences and events of a cell of arms x seeds, from its JSON data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.experiments.reproduce.controlled import Arm
+
+KINDS = {
+    "task_collapse": "task collapse",
+    "support_boundary": "support boundary",
+    "non_finite": "NaN/Inf",
+}
+
+
+class Runs:
+    """The arms of a cell by name.
+
+    Args:
+        result: what ``run_arms`` returned: ``arms``, ``steps``, ``metrics`` and perhaps ``events``.
+
+    Attributes:
+        arms: by name, in order.
+        seeds: how many.
+    """
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        self.arms = {arm["name"]: Arm(**arm) for arm in result["arms"]}
+        self.steps: list[int] = result["steps"]
+        self._metrics = result["metrics"]
+        self._events = result.get("events")
+        self._rows = {name: row for row, name in enumerate(self.arms)}
+        self.seeds = len(next(iter(self._metrics.values()))[0][0])
+
+    def late(self, metric: str, name: str) -> list[float]:
+        """Mean over the evaluations in the last fifth of the run, a number for each seed."""
+        window = self.evaluations(metric, name)[-self.window :]
+        return [math.fsum(values) / len(window) for values in zip(*window, strict=True)]
+
+    @property
+    def window(self) -> int:
+        """How many evaluations the last fifth of the run has."""
+        return max(1, len(self.steps) // 5)
+
+    def evaluations(self, metric: str, name: str) -> list[list[float]]:
+        """``[evaluation][seed]``; NaN where a number was not finite."""
+        rows = [when[self._rows[name]] for when in self._metrics[metric]]
+        return [[math.nan if v is None else v for v in row] for row in rows]
+
+    def curve(self, metric: str, name: str) -> list[float]:
+        """Mean over the seeds at each of :attr:`steps`."""
+        return [math.fsum(row) / len(row) for row in self.evaluations(metric, name)]
+
+    def events(self, name: str) -> list[dict[str, int]]:
+        """For each seed the step of each kind of event."""
+        if self._events is None:
+            raise ValueError("this cell recorded no events")
+        return self._events[self._rows[name]]
+
+
+def versus(values: Sequence[float], base: Sequence[float], comparisons: int = 1) -> Interval:
+    """Paired differences by seed; the confidence is 95% over ``comparisons`` (Bonferroni).
+
+    >>> print(versus([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]))
+    1.000 ± 0.000
+    """
+    differences = [a - b for a, b in zip(values, base, strict=True)]
+    return mean_interval(differences, 1 - 0.05 / comparisons)
+
+
+def above(interval: Interval) -> bool:
+    """Whether the whole interval is above 0."""
+    return interval.mean - interval.half_width > 0
+
+
+def below(interval: Interval) -> bool:
+    """Whether the whole interval is below 0."""
+    return interval.mean + interval.half_width < 0
+
+
+def count(events: Sequence[Mapping[str, int]], kind: str) -> int:
+    """In how many seeds a kind of event happened.
+
+    >>> count([{"non_finite": 3}, {}], "non_finite")
+    1
+    """
+    return sum(kind in of_seed for of_seed in events)
+
+
+def describe(events: Sequence[Mapping[str, int]]) -> str:
+    """Events of an arm for a table: how many seeds, and the median step.
+
+    >>> describe([{"task_collapse": 100}, {"task_collapse": 300}, {}])
+    'task collapse 2/3 (step 100)'
+    >>> describe([{}])
+    'none'
+    """
+    found = []
+    for kind, words in KINDS.items():
+        steps = sorted(of_seed[kind] for of_seed in events if kind in of_seed)
+        if steps:
+            middle = steps[(len(steps) - 1) // 2]
+            found.append(f"{words} {len(steps)}/{len(events)} (step {middle:,})")
+    return ", ".join(found) or "none"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number for a table, large ones in powers of ten; a dash for what is not there.
+
+    >>> number(0.12345), number(69634.0), number(float("inf"))
+    ('0.123', '7.0e+04', '-')
+    """
+    if not math.isfinite(value):
+        return "-"
+    value = round(value, digits) + 0.0 if abs(value) < 1_000 else value  # no minus before 0
+    return f"{value:.{digits}f}" if abs(value) < 1_000 else f"{value:.1e}"
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and interval over seeds for a table.
+
+    >>> interval([1.0, 2.0, 3.0])
+    '2.000 ± 2.484'
+    """
+    found = mean_interval(values)
+    if abs(found.mean) < 1_000:
+        return str(found)
+    return f"{found.mean:.1e} ± {found.half_width:.0e}"
+
+
+def signed(found: Interval) -> str:
+    """A difference for a table, with its sign.
+
+    >>> signed(mean_interval([1.0, 2.0, 3.0]))
+    '+2.000 ± 2.484'
+    """
+    return f"{found.mean:+.3f} ± {found.half_width:.3f}"
