@@ -68,16 +68,11 @@ def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
         >>> quota(1000, 0.1).item(), quota(5, torch.tensor(0.7)).item(), quota(3, 0.05).item()
         (100.0, 4.0, 1.0)
     """
-    slack = torch.finfo(torch.float64).eps
-    if isinstance(kappa, Tensor):
-        slack = max(slack, 0.5 * torch.finfo(kappa.dtype).eps)
-        readable = isinstance(count, int) and reads_are_free(kappa)
-        kappa = float(kappa) if readable else kappa.double()
-    if isinstance(count, int) and not isinstance(kappa, Tensor):
-        rows = math.floor(count * kappa * (1 + slack) + 0.5)
-        return torch.tensor(min(max(rows, 1), count), dtype=torch.float64)
+    if isinstance(count, int) and (not isinstance(kappa, Tensor) or reads_are_free(kappa)):
+        return torch.tensor(_quota_on_host(count, kappa), dtype=torch.float64)
     exact = torch.as_tensor(count, dtype=torch.float64)
-    spread = torch.floor(exact * kappa * (1 + slack) + 0.5)
+    ratio = kappa.double() if isinstance(kappa, Tensor) else kappa
+    spread = torch.floor(exact * ratio * (1 + _slack(kappa)) + 0.5)
     return torch.minimum(spread.clamp_min(1.0), exact)
 
 
@@ -272,6 +267,19 @@ def kappa_step(
     return torch.where(kept_std < target_ratio * batch_std, grown, decayed)
 
 
+def _quota_on_host(count: int, kappa: Tensor | float) -> int:
+    """:func:`quota` where kappa may be read."""
+    rows = math.floor(count * float(kappa) * (1 + _slack(kappa)) + 0.5)
+    return min(max(rows, 1), count)
+
+
+def _slack(kappa: Tensor | float) -> float:
+    """How far a kappa may lie below the decimal that it stands for, relatively."""
+    if isinstance(kappa, Tensor) and kappa.dtype != torch.float64:
+        return 0.5 * torch.finfo(kappa.dtype).eps
+    return torch.finfo(torch.float64).eps
+
+
 def _valid_or_lowest(quality: Tensor, flat_mask: Tensor | None) -> Tensor:
     """Quality as a detached float vector in which invalid rows lie below everything."""
     values = at_least_float32(quality.detach().reshape(-1))
@@ -324,8 +332,8 @@ def _select_on_host(
     values: Tensor, kappa: Tensor | float, ties: Ties, shape: torch.Size
 ) -> TopSelection:
     """The common case, where K may be read: a partial sort, and the kept values themselves."""
-    k = quota(values.numel(), kappa)
-    k_rows = int(k)
+    k_rows = _quota_on_host(values.numel(), kappa)
+    k = torch.tensor(k_rows, dtype=torch.float64)
     best = torch.topk(values, k_rows).values
     threshold = best[-1:]
     kept = values >= threshold
