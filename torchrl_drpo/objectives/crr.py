@@ -156,9 +156,10 @@ class CRRLoss(CriticLoss, AdvantageLoss):
         advantage = self._advantage(tensordict, mask)
         return self._weighting(advantage, self._mass(advantage, mask), mask)
 
+    def _reweighs(self) -> bool:
+        return self.has_critic
+
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
-        if not self.has_critic:
-            return weighting
         own = self._own_values(scored.dist, scored.inputs)
         own = own.mean(0) if self.estimate == "mean" else own.amax(0)
         advantage = self._q_values(scored.inputs).amin(0) - own

@@ -304,6 +304,9 @@ class DRPOLoss(WeightedLoss):
             report.update(report_of(weight))
         return Weighting(weight, mass, report)
 
+    def _reweighs(self) -> bool:
+        return self.negative.taper is not None
+
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
         return self.negative.tapered(weighting, scored)
 

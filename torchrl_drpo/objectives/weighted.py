@@ -170,6 +170,10 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         """Weights after the policy was asked, for the rows that were scored."""
         return weighting
 
+    def _reweighs(self) -> bool:
+        """Whether :meth:`_reweigh` has anything to do."""
+        return type(self)._reweigh is not WeightedLoss._reweigh
+
     def _fused(self, tensordict: TensorDictBase, mask: Tensor | None) -> dict[str, Tensor] | None:
         """A faster way to the same outputs where a rule has one, ``None`` where it does not."""
         return None
@@ -254,10 +258,11 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         inputs = self._inputs(tensordict, rows, steps)
         with self._actor_parameters():
             dist, log_prob = self._log_prob(self.actor_network, inputs, steps)
-        with torch.no_grad():
-            action = inputs.get(self.tensor_keys.action)
-            scored = Scored(dist, action, log_prob.detach(), steps, inputs, tensordict, rows)
-            weighting = self._reweigh(weighting, scored)
+        if self._reweighs():
+            with torch.no_grad():
+                action = inputs.get(self.tensor_keys.action)
+                scored = Scored(dist, action, log_prob.detach(), steps, inputs, tensordict, rows)
+                weighting = self._reweigh(weighting, scored)
         out = {"loss_actor": self._reduce_weighted(log_prob, weighting, total)}
         out.update((key, weighting.report[key]) for key in self.out_keys if key in weighting.report)
         self._clear_weakrefs(tensordict, "actor_network_params")
