@@ -27,11 +27,12 @@ def rows(n: int = 23, items: int = 30) -> TensorDict:
     return TensorDict(td, [n])
 
 
-def test_blocks_of_rows_are_scored_as_one_and_the_mode_is_restored() -> None:
+@pytest.mark.parametrize("options", [{}, {"logits_at_a_time": 60}])  # two rows of 30 items
+def test_blocks_of_rows_are_scored_as_one_and_the_mode_is_restored(options: dict) -> None:
     actor, td = make_catalogue_actor(30, dim=6, history=4, temperature=0.7), rows()
     torch.nn.init.normal_(catalogue_policy(actor).bias)
     actor.train()
-    by_blocks = policy_scores(actor, td.split(5))
+    by_blocks = policy_scores(actor, td.split(5), **options)
     assert actor.training
     log_prob = actor.get_dist(td.clone()).logits[torch.arange(23), td["action"]]
     torch.testing.assert_close(by_blocks.log_prob, log_prob.detach())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import (
+    LOGITS_AT_A_TIME,
     CatalogueScores,
     catalogue_scores,
     ranking_metrics,
@@ -22,12 +23,17 @@ ROWS_SCORED = 8192
 
 
 @torch.no_grad()
-def policy_scores(actor: nn.Module, blocks: Iterable[TensorDictBase]) -> CatalogueScores:
+def policy_scores(
+    actor: nn.Module,
+    blocks: Iterable[TensorDictBase],
+    logits_at_a_time: int = LOGITS_AT_A_TIME,
+) -> CatalogueScores:
     """How a catalogue actor scores the logged items of rows against the full catalogue.
 
     Args:
         actor: an actor of :func:`make_catalogue_actor`; its training mode is left as it was.
         blocks: TED rows with the actor's inputs and ``action``, a block at a time.
+        logits_at_a_time: see :func:`~torchrl_drpo.evaluation.ranking.catalogue_scores`.
 
     Returns:
         The scores of all rows in order, on the CPU.
@@ -45,6 +51,7 @@ def policy_scores(actor: nn.Module, blocks: Iterable[TensorDictBase]) -> Catalog
             inputs["action"],
             bias=dist.bias,
             temperature=dist.temperature,
+            logits_at_a_time=logits_at_a_time,
         )
         parts.append([column.cpu() for column in scores])
     actor.train(training)
