@@ -74,6 +74,16 @@ def gather_log_prob(
         >>> gather_log_prob(logits, action, mask=action >= 0).exp()  # 4^-3 and 4^-1
         tensor([0.0156, 0.2500])
     """
+    check(logits, action, mask)
+    check_rows(index, n_rows, logits)
+    if logits.ndim == 2:
+        logits, action = logits.unsqueeze(1), action.unsqueeze(1)
+    log_prob: Tensor = _gather_log_prob(logits, action, mask, index, n_rows)[0]
+    return log_prob
+
+
+def check(logits: Tensor, action: Tensor, mask: Tensor | None) -> None:
+    """Everything that shapes, types and devices can tell; no value is looked at."""
     check_tensor("logits", logits, dtypes=FLOATS, ndim=(2, 3))
     check_tensor("action", action, dtypes=INTEGERS, ndim=logits.ndim - 1, like=logits)
     check_shape("action", action, tuple(logits.shape[:-1]), "that of logits but the last")
@@ -84,11 +94,6 @@ def gather_log_prob(
             raise ValueError("mask is for sequences, logits [N, T, V]; leave rows out by index")
         check_tensor("mask", mask, dtypes=(torch.bool,), ndim=2, like=logits)
         check_shape("mask", mask, tuple(action.shape), "that of action")
-    check_rows(index, n_rows, logits)
-    if logits.ndim == 2:
-        logits, action = logits.unsqueeze(1), action.unsqueeze(1)
-    log_prob: Tensor = _gather_log_prob(logits, action, mask, index, n_rows)[0]
-    return log_prob
 
 
 def _runs_kernel(logits: Tensor) -> bool:

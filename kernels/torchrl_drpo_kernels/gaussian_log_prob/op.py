@@ -64,15 +64,20 @@ def gaussian_log_prob(
         >>> gaussian_log_prob(mean, log_std, action, index, n_rows)
         (tensor([-1.8379, -2.3379,  0.0000]), tensor([0., 1., 0.]))
     """
+    check(mean, log_std, action)
+    check_rows(index, n_rows, mean)
+    log_prob, remoteness = _gaussian_log_prob(mean, log_std, action, index, n_rows)
+    return log_prob, remoteness
+
+
+def check(mean: Tensor, log_std: Tensor, action: Tensor) -> None:
+    """Everything that shapes, types and devices can tell; no value is looked at."""
     check_tensor("mean", mean, dtypes=FLOATS, ndim=2)
     check_tensor("log_std", log_std, dtypes=FLOATS, ndim=(1, 2), like=mean)
     check_tensor("action", action, dtypes=FLOATS, ndim=2, like=mean)
     shape = tuple(mean.shape)
     check_shape("log_std", log_std, shape[-log_std.ndim :], "that of mean, or its last dimension")
     check_shape("action", action, shape, "that of mean")
-    check_rows(index, n_rows, mean)
-    log_prob, remoteness = _gaussian_log_prob(mean, log_std, action, index, n_rows)
-    return log_prob, remoteness
 
 
 def _runs_kernel(mean: Tensor, log_std: Tensor, action: Tensor) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -52,6 +53,34 @@ class Rule(NamedTuple):
     high: float = 1.0
     up: float = 1.02
     down: float = 0.98
+
+    @classmethod
+    def of(cls, *, bounds: tuple[float, float] = (0.05, 1.0), **options: Any) -> Rule:
+        """From the options of ``select``, checked.
+
+        >>> Rule.of(weighting="uniform", bounds=(0.1, 0.5)).high
+        0.5
+        """
+        low, high = bounds
+        rule = cls(**options, low=low, high=high)
+        rule.check()
+        return rule
+
+    @classmethod
+    def from_parts(
+        cls, weighting: str, ties: str, normalize: bool, numbers: Sequence[float]
+    ) -> Rule:
+        """The inverse of ``parts``: four arguments are what an op's schema can hold."""
+        return cls(weighting, ties, numbers[0], normalize, *numbers[1:])
+
+    @property
+    def parts(self) -> tuple[str, str, bool, list[float]]:
+        """Names, the flag, and ``numbers``.
+
+        >>> Rule.from_parts(*Rule(ties="first", up=1.1).parts) == Rule(ties="first", up=1.1)
+        True
+        """
+        return self.weighting, self.ties, self.normalize, list(self.numbers)
 
     @property
     def branches(self) -> dict[str, object]:
