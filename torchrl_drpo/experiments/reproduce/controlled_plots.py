@@ -36,7 +36,8 @@ def axes_of(canvas: Canvas, columns: int) -> Sequence[Axes]:
     axes = canvas.subplots(1, columns)
     for cell in axes:
         cell.spines[["top", "right"]].set_visible(False)
-        cell.grid(alpha=0.25)
+        cell.grid(color="#eeeeee")
+        cell.set_axisbelow(True)
     return axes
 
 

@@ -35,6 +35,11 @@ class Runs:
         self._rows = {name: row for row, name in enumerate(self.arms)}
         self.seeds = len(next(iter(self._metrics.values()))[0][0])
 
+    @property
+    def first(self) -> str:
+        """Name of the first arm."""
+        return next(iter(self.arms))
+
     def late(self, metric: str, name: str) -> list[float]:
         """Mean over the evaluations in the last fifth of the run, a number for each seed."""
         window = self.evaluations(metric, name)[-self.window :]

@@ -69,8 +69,8 @@ def cells(options: Options) -> list[Cell]:
     The closed forms are exact for every seed, so fewer are needed than where methods compete.
     """
     seeds = list(range(2 if options.quick else max(2, options.seeds // 2)))
-    warmup, steps, evaluations = (50, 50, 10) if options.quick else (2_000, 4_000, 25)
-    long = 50 if options.quick else 3_500
+    warmup, steps, evaluations = (20, 20, 5) if options.quick else (2_000, 4_000, 25)
+    long = 20 if options.quick else 3_500
     fixed = {"steps": steps, "rates": [1e-3, 1e-4], "learn_sigma": False}
     learned = {"steps": long, "rates": [4e-3, 4e-3], "learn_sigma": True}
     shared = {"seeds": seeds, "warmup": warmup, "evaluations": evaluations}

@@ -83,7 +83,7 @@ def _inverted_u(runs: Runs) -> Claim:
 
 
 def _near_and_far(runs: dict[str, Runs]) -> Claim:
-    base = runs["response"].late("reward", next(iter(runs["response"].arms)))
+    base = runs["response"].late("reward", runs["response"].first)
     gain = {n: versus(runs["sources"].late("reward", n), base, 2) for n in ("near", "far")}
     return Claim(
         "It is not the sign that decides: at the same mass, near negatives help and far ones harm.",
@@ -159,7 +159,7 @@ def _scale_fails(runs: Runs) -> Claim:
 
 
 def _beats_positive_only(runs: dict[str, Runs]) -> Claim:
-    base = runs["response"].late("reward", next(iter(runs["response"].arms)))
+    base = runs["response"].late("reward", runs["response"].first)
     shapes = runs["shapes"]
     names = [name for name, arm in shapes.arms.items() if arm.taper is not None]
     gains = {n: versus(shapes.late("reward", n), base, len(names)) for n in names}

@@ -36,7 +36,7 @@ def figures(runs: dict[str, Runs]) -> list[Figure]:
             "Left: where the mean rests that repels from one negative, or a group (crosses: closed "
             "form, dots: trained; u points to the right). Right: what that is worth.",
             partial(_draw_sources, runs),
-            (8.5, 3.4),
+            (9.0, 3.5),
         ),
         Figure(
             "cu1_shapes",
@@ -44,7 +44,7 @@ def figures(runs: dict[str, Runs]) -> list[Figure]:
             "not); the bands are the near and far negatives as training starts. Right: reward with "
             "all eight negatives; dotted: positive-only.",
             partial(_draw_shapes, runs),
-            (8.5, 3.4),
+            (8.0, 3.1),
         ),
         Figure(
             "cu1_sigma",
@@ -52,7 +52,7 @@ def figures(runs: dict[str, Runs]) -> list[Figure]:
             "reward. Several policies shrink to a point at a reward that is fine: the two events "
             "are different.",
             partial(_draw_sigma, runs["sigma"]),
-            (8.5, 3.6),
+            (8.0, 3.3),
         ),
     ]
 
@@ -88,7 +88,7 @@ def _draw_sources(runs: dict[str, Runs], canvas: Canvas) -> None:
         plane.annotate(str(k), (a, b), textcoords="offset points", xytext=(6, 4), fontsize=8)
     plane.scatter([1], [0], marker="*", s=90, color="#000000", label="best action")
     plane.scatter([0], [0], marker="s", color="#E69F00", label="positives' centroid")
-    base, rows = runs["response"].late("reward", next(iter(runs["response"].arms))), []
+    base, rows = runs["response"].late("reward", runs["response"].first), []
     for number, (name, form) in enumerate(compare(sources).items()):
         along, across = zip(*form.found, strict=True)
         style = {"label": "closed form"} if number == 0 else {}
@@ -107,7 +107,7 @@ def _draw_sources(runs: dict[str, Runs], canvas: Canvas) -> None:
         )
         rows.append((name, [a - b for a, b in zip(form.found_reward, base, strict=True)]))
     plane.set_aspect("equal")
-    plane.set_xlim(-1.6, 5.6)  # room for the legend
+    plane.set_xlim(-1.6, 4.9)  # room for the legend
     plane.set_xlabel("along u")
     plane.legend(fontsize=6, loc="center right")
     bars(gains, rows)
@@ -132,7 +132,7 @@ def _draw_shapes(runs: dict[str, Runs], canvas: Canvas) -> None:
     weights.set_ylabel("w")
     weights.legend(fontsize=7)
     bars(rewards, [(name, shapes.late("reward", name)) for name in shapes.arms])
-    base = runs["response"].late("reward", next(iter(runs["response"].arms)))
+    base = runs["response"].late("reward", runs["response"].first)
     rewards.axvline(
         mean_interval(base).mean, color=colour_of("positive-only"), linestyle=":", linewidth=1.5
     )
@@ -141,7 +141,7 @@ def _draw_shapes(runs: dict[str, Runs], canvas: Canvas) -> None:
 
 def _draw_sigma(runs: Runs, canvas: Canvas) -> None:
     spread, reward = axes_of(canvas, 2)
-    plain = iter(("#56B4E9", "#0072B2", "#999999", "#8C6D31"))
+    plain = iter(("#B8B000", "#8C6D31", "#999999", "#004D40"))
     for name in runs.arms:
         colour = colour_of(name)
         if colour == "#777777":

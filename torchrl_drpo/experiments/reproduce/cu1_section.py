@@ -45,7 +45,7 @@ def section(options: Options, results: Results) -> Section:
 def positive_only(runs: dict[str, Runs]) -> list[float]:
     """Late rewards of positive-only training under the fixed sigma, seed by seed."""
     response = runs["response"]
-    return response.late("reward", next(iter(response.arms)))
+    return response.late("reward", response.first)
 
 
 def _text(runs: dict[str, Runs]) -> str:
@@ -74,7 +74,7 @@ def _text(runs: dict[str, Runs]) -> str:
 
 
 def _response(runs: Runs) -> Table:
-    base = runs.late("reward", next(iter(runs.arms)))
+    base = runs.late("reward", runs.first)
     compared, rows = compare(runs), []
     for name, arm in runs.arms.items():
         form = compared.get(name)

@@ -45,7 +45,7 @@ def control_arms() -> list[Arm]:
 def cells(options: Options) -> list[Cell]:
     """Two groups of arms, kappa fixed and learned; half of ``options.seeds`` worlds."""
     seeds = list(range(2 if options.quick else max(2, options.seeds // 2)))
-    steps, evaluations = (60, 20) if options.quick else (8_000, 40)
+    steps, evaluations = (20, 5) if options.quick else (8_000, 40)
     found = []
     for mode in ("fixed", "learned"):
         for name, arms in (("local", local_arms()), ("controls", control_arms())):

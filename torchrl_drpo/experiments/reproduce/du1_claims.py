@@ -54,7 +54,7 @@ class Mode:
 
     def base(self, metric: str) -> list[float]:
         """Late numbers of positive-only training, seed by seed."""
-        return self.local.late(metric, next(iter(self.local.arms)))
+        return self.local.late(metric, self.local.first)
 
     def gain(self, name: str, comparisons: int = 1) -> Interval:
         """Late reward against positive-only, paired by seed."""

@@ -38,13 +38,13 @@ def section(options: Options, results: Results) -> Section:
                 "The local negative alone, kappa fixed (blue) and learned (orange): reward, "
                 "entropy and remoteness over its strength; means over seeds, 95% intervals.",
                 partial(_draw_response, modes),
-                (8.4, 2.8),
+                (7.6, 2.6),
             ),
             Figure(
                 "du1_controls",
                 "Expected reward of every control with kappa fixed (left) and learned (right).",
                 partial(_draw_controls, modes),
-                (8.5, 3.4),
+                (8.0, 3.1),
             ),
             Figure(
                 "du1_collapse",
@@ -52,7 +52,7 @@ def section(options: Options, results: Results) -> Section:
                 "sqrt 2 (left) while their log-probability falls without end (middle) and the "
                 "policy loses its entropy (right; dotted: the support boundary).",
                 partial(_draw_collapse, modes["learned"]),
-                (8.4, 3.1),
+                (7.6, 2.9),
             ),
         ],
         claims=claims(modes),
@@ -75,9 +75,8 @@ def _text(fixed: Mode) -> str:
         "the way from the uniform policy's reward to the best action's: below 45% of "
         "positive-only's own late share in three evaluations in a row, after the first quarter of "
         f"the run. Support boundary: a mean entropy below {MIN_ENTROPY} nats. NaN/Inf is the third "
-        "event. Where kappa is learned, expected reward also rises by concentration alone: a policy "
-        "at the support boundary may earn more than one that still explores, and can no longer "
-        "learn otherwise."
+        "event. Where kappa is learned, expected reward also rises by concentration alone: a "
+        "policy at the support boundary may earn more than one that still explores."
     )
 
 
@@ -145,6 +144,7 @@ def _draw_response(modes: dict[str, Mode], canvas: Canvas) -> None:
     for axes, label in zip(columns, ("expected reward", "entropy (nats)", "D local"), strict=True):
         axes.set_ylabel(label)
     columns[2].set_yscale("log")
+    columns[2].set_ylim(bottom=1e-6)
     columns[1].legend(fontsize=7)
 
 
@@ -171,7 +171,7 @@ def _draw_controls(modes: dict[str, Mode], canvas: Canvas) -> None:
 def _draw_collapse(mode: Mode, canvas: Canvas) -> None:
     columns = axes_of(canvas, 3)
     colours = ("#E69F00", "#999999", "#D55E00", "#CC79A7", "#009E73", "#0072B2")
-    shown = [next(iter(mode.local.arms)), *(n for n in mode.controls.arms if "local" not in n)]
+    shown = [mode.local.first, *(n for n in mode.controls.arms if "local" not in n)]
     for name, colour in zip(shown, colours, strict=True):
         runs = mode.local if name in mode.local.arms else mode.controls
         label = "positive-only" if name in mode.local.arms else name
@@ -183,6 +183,7 @@ def _draw_collapse(mode: Mode, canvas: Canvas) -> None:
     columns[0].axhline(math.sqrt(2), color="#000000", linestyle=":", linewidth=1)
     columns[1].set_yscale("symlog", linthresh=10)
     columns[2].set_yscale("log")
+    columns[2].set_ylim(bottom=1e-6)
     columns[2].axhline(MIN_ENTROPY, color="#000000", linestyle=":", linewidth=1)
     labels = ("score length, far", "log pi of far negatives", "entropy (nats)")
     for axes, label in zip(columns, labels, strict=True):
