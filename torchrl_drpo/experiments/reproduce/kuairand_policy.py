@@ -4,9 +4,9 @@
 
 A CPU with bfloat16 instructions multiplies these matrices about 3 times as fast as in float32, and
 they are most of a step: one of 256 rows over 7,583 items takes 17.5 ms of a core against 32.6 ms.
-The ``[N, V]`` probabilities of a batch (4 MB) are kept for the backward pass. Sums and log-probabilities are float32, and so are parameters, their gradients,
-Adam and every evaluation. That the results are those of float32 is
-measured, not assumed: the cells ``precision`` train the same runs in both.
+The ``[N, V]`` probabilities of a batch (4 MB) are kept for the backward pass. Sums and log-probs
+are float32, and so are parameters, their gradients, Adam and every evaluation. That the results
+are those of float32 is measured, not assumed: the cells ``precision`` train runs in both.
 """
 
 from __future__ import annotations
