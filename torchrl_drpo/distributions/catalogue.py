@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
+from torchrl_drpo_kernels import DRPOStep, drpo_catalogue_loss
 from torchrl_drpo_kernels.linear_log_prob import linear_log_prob, reference
 
 from torchrl_drpo.distributions import _sweeps
@@ -139,9 +140,30 @@ class CatalogueCategorical(Distribution):
         Returns:
             Nats, shape ``[N]``; zero behind ``n_rows``.
         """
-        return linear_log_prob(
-            self._rows, self.items, value, n_rows, self.bias, 1 / self.temperature
-        )[0]
+        rest = n_rows, self.bias, 1 / self.temperature
+        return linear_log_prob(_dense(self._rows), _dense(self.items), _int(value), *rest)[0]
+
+    def drpo_loss(
+        self,
+        value: Tensor,
+        quality: Tensor,
+        kappa: Tensor | float,
+        mask: Tensor | None = None,
+        **rule: Any,
+    ) -> DRPOStep:
+        """DRPO's step on a flat batch as one op: selection, log-prob of the kept rows, loss.
+
+        Args:
+            value: item indices in ``[0, V)``, any integer type, shape ``[N]``.
+            quality: what rows are selected by, float32, shape ``[N]``.
+            kappa: fraction to keep, a number or a ``[1]`` float32 tensor.
+            mask: bool ``[N]``, ``True`` where a row counts.
+            **rule: options of ``torchrl_drpo_kernels.select``.
+        """
+        return drpo_catalogue_loss(
+            _dense(self._rows), _dense(self.items), _int(value), quality, kappa, mask,
+            bias=self.bias, inverse_temperature=1 / self.temperature, **rule,
+        )  # fmt: skip
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws items, int64, shape ``[*sample_shape, *B]``; exact, and without ``[*B, V]``."""
@@ -193,12 +215,8 @@ class CatalogueCategorical(Distribution):
 
     def _fused(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """``log_prob`` and ``lse`` of one action a row, ``[N]`` each."""
-        action = action if action.dtype == torch.int32 else action.long()
         rest = {"bias": self.bias, "inverse_temperature": 1 / self.temperature}
-        hidden, items = (
-            x if x.stride(-1) == 1 else x.contiguous() for x in (self._rows, self.items)
-        )
-        return linear_log_prob(hidden, items, action, **rest)
+        return linear_log_prob(_dense(self._rows), _dense(self.items), _int(action), **rest)
 
     def _log_normaliser(self) -> Tensor:
         rows = self._rows
@@ -268,6 +286,11 @@ def _kl_divergence(p: CatalogueCategorical, q: CatalogueCategorical) -> Tensor:
 def _dense(matrix: Tensor) -> Tensor:
     """The kernel wants the numbers of a row side by side, and they nearly always lie so."""
     return matrix if matrix.stride(-1) == 1 else matrix.contiguous()
+
+
+def _int(action: Tensor) -> Tensor:
+    """Of the integer types the kernel takes two."""
+    return action if action.dtype == torch.int32 else action.long()
 
 
 def _autocast(hidden: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
-from torchrl_drpo_kernels import gather_log_prob
+from torchrl_drpo_kernels import DRPOStep, drpo_gather_loss, gather_log_prob
 
 
 class SemanticIDCategorical(Distribution):
@@ -125,6 +125,29 @@ class SemanticIDCategorical(Distribution):
             None if mask is None else mask.reshape(-1, steps).contiguous(),
         )
         return flat.reshape(value.shape[:-1])
+
+    def drpo_loss(
+        self,
+        value: Tensor,
+        quality: Tensor,
+        kappa: Tensor | float,
+        mask: Tensor | None = None,
+        **rule: Any,
+    ) -> DRPOStep:
+        """DRPO's step on a flat batch as one op: selection, log-prob of the kept rows, loss.
+
+        Args:
+            value: codes in ``[0, C)``, any integer type, shape ``[N, T]``.
+            quality: what rows are selected by, float32, shape ``[N]``.
+            kappa: fraction to keep, a number or a ``[1]`` float32 tensor.
+            mask: bool ``[N]``, ``True`` where a row counts.
+            **rule: options of ``torchrl_drpo_kernels.select``.
+        """
+        levels = None if self.mask is None else self.mask.contiguous()
+        codes = value.long().contiguous()
+        return drpo_gather_loss(
+            self._scores, codes, quality, kappa, mask, token_mask=levels, **rule
+        )
 
     def token_log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of each code, shape ``[*sample, *B, T]``; 0 where masked.
