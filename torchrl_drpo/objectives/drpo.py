@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
+from torchrl_drpo_kernels import Selection
 
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
@@ -18,7 +19,7 @@ from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.functional.selection import Ties, TopSelection, select_top
 from torchrl_drpo.functional.weights import kl_dro_weights
-from torchrl_drpo.objectives import _fused
+from torchrl_drpo.objectives import _batch, _fused
 from torchrl_drpo.objectives._negative import REPORT, NegativeBranch, report_of
 from torchrl_drpo.objectives._remoteness import RemotenessKind
 from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
@@ -73,7 +74,9 @@ class DRPOLoss(WeightedLoss):
         remoteness: ``"auto"`` or ``"per_dimension"``; see ``RepulsiveLoss``.
         path: ``"auto"`` selects on the device on CUDA (``"fused"``: no synchronisation, and the
             policy sees the kept rows only) and reads the count of kept rows on the CPU;
-            ``"reference"`` and ``"fused"`` force one way. ``loss.backend`` says which was taken.
+            ``"reference"`` and ``"fused"`` force one way. Where the policy cannot be spared any
+            row (``ties="fraction"`` without linear weights, compiled or captured steps, kappa 1),
+            everything behind it is one op. ``loss.backend`` says which way was taken.
         level, skip_filtered, reduction, functional, check_inputs: see
             :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
 
@@ -224,10 +227,30 @@ class DRPOLoss(WeightedLoss):
             bound = self._ceiling.bound(self.kappa)
             rows = _fused.most_rows(quality.shape[0], bound, ties_may_crowd=crowded)
             rule = {name: getattr(self, name) for name in _SELECT_OPTIONS}
-            selection = _fused.select_rows(quality, mask, kappa, self.controller, rule)
-            if self.controller is not None and self.training:
+        if rows == quality.shape[0]:
+            loss, selection = self._fused_on_all_rows(tensordict, quality, mask, kappa, rule)
+        else:
+            loss, selection = self._fused_on_rows(tensordict, quality, mask, kappa, rule, rows)
+        if self.controller is not None and self.training:
+            with torch.no_grad():
                 self.kappa.copy_(selection.next_kappa.squeeze(0))
                 self._ceiling.advance(self.kappa, self.controller)
+        report = _fused.report_of(selection, kappa)
+        told = {name: value for name, value in report.items() if name in self.out_keys}
+        return {"loss_actor": loss, **told}
+
+    def _fused_on_rows(
+        self,
+        tensordict: TensorDictBase,
+        quality: Tensor,
+        mask: Tensor | None,
+        kappa: Tensor,
+        rule: dict[str, Any],
+        rows: int,
+    ) -> tuple[Tensor, Selection]:
+        """The policy sees ``rows`` rows, those that were kept among them."""
+        selection = _fused.select_rows(quality, mask, kappa, self.controller, rule)
+        self._took("fused")
         kept = selection.index[:rows].long()  # places behind the kept rows repeat row 0
         # Row 0 may be padding, and padding may be NaN, which has a gradient even at weight zero.
         inputs = self._inputs(
@@ -237,14 +260,38 @@ class DRPOLoss(WeightedLoss):
         with self._actor_parameters():
             dist = self.actor_network.get_dist(inputs)
             log_prob = _fused.kept_log_prob(dist, action, selection.n_rows, inputs.shape)
-        weight = selection.weight[:rows]
-        loss = self._reduce_weighted(
-            log_prob, Weighting(weight, weight, {}), selection.quota.float()
-        )
+        return self._reduce_selected(log_prob, selection, rows), selection
+
+    def _fused_on_all_rows(
+        self,
+        tensordict: TensorDictBase,
+        quality: Tensor,
+        mask: Tensor | None,
+        kappa: Tensor,
+        rule: dict[str, Any],
+    ) -> tuple[Tensor, Selection]:
+        """The policy sees every row, and all that follows is one op if there is one."""
+        inputs = self._inputs(tensordict, None, mask)
+        action = inputs.get(self.tensor_keys.action)
+        with self._actor_parameters():
+            dist = self.actor_network.get_dist(inputs)
+            step = _fused.step_on_all_rows(
+                dist, action, quality, mask, kappa, self.controller, rule
+            )
+            if step is not None:
+                self._took("fused_op")
+                loss, selection = step
+                return loss * selection.quota if self.reduction == "sum" else loss, selection
+            log_prob = _batch.action_log_prob(dist, action, inputs.shape)
         self._took("fused")
-        report = _fused.report_of(selection, kappa)
-        told = {name: value for name, value in report.items() if name in self.out_keys}
-        return {"loss_actor": loss, **told}
+        selection = _fused.select_rows(quality, mask, kappa, self.controller, rule)
+        kept = log_prob.index_select(0, selection.index)
+        return self._reduce_selected(kept, selection, quality.shape[0]), selection
+
+    def _reduce_selected(self, log_prob: Tensor, selection: Selection, rows: int) -> Tensor:
+        weight = selection.weight[:rows]
+        total = selection.quota.float()
+        return self._reduce_weighted(log_prob, Weighting(weight, weight, {}), total)
 
     def _wants_fused(self, tensordict: TensorDictBase) -> bool:
         """Whether this batch goes through the selection op."""

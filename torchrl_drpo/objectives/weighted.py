@@ -185,7 +185,8 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         """Which way the last eager forward pass took.
 
         ``"dense"``: every row, the reference; ``"rows"``: only rows with weight, counted on the
-        host; ``"fused"``: only rows with weight, selected on the device. ``None`` before the
+        host; ``"fused"``: only rows with weight, selected on the device; ``"fused_op"``: every
+        row through the policy, and selection, log-prob and loss as one op. ``None`` before the
         first pass.
         """
         return self._backend
