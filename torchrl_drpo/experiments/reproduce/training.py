@@ -88,7 +88,7 @@ def train(worlds: Worlds, rule: Rule, schedule: Schedule | None = None) -> Run:
         batch = rows.draw(step)
         weight = rule.weigh(batch, step)
         weight, batch = _packed(weight, batch)
-        state, action = rows.read(batch["row"])
+        state, action = worlds.read(batch["row"])
         scores = policies.score(state, action)
         policies.backward(scores, rule.reweigh(weight, scores, batch, step))
         optimizer.step()
@@ -101,14 +101,12 @@ def train(worlds: Worlds, rule: Rule, schedule: Schedule | None = None) -> Run:
 
 
 class _Rows:
-    """Draws row numbers for every seed, and reads their columns."""
+    """Draws row numbers for every seed, with the log's columns of one number a row."""
 
     def __init__(self, worlds: Worlds, batch_size: int) -> None:
         self.log, self.batch_size = worlds.log, batch_size
         self.generators = [torch.Generator().manual_seed(seed) for seed in worlds.seeds]
-        seeds, count = self.log.shape
         self.device = worlds.device
-        self.start = count * torch.arange(seeds, device=self.device).unsqueeze(-1)
         self.drawn = torch.empty(0)
 
     def draw(self, step: int) -> TensorDict:
@@ -125,14 +123,6 @@ class _Rows:
             if column.ndim == 2 and column.is_floating_point()
         }
         return TensorDict({**columns, "row": row}, batch_size=row.shape)
-
-    def read(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations and actions of rows ``[S, K]``."""
-        flat = (row + self.start).flatten()
-        return tuple(  # type: ignore[return-value]
-            self.log[name].flatten(0, 1).index_select(0, flat).view(*row.shape, -1)
-            for name in ("observation", "action")
-        )
 
 
 def _packed(weight: Tensor, batch: TensorDict) -> tuple[Tensor, TensorDict]:

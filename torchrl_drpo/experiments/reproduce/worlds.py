@@ -99,6 +99,16 @@ class Worlds:
             d[(u @ d.T).argmax(-1)] for u, d in zip(self.interest, self._directions, strict=True)
         ]
 
+    def read(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations and actions of rows ``[S, K]`` of the log: ``[S, K, ...]``."""
+        seeds, count = self.log.shape
+        start = count * torch.arange(seeds, device=row.device).unsqueeze(-1)
+        flat = (row + start).flatten()
+        return tuple(  # type: ignore[return-value]
+            self.log[name].flatten(0, 1).index_select(0, flat).view(*row.shape, -1)
+            for name in ("observation", "action")
+        )
+
     def ends(self) -> dict[str, list[float]]:
         """Mean reward of the random policy and of the oracle, a number for each seed."""
         found: dict[str, list[float]] = {"random": [], "oracle": []}
