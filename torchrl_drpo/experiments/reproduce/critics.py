@@ -1,0 +1,213 @@
+r"""Critics of many seeds at once, and the objectives that learn their quality signal.
+
+The logs are one-step bandits, so Q is a regression of the reward. Critics train along with the
+policy, on the same rows: small networks state (and action) -> H ReLU -> 1, Adam 3e-4, gradients in
+closed form as in :mod:`torchrl_drpo.experiments.reproduce.ensemble`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble
+from torchrl_drpo.experiments.reproduce.rules import Rule, TopFraction
+from torchrl_drpo.experiments.reproduce.worlds import Worlds
+
+# Keep the critics' first weights and CRR's samples apart from the policy's and the batches'.
+_Q_STREAM, _V_STREAM, _SAMPLE_STREAM = 101, 102, 103
+
+
+class CriticEnsemble:
+    """S networks of one number, each with its Adam.
+
+    Args:
+        seeds: of the initial weights, torch's defaults for linear layers.
+        inputs: entries of an input row.
+        stream: tells networks of equal seeds apart.
+        hidden: ReLU units.
+        learning_rate: of Adam.
+        device: where the parameters live.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        inputs: int,
+        *,
+        stream: int = _Q_STREAM,
+        hidden: int = 128,
+        learning_rate: float = 3e-4,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        layers = []
+        for seed in seeds:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1_000 * seed + stream)
+                layers.append((nn.Linear(inputs, hidden), nn.Linear(hidden, 1)))
+        stacked = {
+            "w1": torch.stack([first.weight.detach().T for first, _ in layers]),
+            "b1": torch.stack([first.bias.detach()[None] for first, _ in layers]),
+            "w2": torch.stack([last.weight.detach().T for _, last in layers]),
+            "b2": torch.stack([last.bias.detach()[None] for _, last in layers]),
+        }
+        self.parameters: dict[str, Tensor] = {
+            name: value.contiguous().to(device).requires_grad_() for name, value in stacked.items()
+        }
+        self.optimizer = torch.optim.Adam(
+            list(self.parameters.values()), lr=learning_rate, fused=True
+        )
+
+    @torch.no_grad()
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations ``[S, B, H]`` and values ``[S, B]`` of rows ``[S, B, inputs]``."""
+        p = self.parameters
+        hidden = torch.baddbmm(p["b1"], rows, p["w1"]).relu_()
+        return hidden, torch.baddbmm(p["b2"], hidden, p["w2"]).squeeze(-1)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Values ``[S, B]``."""
+        return self.forward(rows)[1]
+
+    @torch.no_grad()
+    def step(self, rows: Tensor, hidden: Tensor, at_value: Tensor) -> None:
+        """One step of Adam.
+
+        Args:
+            rows: as in :meth:`forward`.
+            hidden: what it returned for them.
+            at_value: derivative of the loss by each value, ``[S, B]``.
+        """
+        p, at_value = self.parameters, at_value.unsqueeze(-1)
+        at_hidden = torch.ops.aten.threshold_backward(at_value * p["w2"].mT, hidden, 0.0)
+        p["w2"].grad = torch.bmm(hidden.mT, at_value)
+        p["b2"].grad = at_value.sum(1, keepdim=True)
+        p["w1"].grad = torch.bmm(rows.mT, at_hidden)
+        p["b1"].grad = at_hidden.sum(1, keepdim=True)
+        self.optimizer.step()
+
+
+class _WithQ(Rule):
+    """Regresses the reward on state and action, along with the policy."""
+
+    def prepare(self, worlds: Worlds, policies: PolicyEnsemble, steps: int) -> None:
+        """Fresh critics."""
+        self.worlds, self.policies = worlds, policies
+        states, actions = (worlds.log[name].shape[-1] for name in ("observation", "action"))
+        seeds, device = worlds.seeds, worlds.device
+        self.q = CriticEnsemble(seeds, states + actions, device=device)
+        self.v = CriticEnsemble(seeds, states, stream=_V_STREAM, device=device)
+
+    def _train_q(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
+        """States of the batch, and Q of its rows before this step's update."""
+        state, action = self.worlds.read(batch["row"])
+        rows = torch.cat([state, action], -1)
+        hidden, q = self.q.forward(rows)
+        self.q.step(rows, hidden, 2 * (q - batch["reward"]) / q.shape[-1])
+        return state, q
+
+
+class ExpectileAdvantage(_WithQ):
+    r"""IQL on a bandit: :math:`w = \min(\exp(\beta (Q - V)), c)`, V the expectile of Q.
+
+    Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5 to 7; no target network, for a bandit's
+    Q has no bootstrap to hold still.
+
+    Args:
+        expectile: of V.
+        inverse_temperature: beta.
+        max_weight: c.
+    """
+
+    def __init__(
+        self,
+        *,
+        expectile: float = 0.9,
+        inverse_temperature: float = 3.0,
+        max_weight: float = 100.0,
+    ) -> None:
+        super().__init__()
+        self.expectile, self.max_weight = expectile, max_weight
+        self.inverse_temperature = inverse_temperature
+
+    def weigh(self, batch: TensorDict, step: int) -> Tensor:
+        """Exponential weights of the learned advantage."""
+        weight = torch.exp(self.inverse_temperature * self._advantage(batch))
+        return weight.clamp_max(self.max_weight) / batch.shape[-1]
+
+    def _advantage(self, batch: TensorDict) -> Tensor:
+        """Q - V, before this step's updates of both."""
+        state, q = self._train_q(batch)
+        hidden, v = self.v.forward(state)
+        error = q - v
+        side = torch.where(error > 0, self.expectile, 1 - self.expectile)
+        self.v.step(state, hidden, -2 * side * error / v.shape[-1])
+        return error
+
+
+class LearnedTop(ExpectileAdvantage):
+    """DRPO-Q (``DRPOQLoss``): DRPO with Q - V in place of the reward.
+
+    Args:
+        expectile: of V.
+        options: of :class:`~torchrl_drpo.experiments.reproduce.rules.TopFraction`.
+    """
+
+    def __init__(self, *, expectile: float = 0.7, **options: object) -> None:
+        super().__init__(expectile=expectile)
+        self.top = TopFraction(quality="learned", **options)  # type: ignore[arg-type]
+
+    def prepare(self, worlds: Worlds, policies: PolicyEnsemble, steps: int) -> None:
+        """Critics, and the filter's kappa."""
+        super().prepare(worlds, policies, steps)
+        self.top.prepare(worlds, policies, steps)
+
+    def weigh(self, batch: TensorDict, step: int) -> Tensor:
+        """The filter on the learned advantage."""
+        return self.top.weigh(batch.set("learned", self._advantage(batch)), step)
+
+    def report(self) -> dict[str, Tensor]:
+        """The filter's kappa."""
+        return self.top.report()
+
+
+class PolicyAdvantage(_WithQ):
+    r"""CRR: :math:`w = \min(\exp(A/\beta), c)`, A = Q minus its mean at the policy's own actions.
+
+    Source: Wang et al. 2020 (arXiv 2006.15134), eq. 4.
+
+    Args:
+        temperature: beta.
+        samples: actions of the policy that the mean is taken over.
+        max_weight: c.
+    """
+
+    def __init__(
+        self, *, temperature: float = 1.0, samples: int = 4, max_weight: float = 20.0
+    ) -> None:
+        super().__init__()
+        self.temperature, self.samples, self.max_weight = temperature, samples, max_weight
+
+    def prepare(self, worlds: Worlds, policies: PolicyEnsemble, steps: int) -> None:
+        """Critics, and the generator of the policy's samples."""
+        super().prepare(worlds, policies, steps)
+        self.generator = torch.Generator(worlds.device).manual_seed(_SAMPLE_STREAM)
+
+    def weigh(self, batch: TensorDict, step: int) -> Tensor:
+        """Exponential weights of the advantage over the policy."""
+        state, q = self._train_q(batch)
+        weight = torch.exp((q - self._own_value(state)) / self.temperature)
+        return weight.clamp_max(self.max_weight) / batch.shape[-1]
+
+    @torch.no_grad()
+    def _own_value(self, state: Tensor) -> Tensor:
+        mean, sigma = self.policies.mean(state), self.policies.sigma
+        total = torch.zeros_like(state[..., 0])
+        for _ in range(self.samples):
+            # One noise for all seeds: as independent of their worlds as one for each, and cheaper.
+            noise = torch.randn(mean.shape[1:], generator=self.generator, device=mean.device)
+            total += self.q(torch.cat([state, torch.addcmul(mean, noise, sigma)], -1))
+        return total / self.samples
