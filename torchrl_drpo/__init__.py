@@ -25,6 +25,7 @@ _HOME = {
         "DRPOQLoss",
         "ECPOLoss",
         "GBPOLoss",
+        "GuidedLoss",
         "RepulsiveLoss",
         "TOPRLoss",
     ),
@@ -74,6 +75,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.objectives import DRPOQLoss as DRPOQLoss
     from torchrl_drpo.objectives import ECPOLoss as ECPOLoss
     from torchrl_drpo.objectives import GBPOLoss as GBPOLoss
+    from torchrl_drpo.objectives import GuidedLoss as GuidedLoss
     from torchrl_drpo.objectives import RepulsiveLoss as RepulsiveLoss
     from torchrl_drpo.objectives import TOPRLoss as TOPRLoss
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor

@@ -72,6 +72,24 @@ def value_network() -> TensorDictModule:
     return TensorDictModule(nn.Linear(STATE_DIM, 1), ["observation"], ["state_value"])
 
 
+class Taste(nn.Module):
+    """A reward of whatever state an actor reads, and of vectors or item indices."""
+
+    def __init__(self, state_dim: int, discrete: bool) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(NUM_ITEMS, ACTION_DIM) if discrete else nn.Identity()
+        self.net = nn.Linear(state_dim, ACTION_DIM)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return (self.net(state.to(self.net.weight.dtype)) * self.embed(action)).sum(-1)
+
+
+def reward_model(actor: Actor) -> TensorDictModule:
+    keys = actor.in_keys
+    dim = STATE_DIM if keys == ["observation"] else 3  # the length of a history
+    return TensorDictModule(Taste(dim, is_discrete(actor)), [*keys, "action"], ["predicted_reward"])
+
+
 def _with_targets(loss: LossModule) -> LossModule:
     meta = any(p.is_meta for p in loss.parameters())  # which the updater cannot look into
     if loss.functional and not meta:
@@ -96,6 +114,10 @@ def _drpo_q(actor: Actor, **options: Any) -> LossModule:
 def _crr(actor: Actor, **options: Any) -> LossModule:
     loss = drpo.CRRLoss(actor, critic(actor), mode="exponential", gamma=0.9, **options)
     return _with_targets(loss)
+
+
+def _guided(actor: Actor, **options: Any) -> LossModule:
+    return drpo.GuidedLoss(actor, reward_model(actor), guidance=0.5, **options)
 
 
 Build = Callable[..., LossModule]
@@ -128,6 +150,7 @@ LOSSES: dict[str, Build] = {
     "topr": lambda a, **o: drpo.TOPRLoss(a, beta=0.5, **o),
     "topr reference": lambda a, **o: drpo.TOPRLoss(a, behavior=_reference(a), **o),
     "bppo": lambda a, **o: drpo.BPPOLoss(a, behavior=_reference(a), clip_decay=0.9, **o),
+    "guided": _guided,
     "gbpo": lambda a, **o: drpo.GBPOLoss(a, behavior="logged", **o),
     "gbpo current": lambda a, **o: drpo.GBPOLoss(a, behavior="current", **o),
     "ecpo": lambda a, **o: drpo.ECPOLoss(a, group_key="user", behavior="logged", **o),
@@ -144,6 +167,7 @@ ONE_EACH = (
     "asymre",
     "topr",
     "bppo",
+    "guided",
     "gbpo",
     "ecpo",
 )

@@ -5,6 +5,7 @@ from torchrl_drpo.objectives.crr import CRRLoss
 from torchrl_drpo.objectives.drpo import DRPOLoss
 from torchrl_drpo.objectives.drpo_q import DRPOQLoss
 from torchrl_drpo.objectives.events import CollapseEvent, CollapseEvents
+from torchrl_drpo.objectives.guided import GuidedLoss
 from torchrl_drpo.objectives.monitor import PhantomGradientMonitor
 from torchrl_drpo.objectives.proximal import BPPOLoss, ECPOLoss, GBPOLoss
 from torchrl_drpo.objectives.regression import AdaptiveBCLoss, AWRLoss, BehaviorCloningLoss
@@ -23,6 +24,7 @@ __all__ = [
     "DRPOQLoss",
     "ECPOLoss",
     "GBPOLoss",
+    "GuidedLoss",
     "PhantomGradientMonitor",
     "RepulsiveLoss",
     "TOPRLoss",
