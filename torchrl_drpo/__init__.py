@@ -35,6 +35,7 @@ _HOME = {
     "torchrl_drpo.policies": ("make_catalogue_actor", "make_gaussian_actor"),
     "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
     "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
+    "torchrl_drpo.rewards": ("CrossFittedReward",),
     "torchrl_drpo.envs": ("RecSimEnv",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -81,3 +82,4 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor
     from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
+    from torchrl_drpo.rewards import CrossFittedReward as CrossFittedReward

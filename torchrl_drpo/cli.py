@@ -67,6 +67,11 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.experiments.recommend:RecommendConfig",
         "torchrl_drpo.experiments.catalogue_terminal:recommend",
     ),
+    "reproduce": Command(
+        "reproduce tables, figures and claims, and report what held and what did not",
+        "torchrl_drpo.experiments.reproduce.command:ReproduceConfig",
+        "torchrl_drpo.experiments.reproduce.command:run",
+    ),
 }
 
 

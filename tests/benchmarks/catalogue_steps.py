@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchrl_drpo_kernels import linear_log_prob, select
+from torchrl_drpo_kernels import drpo_catalogue_loss, linear_log_prob, select
 
 
 class Problem(NamedTuple):
@@ -62,6 +62,12 @@ def ours(batch: Batch, kappa: float) -> Tensor:
         batch.hidden, batch.table, batch.action, kept.n_rows, index=kept.index
     )
     return -(kept.weight * log_prob).sum() / kept.quota
+
+
+def ours_in_one_op(batch: Batch, kappa: float) -> Tensor:
+    """``drpo::drpo_catalogue_loss``."""
+    hidden, table, action, quality = batch
+    return drpo_catalogue_loss(hidden, table, action, quality, kappa, normalize=False).loss
 
 
 def _top(batch: Batch, kappa: float) -> tuple[Tensor, Tensor]:
@@ -133,6 +139,7 @@ def liger(hidden: Tensor, table: Tensor, action: Tensor) -> Tensor:
 
 STEPS: dict[str, Callable[[Batch, float], Tensor]] = {
     "ours": ours,
+    "ours, one op": ours_in_one_op,
     "topk + gather + cross-entropy": gathered(cross_entropy),
     "topk + gather + torch linear_cross_entropy": gathered(linear_cross_entropy),
     "topk + gather + compiled cross-entropy": gathered(compiled_cross_entropy),
@@ -140,6 +147,38 @@ STEPS: dict[str, Callable[[Batch, float], Tensor]] = {
     "topk + gather + Liger": gathered(liger),
     "dense cross-entropy": dense(cross_entropy),
     "dense torch linear_cross_entropy": dense(linear_cross_entropy),
+}
+
+
+Encoder = Callable[[Tensor], Tensor]
+
+
+def encode_kept(encoder: Encoder, batch: Batch, kappa: float) -> Tensor:
+    """Only the kept rows go through the encoder: how many, the host must know."""
+    kept = select(batch.quality, None, kappa, normalize=False)
+    rows = kept.index[: int(kept.n_rows)]
+    states, action = batch.hidden.index_select(0, rows), batch.action.index_select(0, rows)
+    log_prob, _ = linear_log_prob(encoder(states), batch.table, action)
+    return -(kept.weight[: len(rows)] * log_prob).sum() / kept.quota
+
+
+def encode_places(encoder: Encoder, batch: Batch, kappa: float) -> Tensor:
+    """The host knows no bound: as many rows as the batch has are gathered and encoded."""
+    kept = select(batch.quality, None, kappa, normalize=False)
+    states, action = (x.index_select(0, kept.index) for x in (batch.hidden, batch.action))
+    log_prob, _ = linear_log_prob(encoder(states), batch.table, action, kept.n_rows)
+    return -(kept.weight * log_prob).sum() / kept.quota
+
+
+def encode_all(encoder: Encoder, batch: Batch, kappa: float) -> Tensor:
+    """The batch goes through the encoder as it is, and the rest is one op."""
+    return ours_in_one_op(batch._replace(hidden=encoder(batch.hidden)), kappa)
+
+
+ENCODERS: dict[str, Callable[[Encoder, Batch, float], Tensor]] = {
+    "select, encode kept rows, log-prob": encode_kept,
+    "select, encode as many places as rows, log-prob": encode_places,
+    "encode all rows, one op": encode_all,
 }
 
 

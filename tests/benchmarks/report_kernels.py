@@ -2,8 +2,12 @@
 
     python tests/benchmarks/report_kernels.py                  # everything
     python tests/benchmarks/report_kernels.py --only 200000    # a part; the rest stays as it was
+    python tests/benchmarks/report_kernels.py --processor-time --only cpu   # on a busy machine
 
 Times are medians of a step (selection, forward, backward) with the fastest and slowest round.
+The last command counts the processor time of one thread, which other jobs hardly change, where
+the wall clock of two threads that wait for each other would be theirs; its files are
+``cpu_one_thread.*``.
 """
 
 from __future__ import annotations
@@ -41,14 +45,18 @@ def roofline(rows: int, items: int, width: int, kappa: float) -> float:
     return max(flops / FLOPS, traffic / BANDWIDTH)
 
 
-def measure(only: str | None) -> list[Row]:
+def measure(only: str | None, processor_time: bool) -> list[Row]:
     """Runs pytest-benchmark; one row a way and problem."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "benchmark.json"
         test = Path(__file__).with_name("test_kernels_linear_log_prob.py")
         command = [sys.executable, "-m", "pytest", "-q", "-m", "benchmark_only", str(test)]
         command += [f"--benchmark-json={out}", *(["-k", only] if only else [])]
-        subprocess.run(command, cwd=ROOT, check=True)
+        environment = dict(os.environ)
+        if processor_time:
+            environment["OMP_NUM_THREADS"] = "1"
+            command.append("--benchmark-timer=time.process_time")
+        subprocess.run(command, cwd=ROOT, check=True, env=environment)
         entries = json.loads(out.read_text())["benchmarks"]
     found = []
     for entry in entries:
@@ -60,8 +68,14 @@ def measure(only: str | None) -> list[Row]:
 
 def merged(old: list[Row], new: list[Row]) -> list[Row]:
     """New rows in the place of old ones of the same way and sizes."""
-    rows = {tuple(row[key] for key in ("name", *SIZES)): row for row in [*old, *new]}
-    return sorted(rows.values(), key=lambda row: (*(row[k] for k in SIZES), row["median_s"]))
+    rows = {
+        (row["name"], row.get("layers"), *(row[key] for key in SIZES)): row for row in [*old, *new]
+    }
+
+    def order(row: Row) -> tuple[Any, ...]:
+        return (row.get("layers", 0), *(row[k] for k in SIZES), row["median_s"])
+
+    return sorted(rows.values(), key=order)
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -113,6 +127,23 @@ def goals(rows: list[Row]) -> list[str]:
     return lines
 
 
+def too_large(rows: list[Row]) -> list[str]:
+    """A line for each problem whose dense logits, softmax and gradient were more than fits."""
+    dense = {tuple(row[k] for k in SIZES) for row in rows if row["name"] == DENSE}
+    largest = max(
+        (12 * row["rows"] * row["items"] for row in rows if row["name"] == DENSE), default=0
+    )
+    lines = []
+    for sizes in dict.fromkeys(tuple(row[k] for k in SIZES) for row in rows):
+        need = 12 * sizes[0] * sizes[1]
+        if sizes not in dense and need > largest:
+            lines.append(
+                f"| {sizes[0]} | {sizes[1]:,} | {sizes[2]} | {sizes[3]:g} | {DENSE} | not run | "
+                f"does not fit | {need / 1e6:,.0f} needed |"
+            )
+    return lines
+
+
 def table(rows: list[Row]) -> list[str]:
     """One line a way and problem, in Markdown."""
     lines = [
@@ -120,13 +151,26 @@ def table(rows: list[Row]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        name = f"**{row['name']}**" if row["name"] == OURS else row["name"]
+        name = f"**{row['name']}**" if row["name"].startswith(OURS) else row["name"]
         lines.append(
             f"| {row['rows']} | {row['items']:,} | {row['width']} | {row['kappa']:g} | {name} | "
             f"{row['median_s'] * 1e3:.1f} | {row['min_s'] * 1e3:.1f} to {row['max_s'] * 1e3:.1f} | "
             f"{row['peak_bytes'] / 1e6:.1f} |"
         )
-    return lines
+    return lines + too_large(rows)
+
+
+def encoder_table(rows: list[Row]) -> list[str]:
+    """Where the encoder stands, and what that costs."""
+    lines = [
+        "| hidden layers | kappa | way | median ms | fastest to slowest |",
+        "|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {row['layers']} | {row['kappa']:g} | {row['name']} | {row['median_s'] * 1e3:.1f} | "
+        f"{row['min_s'] * 1e3:.1f} to {row['max_s'] * 1e3:.1f} |"
+        for row in rows
+    ]
 
 
 def gpu_table(rows: list[Row]) -> list[str]:
@@ -144,24 +188,40 @@ def gpu_table(rows: list[Row]) -> list[str]:
     return lines
 
 
-def write_report(folder: Path, device: str, rows: list[Row]) -> None:
+def write_report(folder: Path, stem: str, rows: list[Row]) -> None:
     """Writes the three files of one device, each through a temporary one."""
+    device = stem.split("_")[0]
     info = machine(device)
+    if stem != device:
+        info |= {"threads": 1, "timer": "processor time"}
     text = [f"# One training step over a catalogue, {device.upper()}", ""]
     text += [", ".join(f"{key} {value}" for key, value in info.items()) + ".", ""]
     text += ["Selection, forward and backward; gradients of states and item embeddings. Peak"]
     text += ["memory is what a step adds, the gradient of the items included.", ""]
+    loads = [row["load"] for row in rows if "load" in row]
+    if loads:
+        text += [
+            f"Other jobs ran beside it: load average {min(loads):.1f} to {max(loads):.1f}.",
+            "",
+        ]
     if device == "cpu" and (lines := goals(rows)):
         text += ["| goal | wanted | measured | met |", "|---|---|---|---|", *lines, ""]
+    encoders = [row for row in rows if "layers" in row]
+    rows, every = [row for row in rows if "layers" not in row], rows
     text += [*table(rows), ""]
+    if encoders:
+        text += ["## Where the encoder stands", ""]
+        text += ["N = 4096, V = 10,000, D = 64; hidden layers of 512.", ""]
+        text += [*encoder_table(encoders), ""]
     text += ["## Roofline of one H200 (790 TFLOP/s bfloat16, 4.3 TB/s)", ""]
     text += [*gpu_table(rows if device == "cuda" else []), ""]
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / f"{device}.json", json.dumps({"machine": info, "rows": rows}, indent=1))
-    _replace(folder / f"{device}.md", "\n".join(text))
-    temporary = folder / f".{device}.png"
-    plot(rows, temporary)
-    temporary.replace(folder / f"{device}.png")
+    _replace(folder / f"{stem}.json", json.dumps({"machine": info, "rows": every}, indent=1))
+    _replace(folder / f"{stem}.md", "\n".join(text))
+    if rows:
+        temporary = folder / f".{stem}.png"
+        plot(rows, temporary)
+        temporary.replace(folder / f"{stem}.png")
 
 
 def _replace(path: Path, text: str) -> None:
@@ -197,6 +257,8 @@ def plot(rows: list[Row], path: Path) -> None:
             )
             if points:
                 style = {"linewidth": 2.5, "color": "black"} if name == OURS else {}
+                if name.startswith(f"{OURS},"):
+                    style = {"linestyle": "--", "color": "black"}
                 axis.plot(*zip(*points, strict=True), marker="o", label=name, **style)
         axis.set(xscale="log", yscale="log", xlabel=label, ylabel=title)
         axis.grid(alpha=0.3)
@@ -209,13 +271,15 @@ def main() -> None:
     """Measures, merges with what is there, and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="a pytest -k expression")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "kernels")
     given = parser.parse_args()
-    new = measure(given.only)
+    new = measure(given.only, given.processor_time)
     for device in dict.fromkeys(row["device"] for row in new):
-        path = given.out / f"{device}.json"
+        stem = f"{device}_one_thread" if given.processor_time else device
+        path = given.out / f"{stem}.json"
         old = json.loads(path.read_text())["rows"] if path.is_file() else []
-        write_report(given.out, device, merged(old, [r for r in new if r["device"] == device]))
+        write_report(given.out, stem, merged(old, [r for r in new if r["device"] == device]))
 
 
 if __name__ == "__main__":

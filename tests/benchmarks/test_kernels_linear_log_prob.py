@@ -8,6 +8,7 @@ carries its sizes and its peak memory in ``extra_info``.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,15 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from catalogue_steps import STEPS, Problem, make_batch, missing, peak_memory, run_step
+from catalogue_steps import (
+    ENCODERS,
+    STEPS,
+    Problem,
+    make_batch,
+    missing,
+    peak_memory,
+    run_step,
+)
 
 pytest.importorskip("pytest_benchmark")
 pytestmark = [
@@ -31,6 +40,7 @@ CPU = [
     Problem(4096, 200_000, 64, 0.1),
     *(Problem(4096, items, 128, 0.1) for items in (10_000, 200_000)),
     *(Problem(rows, 50_000, 128, 0.1) for rows in (1024, 16_384)),
+    Problem(16_384, 200_000, 64, 0.1),
 ]
 GPU = [
     Problem(rows, items, 256, kappa, "cuda", torch.bfloat16)
@@ -55,7 +65,7 @@ def test_step(benchmark, name, problem):
     if reason := missing(name, problem.device):
         pytest.skip(reason)
     rows = problem.rows if name.startswith("dense") else problem.rows * problem.kappa
-    keeps_logits = "linear_" not in name and name != "ours"
+    keeps_logits = "linear_" not in name and not name.startswith("ours")
     if keeps_logits and 12 * rows * problem.items > DENSE_LIMIT[problem.device]:
         pytest.skip("its logits do not fit this machine's memory")
     batch = make_batch(problem)
@@ -74,7 +84,10 @@ def test_step(benchmark, name, problem):
         run_step(name, batch, problem.kappa)
         peak = torch.cuda.max_memory_allocated() - before
     benchmark.extra_info.update(
-        name=name, peak_bytes=peak, **problem._replace(dtype=str(problem.dtype))._asdict()
+        name=name,
+        load=os.getloadavg()[0],
+        peak_bytes=peak,
+        **problem._replace(dtype=str(problem.dtype))._asdict(),
     )
 
 
@@ -85,6 +98,38 @@ def _peak_in_a_process_of_its_own(name: str, problem: Problem) -> int:
     command = [sys.executable, str(script), name, "--threads", str(torch.get_num_threads())]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     return int(done.stdout)
+
+
+def make_encoder(width: int, layers: int) -> torch.nn.Module:
+    torch.manual_seed(1)
+    blocks = [torch.nn.Linear(width, 512), torch.nn.ReLU()]
+    for _ in range(layers - 1):
+        blocks += [torch.nn.Linear(512, 512), torch.nn.ReLU()]
+    return torch.nn.Sequential(*blocks, torch.nn.Linear(512, width))
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+@pytest.mark.parametrize("kappa", [0.1, 1.0])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_where_the_encoder_stands(benchmark, name, kappa, layers):
+    """Before the selection or behind it: what a dropped row costs."""
+    problem = Problem(4096, 10_000, 64, kappa)
+    batch, encoder = make_batch(problem), make_encoder(64, layers)
+    batch = batch._replace(hidden=batch.hidden.detach())
+
+    def step():
+        loss = ENCODERS[name](encoder, batch, kappa)
+        return loss, torch.autograd.grad(loss, [batch.table, *encoder.parameters()])
+
+    benchmark.pedantic(step, rounds=9, warmup_rounds=2)
+    found, first = step()[0], ENCODERS["select, encode kept rows, log-prob"]
+    torch.testing.assert_close(found, first(encoder, batch, kappa))
+    benchmark.extra_info.update(
+        name=name,
+        load=os.getloadavg()[0],
+        layers=layers,
+        **problem._replace(dtype="")._asdict(),
+    )
 
 
 @pytest.mark.parametrize("kappa", [0.1, 1.0])

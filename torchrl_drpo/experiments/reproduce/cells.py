@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
-from torchrl_drpo.experiments.artifacts import write_json
+from torchrl_drpo.experiments.artifacts import write_json, write_text
+from torchrl_drpo.experiments.reproduce.machine import facts
 from torchrl_drpo.experiments.reproduce.target import Cell
 
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-#: Called with a cell, how it went ("read", "started", "computed"), and its seconds.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: Called with a cell, how it went ("read", "started", "computed", "failed"), and its seconds.
 Progress = Callable[[Cell, str, float], None]
+#: What is kept of a cell: ``fingerprint``, ``seconds``, ``settings``, ``result``, ``made``.
+Record = dict[str, Any]
 
 
 class CellError(RuntimeError):
-    """Cells that failed; the others have finished and are kept."""
+    """Cells that failed; the others have finished and are kept.
+
+    Attributes:
+        failures: by ``target/name``, what happened.
+    """
+
+    def __init__(self, failures: Mapping[str, str], cells: int, folder: Path) -> None:
+        self.failures = dict(failures)
+        listed = "; ".join(f"{name}: {what}" for name, what in failures.items())
+        super().__init__(
+            f"{len(failures)} of {cells} cells failed, the others are kept in {folder}; "
+            f"give the same command again to go on. {listed}"
+        )
 
 
 def run_cells(
@@ -31,12 +48,13 @@ def run_cells(
     *,
     workers: int = 2,
     progress: Progress = lambda cell, state, seconds: None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Record]]:
     """Computes the cells that are not in ``folder`` yet, and returns the results of all.
 
     Args:
         cells: what to compute; names are unique within a target.
-        folder: holds ``<target>/<name>.json``, one a cell, written atomically.
+        folder: holds ``<target>/<name>.json``, one a cell, written atomically; beside it
+            ``<name>.error.txt`` after a failure.
         workers: processes, with one thread each where there is more than one.
         progress: called as cells go.
 
@@ -47,8 +65,34 @@ def run_cells(
         ValueError: for a name that cannot name a file, or that two cells share.
         CellError: if a cell failed, after all others have ended.
     """
+    records, missing = read_cells(cells, folder)
+    waiting = {id(cell) for cell in missing}
+    for cell in cells:
+        if id(cell) not in waiting:
+            progress(cell, "read", records[cell.target][cell.name]["seconds"])
+    failures = {}
+    with contextlib.closing(_compute(missing, folder, workers, progress)) as outcomes:
+        for cell, outcome in outcomes:
+            if isinstance(outcome, str):
+                failures[f"{cell.target}/{cell.name}"] = outcome
+                progress(cell, "failed", 0.0)
+            else:
+                records[cell.target][cell.name] = outcome
+                progress(cell, "computed", outcome["seconds"])
+    if failures:
+        raise CellError(failures, len(cells), folder)
+    return records
+
+
+def read_cells(
+    cells: Sequence[Cell], folder: Path
+) -> tuple[dict[str, dict[str, Record]], list[Cell]]:
+    """What :func:`run_cells` left in ``folder``, and the cells that it lacks.
+
+    A record of other settings, of another version, or that is no record, counts as absent.
+    """
     _check_names(cells)
-    records: dict[str, dict[str, Any]] = {cell.target: {} for cell in cells}
+    records: dict[str, dict[str, Record]] = {cell.target: {} for cell in cells}
     missing = []
     for cell in cells:
         record = _read(cell, folder)
@@ -56,53 +100,107 @@ def run_cells(
             missing.append(cell)
         else:
             records[cell.target][cell.name] = record
-            progress(cell, "read", record["seconds"])
-    failures = []
-    for cell, outcome in _compute(missing, folder, workers, progress):
-        if isinstance(outcome, BaseException):
-            failures.append(f"{cell.target}/{cell.name}: {type(outcome).__name__}: {outcome}")
-        else:
-            records[cell.target][cell.name] = outcome
-            progress(cell, "computed", outcome["seconds"])
-    if failures:
-        raise CellError(
-            f"{len(failures)} of {len(cells)} cells failed, the others are kept in {folder}; "
-            "give the same command again to go on. " + "; ".join(failures)
-        )
-    return records
+    return records, missing
+
+
+def default_workers() -> int:
+    """One process a core that this process may use, at most eight."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(8, cores))
 
 
 def _compute(
     cells: Sequence[Cell], folder: Path, workers: int, progress: Progress
-) -> Any:  # an iterator of (cell, record or exception)
+) -> Iterator[tuple[Cell, Record | str]]:
+    """Yields each cell with its record, or with a line that says how it failed."""
     workers = min(workers, len(cells))
     if workers <= 1:
         for cell in cells:
             progress(cell, "started", 0.0)
-            try:
-                yield cell, _run(cell, folder, None)
-            except Exception as error:
-                yield cell, error
+            yield cell, _attempt(cell, folder)
         return
-    # Spawned: a fork of a process that holds OpenMP's threads can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {}
-        queue = list(reversed(cells))
-        while queue or waiting:
-            while queue and len(waiting) < workers:
-                cell = queue.pop()
-                progress(cell, "started", 0.0)
-                waiting[pool.submit(_run, cell, folder, 1)] = cell
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield waiting.pop(future), future.exception() or future.result()
+    pool: list[_Worker] = []
+    queue = list(reversed(cells))
+    try:
+        while queue or pool:
+            while queue and len(pool) < workers:
+                pool.append(_Worker(folder))
+                progress(queue[-1], "started", 0.0)
+                pool[-1].start(queue.pop())
+            for pipe in connection.wait([worker.pipe for worker in pool]):
+                worker = next(one for one in pool if one.pipe is pipe)
+                cell, outcome = worker.cell, worker.finish()
+                if worker.alive and queue:
+                    progress(queue[-1], "started", 0.0)
+                    worker.start(queue.pop())
+                else:
+                    pool.remove(worker)
+                    worker.stop()
+                yield cell, outcome
+    finally:
+        for worker in pool:
+            worker.stop()
 
 
-def _run(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
-    if threads is not None:
-        import torch
+class _Worker:
+    """A process that computes one cell after another; where it dies, one cell is lost.
 
-        torch.set_num_threads(threads)
+    Not an executor of the standard library: there, one process that is killed (out of memory,
+    say) takes the cells of all others with it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        context = get_context("spawn")  # a fork of a process that holds OpenMP's threads can hang
+        self.pipe, other_end = context.Pipe()
+        self.alive = True
+        self._process = context.Process(target=_serve, args=(other_end, folder))
+        self._process.start()
+        other_end.close()
+
+    def start(self, cell: Cell) -> None:
+        self.cell = cell
+        with contextlib.suppress(BrokenPipeError):  # it died idle: finish() says so
+            self.pipe.send(cell)
+
+    def finish(self) -> Record | str:
+        try:
+            outcome: Record | str = self.pipe.recv()
+            return outcome
+        except (EOFError, ConnectionResetError):
+            self.alive = False
+            self._process.join()
+            return f"its process died with exit code {self._process.exitcode} (out of memory?)"
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: connection.Connection, folder: Path) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+        while True:
+            pipe.send(_attempt(pipe.recv(), folder))
+
+
+def _attempt(cell: Cell, folder: Path) -> Record | str:
+    trace = folder / cell.target / f"{cell.name}.error.txt"
+    try:
+        record = _run(cell)
+        write_json(_path(cell, folder), record)
+    except Exception as error:
+        write_text(trace, traceback.format_exc())
+        return f"{type(error).__name__}: {error}"
+    trace.unlink(missing_ok=True)
+    return record
+
+
+def _run(cell: Cell) -> Record:
     started = time.perf_counter()
     result = cell.run(**cell.settings)
     record = {
@@ -110,18 +208,20 @@ def _run(cell: Cell, folder: Path, threads: int | None) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 2),
         "settings": dict(cell.settings),
         "result": result,
+        "made": facts(),
     }
-    write_json(_path(cell, folder), record)
-    return record
+    # A section sees the same data (lists, keys of text) whether a cell was computed or read.
+    plain: Record = json.loads(json.dumps(record, allow_nan=False))
+    return plain
 
 
-def _read(cell: Cell, folder: Path) -> dict[str, Any] | None:
+def _read(cell: Cell, folder: Path) -> Record | None:
     try:
         record = json.loads(_path(cell, folder).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):  # never ran, or not by this program
+    except (OSError, ValueError):  # never ran, or not by this program
         return None
     known = isinstance(record, dict) and record.get("fingerprint") == _fingerprint(cell)
-    return record if known else None
+    return record if known and {"seconds", "result"} <= record.keys() else None
 
 
 def _path(cell: Cell, folder: Path) -> Path:
@@ -140,15 +240,12 @@ def _fingerprint(cell: Cell) -> str:
 def _check_names(cells: Sequence[Cell]) -> None:
     seen: set[tuple[str, str]] = set()
     for cell in cells:
-        if not _NAME.fullmatch(cell.name):
-            raise ValueError(
-                f"a cell's name may hold letters, digits, '.', '_' and '-' only, got {cell.name!r}"
-            )
+        for name in (cell.target, cell.name):
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    "names of cells and targets start with a letter or digit and hold letters, "
+                    f"digits, '.', '_' and '-' only, got {name!r}"
+                )
         if (cell.target, cell.name) in seen:
             raise ValueError(f"two cells of target {cell.target!r} are called {cell.name!r}")
         seen.add((cell.target, cell.name))
-
-
-def default_workers() -> int:
-    """One process a core, at most eight."""
-    return max(1, min(8, os.cpu_count() or 1))

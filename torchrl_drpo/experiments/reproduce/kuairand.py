@@ -68,7 +68,7 @@ def cells(options: Options) -> Sequence[Cell]:
     grid = [(method, value) for method in METHODS for value in strengths(method, options)]
     out = [Cell(NAME, "ends", ends, {"logs": common["logs"], "rows": rows})]
     out += [cell("test", method.name, value) for method, value in grid]
-    out += [cell("tuning", m.name, v) for m, v in grid if len(m.values) > 1 or m.name == "BC"]
+    out += [cell("tuning", method.name, value) for method, value in grid]
     if not options.quick:
         out += [cell("tuning", *one, kind="schedule", run=LONG_RUN) for one in CHECKED]
         if precision != "float32":

@@ -127,17 +127,17 @@ METHODS: tuple[Method, ...] = (
         lambda actor, t: DRPOLoss(actor, weighting="exponential", temperature=t),
     ),
     Method("AWR", "temperature", (0.3, 0.1), lambda actor, t: AWRLoss(actor, temperature=t)),
-    Method("AsymRE", "shift", (-0.1,), lambda actor, shift: AsymRELoss(actor, shift=shift)),
+    Method("AsymRE", "shift", (-0.4, -0.1), lambda actor, shift: AsymRELoss(actor, shift=shift)),
     Method(
         "global scale",
         "scale",
-        (0.1, 0.3, 1.0),
+        (0.01, 0.03, 0.1, 1.0),
         lambda actor, scale: RepulsiveLoss(actor, negative_scale=scale),
     ),
     Method(
         "taper",
         "strength",
-        (4.0, 1.0, 0.5),
+        (4.0, 1.0, 0.5, 0.25),
         lambda actor, strength: RepulsiveLoss(actor, taper=taper(actor, strength)),
     ),
     Method(

@@ -236,7 +236,7 @@ def _figure(test: Runs, facts: Mapping[str, Any]) -> Figure:
         "intervals; each method along its own strength. Up and to the right is better. Dotted: "
         "popularity.",
         draw=partial(draw_frontiers, test=test, popularity=facts["popularity"]),
-        size=(11.0, 4.8),
+        size=(9.0, 3.9),
     )
 
 
@@ -270,7 +270,7 @@ def draw_frontiers(canvas: Canvas, test: Runs, popularity: Mapping[str, float]) 
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("hit rate@50, best quarter")
     handles, names = panels[0].get_legend_handles_labels()
-    canvas.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    canvas.legend(handles, names, loc="outside right upper", fontsize=7, frameon=False)
 
 
 def _width(value: Interval) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torchrl_drpo.experiments.reproduce import critics, rules
+from torchrl_drpo.experiments.reproduce import critics, modelled, rules
 from torchrl_drpo.experiments.reproduce.rules import Rule
 from torchrl_drpo.experiments.reproduce.target import Cell, Options
 from torchrl_drpo.experiments.reproduce.training import Schedule, train
@@ -29,6 +29,8 @@ _RULES: dict[str, type[Rule]] = {
         critics.ExpectileAdvantage,
         critics.LearnedTop,
         critics.PolicyAdvantage,
+        modelled.Predicted,
+        modelled.Uphill,
     )
 }
 #: By its name in reports: a rule and its options, as JSON data, at the paper's numbers.
@@ -52,7 +54,7 @@ def build_rule(method: Mapping[str, Any]) -> Rule:
     """A fresh rule of a method's JSON description.
 
     ``taper`` holds the numbers of an ``ExponentialTaper`` and ``kappa``, if it is no number, those
-    of an ``AdaptiveKappa``; everything else is the rule's own.
+    of an ``AdaptiveKappa``, ``base`` is another method; everything else is the rule's own.
 
     Raises:
         ValueError: for an unknown rule.
@@ -61,6 +63,8 @@ def build_rule(method: Mapping[str, Any]) -> Rule:
     name = options.pop("rule")
     if name not in _RULES:
         raise ValueError(f"unknown rule {name!r}; expected one of {', '.join(_RULES)}")
+    if "base" in options:
+        options["base"] = build_rule(options["base"])
     if options.get("taper") is not None:
         options["taper"] = ExponentialTaper(**options["taper"])
     if isinstance(options.get("kappa"), Mapping):

@@ -7,16 +7,14 @@ function of those results: tables, figures and verdicts are redrawn without comp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from torchrl_drpo.report.tables import Table
+from torchrl_drpo.report.reproduction import Claim, Figure, Section, Verdict
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Canvas
+__all__ = ["Cell", "Claim", "Figure", "Options", "Results", "Section", "Target", "Verdict"]
 
-Verdict = Literal["held", "held in part", "not held", "not tested"]
 #: Results of a target's cells by the cells' names, as JSON data.
 Results = Mapping[str, Any]
 
@@ -65,59 +63,6 @@ class Cell:
     run: Callable[..., Any]
     settings: Mapping[str, Any]
     version: int = 1
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of a paper (or of a first look), and what became of it.
-
-    Attributes:
-        statement: what was claimed, in our own words.
-        source: where: section, table or figure.
-        verdict: what the numbers say.
-        evidence: the numbers.
-    """
-
-    statement: str
-    source: str
-    verdict: Verdict
-    evidence: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure that draws itself from saved numbers.
-
-    Attributes:
-        name: stem of its file.
-        caption: what it shows, and how to read it.
-        draw: draws on an empty matplotlib figure.
-        size: width and height in inches.
-    """
-
-    name: str
-    caption: str
-    draw: Callable[[Canvas], None]
-    size: tuple[float, float] = (10.0, 3.6)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A target's part of the report.
-
-    Attributes:
-        title: its heading.
-        text: what was done and what was found, in Markdown.
-        tables: in order.
-        figures: in order.
-        claims: verdicts with their evidence.
-    """
-
-    title: str
-    text: str
-    tables: Sequence[Table] = field(default_factory=tuple)
-    figures: Sequence[Figure] = field(default_factory=tuple)
-    claims: Sequence[Claim] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""The targets by name; a target's module is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from torchrl_drpo.experiments.reproduce.target import Target
+
+_HERE = "torchrl_drpo.experiments.reproduce"
+#: By name, the module whose ``TARGET`` it is, in the report's order.
+MODULES: dict[str, str] = {
+    name: f"{_HERE}.{name}"
+    for name in (
+        "table1",
+        "divergence",
+        "noise",
+        "ablation",
+        "sensitivity",
+        "online",
+        "geometry",
+        "cu1",
+        "du1",
+        "kuairand",
+        "beyond",
+    )
+}
+ALL = "all"
+
+
+def load_targets(names: Sequence[str]) -> list[Target]:
+    """The targets of these names, each once, in the order of the report.
+
+    Args:
+        names: of targets; ``all`` stands for every one.
+
+    Raises:
+        ValueError: if there is no name, or none such.
+    """
+    if not names:
+        raise ValueError(
+            f"name a target ({', '.join(MODULES)}), or {ALL}; `drpo reproduce --list` explains them"
+        )
+    unknown = [name for name in names if name not in MODULES and name != ALL]
+    if unknown:
+        raise ValueError(
+            f"unknown target {', '.join(map(repr, unknown))}; "
+            f"choose among {', '.join(MODULES)}, or {ALL}"
+        )
+    wanted = MODULES if ALL in names else [name for name in MODULES if name in names]
+    return [_load(name) for name in wanted]
+
+
+def _load(name: str) -> Target:
+    target: Target = importlib.import_module(MODULES[name]).TARGET
+    if target.name != name:
+        raise ValueError(f"{MODULES[name]} holds target {target.name!r}, not {name!r}")
+    return target

@@ -1,0 +1,57 @@
+"""Columns that a log was not written with, joined to the samples of its replay buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict import TensorDictBase
+from torchrl.data import TensorDictReplayBuffer
+
+
+class AnnotatedBuffer:
+    """A replay buffer whose samples carry further columns, found by their row numbers.
+
+    For buffers over read-only storage (a converted log), and for columns that come after the
+    rows: ``fold`` and ``predicted_reward`` of a cross-fitted reward model, for instance. In every
+    other respect it is the buffer that it was made of.
+
+    Args:
+        buffer: its samples have an ``"index"``, as those of TorchRL's ``TensorDictReplayBuffer``.
+        columns: one row for each row of the buffer, in storage order.
+
+    Raises:
+        ValueError: if the numbers of rows differ.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage
+        >>> buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(4), batch_size=3)
+        >>> _ = buffer.extend(TensorDict({"action": torch.arange(4)}, [4]))
+        >>> columns = TensorDict({"fold": 10 * torch.arange(4)}, [4])
+        >>> sample = AnnotatedBuffer(buffer, columns).sample()
+        >>> bool((sample["fold"] == 10 * sample["action"]).all())
+        True
+    """
+
+    def __init__(self, buffer: TensorDictReplayBuffer, columns: TensorDictBase) -> None:
+        if columns.shape != (len(buffer),):
+            raise ValueError(
+                f"the buffer has {len(buffer)} rows, the columns are {tuple(columns.shape)}; "
+                "annotate all rows of the buffer, in storage order"
+            )
+        self._buffer, self._columns = buffer, columns
+
+    def sample(self, *args: Any, **options: Any) -> TensorDictBase:
+        """A sample of the buffer with the columns of its rows."""
+        rows = self._buffer.sample(*args, **options)
+        index = rows["index"].to(self._columns.device or "cpu")
+        return rows.update(self._columns[index].to(rows.device or "cpu"))
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_buffer":  # not there yet: while it is being copied
+            raise AttributeError(name)
+        return getattr(self._buffer, name)

@@ -1,0 +1,282 @@
+"""Cross-fitting: a reward model for every row of a log that has not seen the row.
+
+A model that is asked about its own training rows praises what it memorised, and an objective that
+follows it learns the noise of the log. Here every row is judged by a member trained on the other
+folds (Chernozhukov et al. 2018, "Double/debiased machine learning", arXiv 1608.00060, sec. 3).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor, nn
+
+from torchrl_drpo.functional.checks import check_finite
+from torchrl_drpo.functional.host import reads_are_free
+
+#: From training rows to a model of their reward.
+Fit = Callable[[TensorDictBase], TensorDictModuleBase]
+
+#: Rows predicted together.
+_ROWS_AT_A_TIME = 8192
+
+
+def assign_folds(count: int, folds: int, *, group: Tensor | None = None, seed: int = 0) -> Tensor:
+    """A fold for each row: at random, and of equal sizes (in rows, or in groups).
+
+    Args:
+        count: number of rows N.
+        folds: number of folds K, at least 2.
+        group: ids of any kind, ``[N]`` or ``[N, 1]``, such as the user's: all rows of a group get
+            one fold.
+        seed: of the generator.
+
+    Returns:
+        int64 ``[N]`` in ``[0, K)``, on the CPU.
+
+    Raises:
+        ValueError: for fewer than 2 folds, or fewer rows (or groups) than folds.
+
+    Examples:
+        >>> assign_folds(6, 2).bincount()
+        tensor([3, 3])
+        >>> fold = assign_folds(6, 2, group=torch.tensor([7, 7, 7, 9, 9, 9]))
+        >>> sorted(fold.tolist()), fold[0] == fold[2]
+        ([0, 0, 0, 1, 1, 1], tensor(True))
+    """
+    if folds < 2:
+        raise ValueError(f"folds must be at least 2, got {folds}")
+    what, number, of_row = "rows", count, None
+    if group is not None:
+        if group.numel() != count:
+            raise ValueError(f"expected one group id a row, {count}, got {tuple(group.shape)}")
+        values, of_row = torch.unique(group.reshape(-1).cpu(), return_inverse=True)
+        what, number = "groups", len(values)
+    if number < folds:
+        raise ValueError(f"{folds} folds need as many {what}, got {number}; ask for fewer folds")
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    fold = torch.empty(number, dtype=torch.long)
+    fold[order] = torch.arange(number) % folds
+    return fold if of_row is None else fold[of_row]
+
+
+class CrossFittedReward(TensorDictModuleBase):
+    """K reward models of one log, read as one that has never seen the row in question.
+
+    Made by :meth:`fit`. A row with a ``fold`` is judged by the member that was trained without that
+    fold; a row without one (``fold`` absent, or -1: a row that is new to all) by their mean.
+
+    Args:
+        members: K models that read the same entries and write the reward as their first out_key,
+            ``[*B]`` or ``[*B, 1]``; member k was trained on all folds but k. To load a saved state,
+            pass K models of the same make.
+        fold_key: where a row's fold lies, int64 ``[*B]`` or ``[*B, 1]``.
+        out_key: where the prediction goes, ``[*B]``.
+
+    Attributes:
+        scale: standard deviation of the out-of-fold predictions over the log, 0-d.
+        explained_variance: 1 minus their squared error over the reward's variance, 0-d: how good
+            the model is. At 0 or below it knows nothing, and following it is following noise.
+
+    Raises:
+        ValueError: for fewer than two members, or members that read different entries.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torchrl_drpo import CrossFittedReward, DRPOLoss, make_gaussian_actor
+        >>> from torchrl_drpo.rewards import RewardRegression
+        >>> class Match(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.taste = torch.nn.Linear(3, 2)
+        ...
+        ...     def forward(self, state, action):
+        ...         return (self.taste(state) * action).sum(-1)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> state, action = torch.randn(400, 3, generator=g), torch.randn(400, 2, generator=g)
+        >>> rows = TensorDict(
+        ...     {
+        ...         "observation": state,
+        ...         "action": action,
+        ...         "next": {"reward": (state[:, :2] * action).sum(-1, keepdim=True)},
+        ...     },
+        ...     batch_size=[400],
+        ... )
+        >>> network = lambda: TensorDictModule(Match(), ["observation", "action"], ["value"])
+        >>> model = CrossFittedReward.fit(rows, RewardRegression(network, learning_rate=0.05))
+        >>> bool(model.explained_variance > 0.9), rows["predicted_reward"].shape
+        (True, torch.Size([400]))
+
+        DRPO on the predictions in place of the noisy rewards:
+
+        >>> loss = DRPOLoss(make_gaussian_actor(state_dim=3, action_dim=2))
+        >>> loss.set_keys(quality="predicted_reward")
+        >>> loss(rows[:64])["loss_actor"].backward()
+    """
+
+    scale: Tensor
+    explained_variance: Tensor
+    optional_in_keys: ClassVar[list[NestedKey]]
+
+    def __init__(
+        self,
+        members: Sequence[TensorDictModuleBase],
+        *,
+        fold_key: NestedKey = "fold",
+        out_key: NestedKey = "predicted_reward",
+    ) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise ValueError(f"cross-fitting needs at least 2 members, got {len(members)}")
+        keys = [[unravel_key(key) for key in member.in_keys] for member in members]
+        if any(each != keys[0] for each in keys):
+            raise ValueError(f"members must read the same entries, got {keys}")
+        self.members = nn.ModuleList(members)
+        self.in_keys, self.out_keys = keys[0], [out_key]
+        self.optional_in_keys = [fold_key]
+        self.fold_key, self.out_key = fold_key, out_key
+        like = next((t for t in (*self.parameters(), *self.buffers())), torch.zeros(()))
+        self.register_buffer("scale", torch.ones((), device=like.device))
+        self.register_buffer("explained_variance", torch.zeros((), device=like.device))
+
+    @classmethod
+    def fit(
+        cls,
+        rows: TensorDictBase,
+        fit: Fit,
+        *,
+        folds: int = 5,
+        group_key: NestedKey | None = None,
+        reward_key: NestedKey = ("next", "reward"),
+        fold_key: NestedKey = "fold",
+        out_key: NestedKey = "predicted_reward",
+        seed: int = 0,
+    ) -> CrossFittedReward:
+        """Fits one member a fold and judges every row by the one that has not seen it.
+
+        Members are fitted one after the other and not under ``vmap``: any model will do then
+        (dropout, batch norm, a closed form), and each stops when its own rows say so.
+
+        Args:
+            rows: the log, batch size ``[N]``. It gains ``fold`` (unless it has one) and the
+                out-of-fold ``predicted_reward``.
+            fit: from rows to a model: a :class:`~torchrl_drpo.rewards.RewardRegression`, or a
+                function that solves for one.
+            folds: K, at least 2; each member learns from ``(K - 1) / K`` of the rows.
+            group_key: entry whose rows stay together, such as the user's id: then no row is judged
+                by a model that saw the same user.
+            reward_key: what is predicted.
+            fold_key: see the class.
+            out_key: see the class.
+            seed: of the folds.
+
+        Raises:
+            KeyError: for a missing entry.
+            ValueError: for non-finite rewards, too few rows or groups, or an empty fold.
+        """
+        reward = _column(rows, reward_key, "rewards").detach()
+        check_finite(f"reward {reward_key!r}", reward, hint="drop or repair these rows")
+        fold = rows.get(fold_key, None)
+        if fold is None:
+            group = None if group_key is None else _column(rows, group_key, "group ids")
+            fold = assign_folds(len(reward), folds, group=group, seed=seed).to(reward.device)
+            rows.set(fold_key, fold)
+        fold = fold.reshape(-1)
+        sizes = torch.bincount(fold.cpu(), minlength=folds)
+        if len(sizes) != folds or not (sizes > 0).all():
+            raise ValueError(f"expected rows in each of {folds} folds, found {sizes.tolist()}")
+        members = [fit(rows[fold != k]) for k in range(folds)]
+        model = cls(members, fold_key=fold_key, out_key=out_key).requires_grad_(False).eval()
+        predicted = model.annotate(rows)[out_key].to(reward.dtype)
+        model.scale.copy_(predicted.std())
+        error = (predicted - reward).square().mean()
+        model.explained_variance.copy_(1 - error / reward.var(correction=0).clamp_min(1e-30))
+        if not model.explained_variance > 0:
+            warnings.warn(
+                "the reward model explains nothing of the rewards that it has not seen "
+                f"(explained_variance {model.explained_variance.item():.3f}); do not follow it: "
+                "regularise it more, or fit more rows",
+                stacklevel=2,
+            )
+        return model
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes the predicted reward, ``[*B]``, into the tensordict and returns it."""
+        inputs = tensordict.select(*self.in_keys)
+        values = torch.stack([self._value_of(member, inputs) for member in self.members])
+        mean = values.mean(0)
+        fold = tensordict.get(self.fold_key, None)
+        if fold is not None:
+            fold = self._checked(fold.reshape(mean.shape))
+            unseen = values.gather(0, fold.clamp_min(0).unsqueeze(0)).squeeze(0)
+            mean = torch.where(fold >= 0, unseen, mean)
+        return tensordict.set(self.out_key, mean)
+
+    def out_of_fold(self, tensordict: TensorDictBase) -> Tensor:
+        """Predictions for rows of the log, ``[*B]``, without gradient; each row needs its fold.
+
+        Raises:
+            KeyError: if there is no fold.
+            ValueError: if a row belongs to none.
+        """
+        fold = tensordict.get(self.fold_key, None)
+        if fold is None:
+            raise KeyError(
+                f"out-of-fold predictions need {self.fold_key!r}, which the rows do not have (they "
+                f"have {sorted(map(str, tensordict.keys(True, True)))}); CrossFittedReward.fit "
+                "writes it"
+            )
+        if (fold < 0).any():
+            raise ValueError(f"{int((fold < 0).sum())} rows have no fold; call the model itself")
+        keys = (*self.in_keys, self.fold_key)
+        with torch.no_grad():
+            return self(tensordict.select(*keys))[self.out_key]
+
+    @torch.no_grad()
+    def annotate(self, rows: TensorDictBase) -> TensorDictBase:
+        """Writes the predicted reward into rows of any number, in blocks, and returns them."""
+        keys = (*self.in_keys, self.fold_key)
+        blocks = rows.select(*keys, strict=False).split(_ROWS_AT_A_TIME)
+        return rows.set(self.out_key, torch.cat([self(block)[self.out_key] for block in blocks]))
+
+    def _value_of(self, member: TensorDictModuleBase, inputs: TensorDictBase) -> Tensor:
+        value = member(inputs.copy()).get(member.out_keys[0])
+        if value.shape == (*inputs.shape, 1):
+            value = value.squeeze(-1)
+        if value.shape != inputs.shape:
+            raise ValueError(
+                f"a member must predict one number a row, {tuple(inputs.shape)}, got "
+                f"{tuple(value.shape)}"
+            )
+        return value
+
+    def _checked(self, fold: Tensor) -> Tensor:
+        if reads_are_free(fold) and fold.numel() and fold.max() >= len(self.members):
+            raise ValueError(
+                f"fold must lie in [0, {len(self.members)}), or be -1 for rows that no member saw, "
+                f"got {int(fold.max())}"
+            )
+        return fold.long()
+
+
+def _column(rows: TensorDictBase, key: NestedKey, what: str) -> Tensor:
+    """An entry of one number a row, ``[N]``."""
+    values = rows.get(key, None)
+    if values is None:
+        raise KeyError(
+            f"no {what} at {key!r}; the rows have {sorted(map(str, rows.keys(True, True)))}"
+        )
+    if rows.ndim != 1 or values.shape not in (rows.shape, (*rows.shape, 1)):
+        raise ValueError(
+            f"expected rows of batch size [N] with one of {key!r} each, got batch size "
+            f"{tuple(rows.shape)} and shape {tuple(values.shape)}"
+        )
+    return values.reshape(-1)
