@@ -311,7 +311,7 @@ def _verdicts(options: Options, results: Any) -> dict[str, str]:
 
 def test_claims_of_a_log_like_the_first_look_hold(options: Options) -> None:
     verdicts = _verdicts(options, _results(options))
-    outside = verdicts.pop("no single taper strength")
+    outside = verdicts.pop("no taper beats positive-")
     assert set(verdicts.values()) == {"held"}
     assert outside == "not held"  # the taper's frontier does lie outside here
 

@@ -160,8 +160,8 @@ def _equal(
 
 def _outside(taper: Frontier) -> Claim:
     return Claim(
-        "no single taper strength beats positive-only learning in most external tests; here the "
-        "taper's frontier does not lie outside",
+        "no taper beats positive-only learning (in most external tests): its frontier does not "
+        "lie outside",
         "the authors' later rewrite (2026)",
         "not held" if taper.above.mean > 0 and taper.p < 0.05 else "held",
         f"area in hit rate and lift above positive-only's, paired, thousandths: {taper.above}, "

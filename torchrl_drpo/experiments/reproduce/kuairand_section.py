@@ -172,8 +172,7 @@ def _chosen(chosen: Mapping[float, Mapping[str, Choice | None]]) -> Table:
         header,
         rows,
         note="Settings are chosen on days inside the training period, with another seed; lift and "
-        "hits are those of the test days. Methods of one setting are listed where it keeps the "
-        "share. None: no setting keeps it.",
+        "hits are those of the test days. None: no setting keeps that share on the tuning days.",
     )
 
 
@@ -208,7 +207,9 @@ def _text(
         "videos of like duration, fitted on the training rows. Every method is a path along its "
         "own strength. Settings were chosen on days inside the training period. Explicit dislikes "
         f"are rare ({facts['hated_rows']} training rows carry `is_hate`), so OneRec-V2's recipe "
-        "runs with them and, besides, with the worst quarter by quality in their place."
+        "runs with them and, besides, with the worst quarter by quality in their place. CRR "
+        "without a critic is the top half; TOPR, BPPO and ECPO weigh by logged propensities, which "
+        "this log does not have. A policy is evaluated once, after its last step."
     ]
     advice = ["**Which objective when.**"]
     for share, by_method in chosen.items():

@@ -22,7 +22,7 @@ HITS, LIFT, GAUC = "hr@50_best", "lift@50", "gauc_quality"
 #: What the dominance table compares with: the baseline to beat.
 BASELINE = "positive-only"
 #: Shares of BC's hit rate that a user may insist on.
-SHARES = (0.95, 0.9)
+SHARES = (0.95, 0.9, 0.8)
 
 #: By method and strength, the metrics of each seed.
 Runs = Mapping[tuple[str, float], Sequence[Mapping[str, float]]]
@@ -146,40 +146,28 @@ def frontiers(runs: Runs, goal: str, origin: Point) -> dict[str, Frontier]:
 def choices(tuning: Runs, test: Runs, share: float) -> dict[str, Choice | None]:
     """By method, the strength of most lift that keeps ``share`` of BC's hits on the tuning days.
 
-    ``None`` where no strength keeps it. Methods that were not tuned have one strength only; it
-    stands if it keeps the share on the test days, with a ``tuning_lift`` of NaN.
+    ``None`` where no strength keeps it.
     """
     least = share * _mean(tuning, ("BC", 0.0), HITS)
-    out: dict[str, Choice | None] = {}
-    for name in methods_in(test):
-        tuned = [value for n, value in tuning if n == name]
-        keys = tuned or [value for n, value in test if n == name]
-        source = tuning if tuned else test
-        bar = least if tuned else share * _mean(test, ("BC", 0.0), HITS)
+    out: dict[str, Choice | None] = dict.fromkeys(methods_in(test))
+    for name in out:
         points = {
-            value: (_mean(source, (name, value), LIFT), _mean(source, (name, value), HITS))
-            for value in keys
+            value: (_mean(tuning, key, LIFT), _mean(tuning, key, HITS))
+            for key in tuning
+            for method, value in [key]
+            if method == name
         }
-        best = best_within(points, bar)
-        if best is None:
-            out[name] = None
-            continue
-        out[name] = Choice(
-            strength=best,
-            tuning_lift=points[best][0] if tuned else math.nan,
-            lift=interval(test, (name, best), LIFT),
-            hits=share_of_bc(test, (name, best)),
-        )
+        best = best_within(points, least)
+        if best is not None:
+            key = name, best
+            lift, hits = interval(test, key, LIFT), share_of_bc(test, key)
+            out[name] = Choice(best, points[best][0], lift, hits)
     return out
 
 
 def recommended(chosen: Mapping[str, Choice | None]) -> str:
     """The method of most lift on the tuning days; the test days are not looked at."""
-    lifts = {
-        name: choice.tuning_lift
-        for name, choice in chosen.items()
-        if choice is not None and not math.isnan(choice.tuning_lift)
-    }
+    lifts = {name: choice.tuning_lift for name, choice in chosen.items() if choice is not None}
     return max(lifts, key=lambda name: lifts[name])
 
 
