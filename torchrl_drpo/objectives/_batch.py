@@ -76,16 +76,21 @@ def valid_steps(
     return mask
 
 
+def fitting_action(dist: Distribution, action: Tensor, batch: torch.Size) -> Tensor:
+    """``[*B, 1]`` item indices as ``[*B]``, the shape of the distribution's own draws."""
+    scalar_event = not is_tensor_collection(action) and dist.event_shape == torch.Size([])
+    if scalar_event and dist.batch_shape == batch and action.shape == (*batch, 1):
+        return action.squeeze(-1)
+    return action
+
+
 def action_log_prob(dist: Distribution, action: Tensor, batch: torch.Size) -> Tensor:
     """``log pi(a|s)`` in shape ``[*B]``, whatever the distribution's habits.
 
     Sums over event dimensions that a distribution without ``Independent`` leaves open, and takes
     ``[*B, 1]`` integer actions, which would otherwise broadcast into ``[*B, *B]``.
     """
-    scalar_event = not is_tensor_collection(action) and dist.event_shape == torch.Size([])
-    if scalar_event and dist.batch_shape == batch and action.shape == (*batch, 1):
-        action = action.squeeze(-1)
-    log_prob = dist.log_prob(action)
+    log_prob = dist.log_prob(fitting_action(dist, action, batch))
     if is_tensor_collection(log_prob):
         log_prob = sum(
             _sum_to(leaf, batch)

@@ -183,7 +183,8 @@ class GuidedLoss(AdvantageLoss):
         with torch.enable_grad():  # the weights are constants of the step, the guidance is not
             own = self._per_step(self._expected_value(scored), scored) / self.reward_scale
             gain = self.guidance * (own.flatten(1).sum(1) if self.level == "trajectory" else own)
-        logged = self._value(scored.inputs, scored.action) / self.reward_scale
+        action = _batch.fitting_action(scored.dist, scored.action, scored.inputs.shape)
+        logged = self._value(scored.inputs, action) / self.reward_scale
         better = own.detach() - self._per_step(logged, scored)
         report = {**weighting.report, "guidance_value": _mean_of_kept(better, weighting, scored)}
         return _Guided(weighting.weight, weighting.mass, report, gain)
