@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -12,8 +13,8 @@ class AnnotatedBuffer:
     """A replay buffer whose samples carry further columns, found by their row numbers.
 
     For buffers over read-only storage (a converted log), and for columns that come after the
-    rows: ``fold`` and ``predicted_reward`` of a cross-fitted reward model, for instance. In every
-    other respect it is the buffer that it was made of.
+    rows: ``fold`` and ``predicted_reward`` of a cross-fitted reward model, for instance. Sampling
+    and iterating give them; its methods and attributes are those of the buffer it was made of.
 
     Args:
         buffer: its samples have an ``"index"``, as those of TorchRL's ``TensorDictReplayBuffer``.
@@ -42,11 +43,22 @@ class AnnotatedBuffer:
             )
         self._buffer, self._columns = buffer, columns
 
-    def sample(self, *args: Any, **options: Any) -> TensorDictBase:
-        """A sample of the buffer with the columns of its rows."""
-        rows = self._buffer.sample(*args, **options)
+    def sample(self, *args: Any, **options: Any) -> Any:
+        """A sample of the buffer, a tensordict with the columns of its rows.
+
+        With ``return_info=True`` a pair of it and the sampler's information, as of any buffer.
+        """
+        sampled = self._buffer.sample(*args, **options)
+        if isinstance(sampled, tuple):  # return_info=True
+            return self._annotated(sampled[0]), *sampled[1:]
+        return self._annotated(sampled)
+
+    def _annotated(self, rows: TensorDictBase) -> TensorDictBase:
         index = rows["index"].to(self._columns.device or "cpu")
         return rows.update(self._columns[index].to(rows.device or "cpu"))
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        return map(self._annotated, self._buffer)
 
     def __len__(self) -> int:
         return len(self._buffer)

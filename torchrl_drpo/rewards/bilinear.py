@@ -14,8 +14,6 @@ Notation   N rows, p state entries, d action entries, m landmarks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -103,6 +101,8 @@ class BilinearReward(nn.Module):
         return (self._features(observation) @ self.weight)[..., :-1]
 
     def _features(self, observation: Tensor) -> Tensor:
+        if observation.ndim == 1:  # a single state, which cdist does not take
+            return self._features(observation.unsqueeze(0)).squeeze(0)
         kernel = _rbf(observation, self.landmarks, self.lengthscale)
         return kernel @ self.whitening.T
 
@@ -135,7 +135,7 @@ def fit_bilinear_reward(
     Raises:
         ValueError: for shapes that differ, rows that are not finite, or numbers out of range.
     """
-    _check(observation, action, reward)
+    check_rows(observation, action, reward)
     check_positive("landmarks", landmarks)
     for name, value in (("lengthscale", lengthscale), ("ridge", ridge)):
         if value is not None:
@@ -144,10 +144,9 @@ def fit_bilinear_reward(
     order = torch.randperm(len(reward), generator=generator).to(reward.device)
     centres = observation[order[:landmarks]]
     if lengthscale is None:
-        scale = 0.7 * torch.pdist(centres[:512]).median() if len(centres) > 1 else torch.ones(())
-        scale = scale.clamp_min(torch.finfo(scale.dtype).tiny).to(reward)
+        scale = _typical_distance(centres[:512]).to(reward)
     else:
-        scale = torch.as_tensor(lengthscale).to(reward)
+        scale = reward.new_tensor(lengthscale)
     kernel = _rbf(centres, centres, scale)
     factor = torch.linalg.cholesky(kernel + _JITTER * torch.eye(len(centres)).to(kernel))
     whitening = torch.linalg.solve_triangular(
@@ -160,132 +159,13 @@ def fit_bilinear_reward(
     if ridge is None:
         ridge = _chosen_ridge(features[order], match[order], (reward - offset)[order])
     weight = _solve(features, match, reward - offset, ridge)
-    penalty = torch.as_tensor(ridge).to(reward)
+    penalty = reward.new_tensor(ridge)
     return BilinearReward(centres.clone(), whitening, weight, offset, scale, penalty)
-
-
-def cross_fit_bilinear(
-    observation: Tensor,
-    action: Tensor,
-    reward: Tensor,
-    *,
-    folds: int = 5,
-    landmarks: int = 96,
-    seed: int = 0,
-) -> tuple[list[BilinearReward], Tensor]:
-    """One model a fold, each fitted to the rows of the other folds.
-
-    Args:
-        observation: states, ``[N, p]``.
-        action: ``[N, d]``.
-        reward: ``[N]``, finite.
-        folds: at least 2, at most N / 2.
-        landmarks: of each model.
-        seed: of the folds and of the models.
-
-    Returns:
-        The models, and the fold of every row, int64 ``[N]``: row i may be judged by model
-        ``fold[i]``, which never saw it. All share the ridge that the first one chose.
-
-    Raises:
-        ValueError: as :func:`fit_bilinear_reward`, and for a number of folds out of range.
-
-    Examples:
-        >>> import torch
-        >>> state, action = torch.randn(60, 2), torch.randn(60, 3)
-        >>> models, fold = cross_fit_bilinear(state, action, torch.rand(60), folds=3)
-        >>> len(models), fold.bincount()
-        (3, tensor([20, 20, 20]))
-    """
-    _check(observation, action, reward)
-    if not 2 <= folds <= len(reward) // 2:
-        raise ValueError(f"folds must lie in [2, {len(reward) // 2}], half the rows, got {folds}")
-    order = torch.randperm(len(reward), generator=torch.Generator().manual_seed(seed))
-    fold = order.argsort().to(reward.device) % folds
-    models: list[BilinearReward] = []
-    ridge: float | None = None
-    for number in range(folds):
-        rows = fold != number
-        model = fit_bilinear_reward(
-            observation[rows],
-            action[rows],
-            reward[rows],
-            landmarks=landmarks,
-            ridge=ridge,
-            seed=seed,
-        )
-        ridge = float(model.ridge)
-        models.append(model)
-    return models, fold
-
-
-@torch.no_grad()
-def out_of_fold(
-    models: Sequence[BilinearReward], fold: Tensor, observation: Tensor, action: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What each row's own model says of it.
-
-    Args:
-        models: of :func:`cross_fit_bilinear`.
-        fold: of every row, ``[N]``.
-        observation: ``[N, p]``.
-        action: ``[N, d]``.
-
-    Returns:
-        Predicted rewards ``[N]`` and slopes ``[N, d]``.
-    """
-    predicted, slope = action.new_empty(len(action)), torch.empty_like(action)
-    for number, model in enumerate(models):
-        rows = (fold == number).nonzero().squeeze(-1)
-        predicted[rows] = model(observation[rows], action[rows])
-        slope[rows] = model.slope(observation[rows])
-    return predicted, slope
-
-
-def uphill_actions(action: Tensor, slope: Tensor, step: float = 0.3) -> Tensor:
-    r"""Moves logged actions up a reward model's slope: what they might better have been.
-
-    .. math:: a_i' = a_i + \eta\, \|a\|_{rms}\, u_i / \overline{\|u\|}
-
-    A policy that clones the good rows' :math:`a'` has the mean :math:`E_w[a] + \eta E_w[u]` (in
-    those units): bounded, whatever the step. The same slope as a term of the loss beside
-    :math:`\log\pi` is multiplied by :math:`\sigma^2` there, which it widens: with eta above .1 the
-    policy ran away from the catalogue on the simulator.
-
-    Args:
-        action: logged actions, ``[N, d]``.
-        slope: of the prediction, ``[N, d]``; long where the model is sure, short elsewhere.
-        step: eta, in units of the actions' norm; .3 was best of .1 to 2 on the simulator, and
-            .1 to .6 all better than none.
-
-    Returns:
-        ``[N, d]``.
-
-    Raises:
-        ValueError: for shapes that differ or a step that is negative or not finite.
-
-    Examples:
-        >>> import torch
-        >>> uphill_actions(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.1]]), step=0.5)
-        tensor([[2., 1.]])
-    """
-    if action.shape != slope.shape or action.ndim != 2:
-        raise ValueError(
-            "action and slope must have one shape [N, d], "
-            f"got {tuple(action.shape)} and {tuple(slope.shape)}"
-        )
-    if not 0 <= step < float("inf"):
-        raise ValueError(f"step must be a finite number of at least 0, got {step}")
-    size = action.norm(dim=-1).square().mean().sqrt()
-    typical = slope.norm(dim=-1).mean().clamp_min(torch.finfo(slope.dtype).tiny)
-    return action + step * size / typical * slope
 
 
 def _chosen_ridge(features: Tensor, match: Tensor, target: Tensor) -> float:
     """The ridge with the smallest squared error on the last fifth of the rows."""
     held = max(1, len(target) // 5)
-    if held >= len(target):
-        return RIDGES[0]
     errors = []
     for ridge in RIDGES:
         weight = _solve(features[:-held], match[:-held], target[:-held], ridge)
@@ -318,6 +198,15 @@ def _solve(features: Tensor, match: Tensor, target: Tensor, ridge: float) -> Ten
     return weight
 
 
+def _typical_distance(centres: Tensor) -> Tensor:
+    """.7 of the median distance; where most states coincide, of those that differ."""
+    distance = torch.pdist(centres)
+    if distance.numel() == 0 or distance.max() == 0:
+        return torch.ones(())
+    median = distance.median()
+    return 0.7 * (median if median > 0 else distance[distance > 0].median())
+
+
 def _rbf(x: Tensor, y: Tensor, lengthscale: Tensor) -> Tensor:
     return torch.exp(-torch.cdist(x, y).square() / (2.0 * lengthscale.square()))
 
@@ -326,13 +215,16 @@ def _direction(action: Tensor) -> Tensor:
     return torch.nn.functional.normalize(action, dim=-1)
 
 
-def _check(observation: Tensor, action: Tensor, reward: Tensor) -> None:
+def check_rows(observation: Tensor, action: Tensor, reward: Tensor) -> None:
+    """Raises ``ValueError`` unless these are rows that a model can be fitted to."""
     n = reward.shape[0] if reward.ndim == 1 else -1
     if observation.ndim != 2 or action.ndim != 2 or len(observation) != n or len(action) != n:
         raise ValueError(
             "expected observation [N, p], action [N, d] and reward [N], got "
             f"{tuple(observation.shape)}, {tuple(action.shape)} and {tuple(reward.shape)}"
         )
+    if not reward.is_floating_point():
+        raise ValueError(f"reward must be floating point, got {reward.dtype}; use reward.float()")
     if n < 2:
         raise ValueError(f"a reward model needs at least 2 rows, got {n}")
     for name, rows in (("observation", observation), ("action", action), ("reward", reward)):

@@ -75,7 +75,7 @@ class CrossFittedReward(TensorDictModuleBase):
     Args:
         members: K models that read the same entries and write the reward as their first out_key,
             ``[*B]`` or ``[*B, 1]``; member k was trained on all folds but k. To load a saved state,
-            pass K models of the same make.
+            pass K models of the same make, and call ``.eval()``.
         fold_key: where a row's fold lies, int64 ``[*B]`` or ``[*B, 1]``.
         out_key: where the prediction goes, ``[*B]``.
 
@@ -182,23 +182,22 @@ class CrossFittedReward(TensorDictModuleBase):
             KeyError: for a missing entry.
             ValueError: for non-finite rewards, too few rows or groups, or an empty fold.
         """
-        reward = _column(rows, reward_key, "rewards").detach()
+        reward = _rewards(rows, reward_key)
         check_finite(f"reward {reward_key!r}", reward, hint="drop or repair these rows")
         fold = rows.get(fold_key, None)
         if fold is None:
             group = None if group_key is None else _column(rows, group_key, "group ids")
             fold = assign_folds(len(reward), folds, group=group, seed=seed).to(reward.device)
             rows.set(fold_key, fold)
-        fold = fold.reshape(-1)
-        sizes = torch.bincount(fold.cpu(), minlength=folds)
-        if len(sizes) != folds or not (sizes > 0).all():
-            raise ValueError(f"expected rows in each of {folds} folds, found {sizes.tolist()}")
+        fold = _whole_folds(fold.reshape(-1), fold_key, folds)
         members = [fit(rows[fold != k]) for k in range(folds)]
         model = cls(members, fold_key=fold_key, out_key=out_key).requires_grad_(False).eval()
         predicted = model.annotate(rows)[out_key].to(reward.dtype)
-        model.scale.copy_(predicted.std())
-        error = (predicted - reward).square().mean()
-        model.explained_variance.copy_(1 - error / reward.var(correction=0).clamp_min(1e-30))
+        std, variance = predicted.std(), reward.var(correction=0)
+        # A constant has no scale, and of rewards that are all the same there is nothing to explain.
+        model.scale.copy_(torch.where(std > 0, std, 1.0))
+        unexplained = (predicted - reward).square().mean() / variance
+        model.explained_variance.copy_(torch.where(variance > 0, 1 - unexplained, 0.0))
         if not model.explained_variance > 0:
             warnings.warn(
                 "the reward model explains nothing of the rewards that it has not seen "
@@ -265,6 +264,25 @@ class CrossFittedReward(TensorDictModuleBase):
                 f"got {int(fold.max())}"
             )
         return fold.long()
+
+
+def _whole_folds(fold: Tensor, key: NestedKey, folds: int) -> Tensor:
+    """The folds as they are, once each of them has rows and no row is outside."""
+    if fold.is_floating_point() or (fold < 0).any():
+        raise ValueError(
+            f"{key!r} must hold whole numbers in [0, {folds}), the fold of each row, got "
+            f"{fold.dtype} from {fold.min().item()}; remove the entry to have it drawn"
+        )
+    sizes = torch.bincount(fold.cpu(), minlength=folds)
+    if len(sizes) != folds or not (sizes > 0).all():
+        raise ValueError(f"expected rows in each of {folds} folds, found {sizes.tolist()}")
+    return fold
+
+
+def _rewards(rows: TensorDictBase, key: NestedKey) -> Tensor:
+    """What is predicted, ``[N]``, in floating point: a click may be logged as an integer."""
+    reward = _column(rows, key, "rewards").detach()
+    return reward if reward.is_floating_point() else reward.float()
 
 
 def _column(rows: TensorDictBase, key: NestedKey, what: str) -> Tensor:

@@ -12,7 +12,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.rewards.cross_fit import _column, assign_folds
+from torchrl_drpo.rewards.cross_fit import _column, _rewards, assign_folds
 
 _ROWS_AT_A_TIME = 8192
 
@@ -56,7 +56,8 @@ class RewardRegression:
         batch_size: rows a step.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
-        held_out: share of the rows (or groups) that tells when to stop, in (0, 1).
+        held_out: share of the rows (or groups) that tells when to stop, in (0, .5]; taken as one
+            over the nearest whole number.
         group_key: entry whose rows are held out together, such as the user's id.
         check_every: steps between two looks at the held-out rows.
         patience: looks without improvement after which it stops.
@@ -95,8 +96,8 @@ class RewardRegression:
         check_positive("learning_rate", self.learning_rate)
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must lie in (0, 1), got {self.held_out}")
+        if not 0 < self.held_out <= 0.5:
+            raise ValueError(f"held_out must lie in (0, 0.5], got {self.held_out}")
 
     def untrained(self) -> StandardisedReward:
         """A model of the same make, to load a saved state into."""
@@ -104,10 +105,12 @@ class RewardRegression:
 
     def __call__(self, rows: TensorDictBase) -> StandardisedReward:
         """A model fitted to ``rows``, batch size ``[N]``, frozen and in evaluation mode."""
-        reward = _column(rows, self.reward_key, "rewards").detach()
+        reward = _rewards(rows, self.reward_key)
         generator = torch.Generator().manual_seed(self.seed)
         held = self._held_out(rows).to(reward.device)
         learned = (~held).nonzero().squeeze(-1)
+        if len(learned) < 2:
+            raise ValueError(f"a regression needs 2 rows to learn from, got {len(learned)}")
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = self.untrained().to(reward.device)
@@ -118,7 +121,7 @@ class RewardRegression:
         return model.requires_grad_(False).eval()
 
     def _held_out(self, rows: TensorDictBase) -> Tensor:
-        parts = max(2, round(1 / self.held_out))
+        parts = round(1 / self.held_out)
         group = None if self.group_key is None else _column(rows, self.group_key, "group ids")
         return assign_folds(len(rows), parts, group=group, seed=self.seed + 1) == 0
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble, Scores
 from torchrl_drpo.experiments.reproduce.rules import Rule
 from torchrl_drpo.experiments.reproduce.worlds import Worlds
-from torchrl_drpo.rewards.bilinear import cross_fit_bilinear, out_of_fold, uphill_actions
+from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 
 
 class _Prepared(Rule):
