@@ -169,20 +169,93 @@ def test_the_fused_step_compiles_without_a_graph_break():
         torch.testing.assert_close(compiled(batch)["loss_actor"], eager(batch)["loss_actor"])
 
 
-def test_the_host_s_bound_of_kappa_holds_without_reading_it(monkeypatch):
+class _Arrival:
+    """Stands for a CUDA event: the copy before it has arrived at the third look."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def query(self):
+        self.looks += 1
+        return self.looks >= 3
+
+
+@pytest.fixture
+def far_away(monkeypatch):
+    """Kappa as if on another device: reading waits, and copies arrive late. Counts the reads."""
+    reads = []
+    real = torch.Tensor.__float__
     monkeypatch.setattr(_fused, "reads_are_free", lambda values: False)
+    monkeypatch.setattr(_fused, "_sent_to_host", lambda kappa: (kappa.clone(), _Arrival()))
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda t: reads.append(t) or real(t))
+    return reads
+
+
+def test_the_host_s_bound_of_kappa_holds_without_reading_it(far_away):
     controller = AdaptiveKappa(initial=0.1, up=1.05, down=0.9)
     kappa, ceiling = torch.tensor(0.1), _fused.KappaCeiling()
+    bounds = []
     for i in range(200):
-        bound = ceiling.bound(kappa)
-        assert kappa.item() <= bound <= 1.0
+        bounds.append(ceiling.bound(kappa))
+        assert kappa.item() <= bounds[-1] <= 1.0
         if i < 10:  # tight while kappa only grows
-            assert bound == pytest.approx(kappa.item(), rel=1e-4)
+            assert bounds[-1] == pytest.approx(kappa.item(), rel=1e-4)
         grows = i < 10 or i % 3 == 0
         kappa.copy_(controller.step(kappa, torch.tensor(0.0 if grows else 1.0), torch.tensor(1.0)))
         ceiling.advance(kappa, controller)
+    assert max(bounds[100:]) < 0.2  # the copies that arrive keep it from growing for ever
+    assert sum(t is kappa for t in far_away) == 1
     kappa.fill_(0.9)  # somebody else wrote it: noticed
     assert ceiling.bound(kappa) == pytest.approx(0.9, rel=1e-4)
+    assert ceiling.bound(torch.tensor(0.7)) == pytest.approx(0.7, rel=1e-4)  # or replaced it
+
+
+@pytest.mark.parametrize("start", [0.05, 0.01])
+def test_the_bound_holds_over_many_growing_steps_and_from_below_the_controller_s(start, far_away):
+    controller, kappa = AdaptiveKappa(up=1.003), torch.tensor(start)
+    ceiling = _fused.KappaCeiling()
+    for i in range(1_050):  # float32 products may round up every time
+        assert kappa.item() <= ceiling.bound(kappa)
+        moved = controller.step(kappa, torch.tensor(0.0 if i else 1.0), torch.tensor(1.0))
+        kappa.copy_(moved)
+        ceiling.advance(kappa, controller)
+    assert kappa == 1.0
+
+
+def test_a_kappa_that_nobody_moves_is_read_once(far_away):
+    kappa, ceiling = torch.tensor(0.3), _fused.KappaCeiling()
+    for _ in range(5):
+        assert ceiling.bound(kappa) == pytest.approx(0.3, rel=1e-4)
+    assert len(far_away) == 1
+
+
+def test_after_a_capture_the_host_claims_nothing(far_away, monkeypatch):
+    # A replay moves kappa on the device, and neither the tensor nor its version tell of it.
+    kappa, ceiling = torch.tensor(0.1), _fused.KappaCeiling()
+    assert ceiling.bound(kappa) < 0.2
+    monkeypatch.setattr(_fused, "_capturing", lambda values: True)
+    assert ceiling.bound(kappa) == 1.0
+    ceiling.advance(kappa, AdaptiveKappa())
+    monkeypatch.setattr(_fused, "_capturing", lambda values: False)
+    assert ceiling.bound(kappa) == 1.0
+    assert copy.deepcopy(ceiling).bound(kappa) < 0.2
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("weighting", ["linear", "uniform"])
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_but_kappa_s_bound_is_read_on_the_host(case, weighting, masked):
+    # Meta tensors have shapes and no values: a read, of a value or a count, is an error.
+    with torch.device("meta"):
+        actor, batch = make(case)
+        if masked:
+            batch["collector", "mask"] = torch.ones(N, dtype=torch.bool)
+        loss = DRPOLoss(actor, path="fused", weighting=weighting)
+    loss._ceiling.bound = lambda kappa: 0.3
+    _, grads = step(loss, batch)
+    assert all(g.device.type == "meta" for g in grads)
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        float(loss.kappa)
 
 
 def test_what_the_fused_step_cannot_do_is_named():
