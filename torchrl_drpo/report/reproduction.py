@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,8 @@ from torchrl_drpo.report.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
+#: What Markdown reads as more than itself; a pipe, which only tables mind, is theirs to escape.
+_MARKED = re.compile(r"[\\`*_\[\]<>&~$]")
 Verdict = Literal["held", "held in part", "not held", "not tested"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 BANNER = (
@@ -89,7 +92,7 @@ class Part:
         cells: how many computations it has.
         seconds: of all its computations that are there.
         section: what to show, where it was run.
-        problem: why there is no section, where there is none.
+        problem: why there is no section, where there is none; plain text, as errors put it.
     """
 
     name: str
@@ -125,7 +128,7 @@ class Report:
 
     def work(self) -> Table:
         """What was run, target by target."""
-        rows = [[link(p), str(p.cells), duration(p.seconds), state(p)] for p in self.parts]
+        rows = [[link(p), str(p.cells), duration(p.seconds), plain(state(p))] for p in self.parts]
         total = sum(part.seconds for part in self.parts)
         rows.append(["all", str(sum(part.cells for part in self.parts)), duration(total), ""])
         return Table(
@@ -163,7 +166,7 @@ class Report:
         blocks += ["## Claims", f"{self.verdicts().capitalize()}."]
         if self.claims:
             blocks.append(_markdown_table(_claims_table(self.claims)))
-        facts = Table("", ["", "value"], [[name, value] for name, value in self.facts])
+        facts = Table("", ["", "value"], [[plain(n), plain(value)] for n, value in self.facts])
         blocks += ["## What was run", _markdown_table(facts), *_titled(self.work())]
         for part in self.parts:
             blocks += _markdown_part(part)
@@ -175,8 +178,18 @@ def link(part: Part) -> str:
     return f"[{part.name}](#{part.name})"
 
 
+def plain(text: str) -> str:
+    r"""Markdown that shows a text as it is, on one line: an error's message, a machine's name.
+
+    Example:
+        >>> print(plain("KeyError: '__init__' of <Worlds>"))
+        KeyError: '\_\_init\_\_' of \<Worlds\>
+    """
+    return _MARKED.sub(r"\\\g<0>", " ".join(text.split()))
+
+
 def state(part: Part) -> str:
-    """Whether a target was run, in words."""
+    """Whether a target was run, in words; plain text."""
     return "run" if part.section else f"not run: {part.problem}"
 
 
@@ -205,7 +218,7 @@ def _markdown_part(part: Part) -> list[str]:
     anchor = f'<a id="{part.name}"></a>'
     section = part.section
     if section is None:
-        return [anchor, f"## {part.name}", f"Not run: {part.problem}."]
+        return [anchor, f"## {part.name}", f"Not run: {plain(part.problem)}."]
     blocks = [anchor, f"## {section.title}", section.text]
     blocks.append(f"`drpo reproduce {part.name}`: {part.cells} cells, {duration(part.seconds)}.")
     for table in section.tables:
@@ -216,7 +229,8 @@ def _markdown_part(part: Part) -> list[str]:
 
 
 def _titled(table: Table) -> list[str]:
-    blocks = [f"**{table.title}**", _markdown_table(table)]
+    blocks = [f"**{table.title}**"] if table.title else []
+    blocks.append(_markdown_table(table))
     return [*blocks, table.note] if table.note else blocks
 
 

@@ -15,7 +15,6 @@ from torchrl_drpo.report.reproduction import (
     Report,
     Section,
     duration,
-    state,
 )
 from torchrl_drpo.report.tables import Table
 
@@ -100,8 +99,8 @@ class _Writer:
     def part(self, part: Part) -> str:
         name, section = escape(part.name, quote=True), part.section
         if section is None:
-            what = self._inline(state(part).capitalize())
-            return f'<h2 id="{name}">{escape(part.name)}</h2><p class="not">{what}.</p>'
+            what = escape(part.problem)
+            return f'<h2 id="{name}">{escape(part.name)}</h2><p class="not">Not run: {what}.</p>'
         blocks = [
             f'<h2 id="{name}">{self._inline(section.title)}</h2>',
             f'<p class="dim"><code>drpo reproduce {escape(part.name)}</code>: {part.cells} cells, '
