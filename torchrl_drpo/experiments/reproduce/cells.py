@@ -168,7 +168,7 @@ class _Worker:
         try:
             outcome: Record | str = self.pipe.recv()
             return outcome
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died while it sent
             self.alive = False
             self._process.join()
             return f"its process died with exit code {self._process.exitcode} (out of memory?)"
