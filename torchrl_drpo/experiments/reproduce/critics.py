@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble
+from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble, Scores
 from torchrl_drpo.experiments.reproduce.rules import Rule, TopFraction
 from torchrl_drpo.experiments.reproduce.worlds import Worlds
 
@@ -168,6 +168,10 @@ class LearnedTop(ExpectileAdvantage):
     def weigh(self, batch: TensorDict, step: int) -> Tensor:
         """The filter on the learned advantage."""
         return self.top.weigh(batch.set("learned", self._advantage(batch)), step)
+
+    def reweigh(self, weight: Tensor, scores: Scores, batch: TensorDict, step: int) -> Tensor:
+        """The filter's."""
+        return self.top.reweigh(weight, scores, batch, step)
 
     def report(self) -> dict[str, Tensor]:
         """The filter's kappa."""

@@ -7,7 +7,7 @@ where ``torchrl_drpo.functional`` has them for one batch, they are mapped over t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -168,6 +168,9 @@ class TopFraction(Rule):
         negative_scale: float = 1.0,
     ) -> None:
         super().__init__(quality)
+        _check_known("weighting", weighting, ("linear", "uniform", "exponential", "kl", "mean"))
+        if weighting == "kl" and taper is not None:
+            raise ValueError("weighting 'kl' keeps every row, so a taper of the rejected has none")
         kappa = AdaptiveKappa() if kappa is None else kappa
         self.controller = kappa if isinstance(kappa, AdaptiveKappa) else None
         self.initial = kappa.initial if isinstance(kappa, AdaptiveKappa) else kappa
@@ -238,6 +241,7 @@ class DatasetTop(Rule):
         self, *, kappa: float, weighting: str = "uniform", quality: str = "reward"
     ) -> None:
         super().__init__(quality)
+        _check_known("weighting", weighting, ("uniform", "linear"))
         self.kappa, self.weighting = kappa, weighting
 
     def prepare(self, worlds: Worlds, policies: PolicyEnsemble, steps: int) -> None:
@@ -350,3 +354,8 @@ class Proximal(Rule):
             weight >= 0, ratio <= 1 + self.clip_epsilon, ratio >= 1 - self.clip_epsilon
         )
         return weight * ratio * free
+
+
+def _check_known(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
