@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +25,9 @@ MAX_ROWS = 2**31 - 1
 COMPILE = {"enable_fp_fusion": True}
 
 _reference_only = False
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 @contextlib.contextmanager
@@ -55,6 +60,24 @@ def uses_triton(tensor: Tensor) -> bool:
 def backend(tensor: Tensor) -> str:
     """The implementation that ops take for tensors like this one: ``"triton"`` or ``"aten"``."""
     return "triton" if uses_triton(tensor) else "aten"
+
+
+def launches(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """For a function that launches kernels: the device of its first argument becomes the current.
+
+    Triton launches on the current CUDA device and its stream, wherever the arguments lie.
+    """
+
+    @functools.wraps(function)
+    def on_its_device(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        first = args[0]
+        assert isinstance(first, Tensor)
+        if not first.is_cuda or first.device.index == torch.cuda.current_device():
+            return function(*args, **kwargs)
+        with torch.cuda.device(first.device):
+            return function(*args, **kwargs)
+
+    return on_its_device
 
 
 def next_power_of_2(n: int) -> int:

@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from torchrl_drpo_kernels import gather_log_prob, gaussian_log_prob, select, signed_taper
+from torchrl_drpo_kernels._common import launches
+
+from tests.gpu import captured, no_host_reads
 
 WITHOUT_TRITON = """
 import sys
@@ -83,19 +86,58 @@ def test_a_step_reads_nothing_back_and_replays_in_a_cuda_graph(n):
         return [loss.detach(), *torch.autograd.grad(loss, policy)]
 
     step()  # compiles
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_host_reads():
         step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, outputs = captured(step)
     with torch.no_grad():  # new data, another kappa, another number of kept rows
         inputs[0].copy_(torch.randn(n))
         inputs[-1].fill_(0.15)
     graph.replay()
-    got = [t.clone() for t in captured]
+    got = [t.clone() for t in outputs]
     inputs[-1].fill_(0.15)
     for a, b in zip(got, step(), strict=True):
         assert torch.equal(a, b)
+
+
+class _Elsewhere(Tensor):
+    """A tensor that claims to lie on the second GPU."""
+
+    is_cuda = True
+    device = torch.device("cuda", 1)
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    current = [0]
+
+    class Guard:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            current.append(self.device.index)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    where = launches(lambda tensor: (current[-1], len(current)))
+    assert where(torch.zeros(1)) == (0, 1)
+    assert where(torch.zeros(1).as_subclass(_Elsewhere)) == (1, 2)
+    current[:] = [1]
+    assert where(torch.zeros(1).as_subclass(_Elsewhere)) == (1, 1)
+
+
+@pytest.mark.gpu
+def test_the_second_gpu_is_as_good_as_the_first():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    results = []
+    for device in ("cuda:0", "cuda:1"):  # the first stays the current one
+        torch.manual_seed(0)
+        inputs = step_inputs(320, "cpu")
+        inputs = [t.detach().to(device).requires_grad_(t.requires_grad) for t in inputs]
+        loss = drpo_step(*inputs)
+        grads = torch.autograd.grad(loss, [t for t in inputs if t.requires_grad])
+        results.append([t.cpu() for t in (loss.detach(), *grads)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchrl_drpo_kernels._common import COMPILE, next_power_of_2
+from torchrl_drpo_kernels._common import COMPILE, launches, next_power_of_2
 from torchrl_drpo_kernels._common_rows import places
 from torchrl_drpo_kernels._common_triton import live_places, rows_at
 
@@ -25,6 +25,7 @@ from torchrl_drpo_kernels._common_triton import live_places, rows_at
 MAX_TILE = 4096
 
 
+@launches
 def forward(
     logits: Tensor,
     action: Tensor,
@@ -47,6 +48,7 @@ def forward(
     return token_log_prob.sum(1), lse
 
 
+@launches
 def backward(
     grad: Tensor,
     logits: Tensor,

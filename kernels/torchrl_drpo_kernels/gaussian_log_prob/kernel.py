@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchrl_drpo_kernels._common import COMPILE, next_power_of_2
+from torchrl_drpo_kernels._common import COMPILE, launches, next_power_of_2
 from torchrl_drpo_kernels._common_rows import places
 from torchrl_drpo_kernels._common_triton import live_places, rows_at
 
@@ -26,6 +26,7 @@ from torchrl_drpo_kernels._common_triton import live_places, rows_at
 TILE, MAX_WIDTH, MAX_PROGRAMS = 2048, 256, 512
 
 
+@launches
 def forward(
     mean: Tensor, log_std: Tensor, action: Tensor, index: Tensor | None, n_rows: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,7 @@ def forward(
     return log_prob, remoteness
 
 
+@launches
 def backward(
     grad: Tensor,
     mean: Tensor,

@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from torchrl_drpo_kernels._common import COMPILE, INTERPRETED, next_power_of_2
+from torchrl_drpo_kernels._common import COMPILE, INTERPRETED, launches, next_power_of_2
 from torchrl_drpo_kernels.linear_log_prob.shapes import (
     MERGED_ROWS,
     Tile,
@@ -40,6 +40,7 @@ from torchrl_drpo_kernels.linear_log_prob.shapes import (
 LOG2E = math.log2(math.e)
 
 
+@launches
 def forward(
     hidden: Tensor,
     items: Tensor,
@@ -82,6 +83,7 @@ def forward(
     return log_prob, lse, mean
 
 
+@launches
 def backward_items(
     hidden: Tensor,
     items: Tensor,

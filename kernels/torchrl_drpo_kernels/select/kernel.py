@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchrl_drpo_kernels._common import COMPILE
+from torchrl_drpo_kernels._common import COMPILE, launches
 from torchrl_drpo_kernels.select import many_programs
 from torchrl_drpo_kernels.select.arithmetic import (
     kept_rows,
@@ -40,6 +40,7 @@ ONE_LAUNCH_ROWS = 32_768
 SMALL_TILE, LARGE_TILE = 256, 2048
 
 
+@launches
 def select(
     quality: Tensor, mask: Tensor | None, kappa: Tensor, rule: Rule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,12 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchrl_drpo_kernels._common import COMPILE
+from torchrl_drpo_kernels._common import COMPILE, launches
 from torchrl_drpo_kernels.signed_taper.reference import TAPERS, Taper
 
 TILE = 1024
 
 
+@launches
 def signed_taper(
     log_prob: Tensor,
     advantage: Tensor,
