@@ -1,0 +1,162 @@
+"""What a GPU's first call would compile does compile: the launchers run, the launch is left out.
+
+A launcher passes ``None`` for what is absent, and Triton makes a constant of every integer that
+is 1 and tells the compiler of those that 16 divides. The other files here compile one variant of
+each kernel; this one lets Triton bind the arguments of real calls, for an H100 that is not there.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+from torchrl_drpo_kernels._common import INTERPRETED  # noqa: E402
+from torchrl_drpo_kernels.gather_log_prob import kernel as gather  # noqa: E402
+from torchrl_drpo_kernels.gaussian_log_prob import kernel as gaussian  # noqa: E402
+from torchrl_drpo_kernels.linear_log_prob import kernel as linear  # noqa: E402
+from torchrl_drpo_kernels.linear_log_prob.shapes import MAX_WIDTH  # noqa: E402
+from torchrl_drpo_kernels.select import kernel as selection  # noqa: E402
+from torchrl_drpo_kernels.select import many_programs  # noqa: E402
+from torchrl_drpo_kernels.select.rule import TIES, WEIGHTINGS, Rule  # noqa: E402
+from torchrl_drpo_kernels.signed_taper import kernel as taper  # noqa: E402
+from torchrl_drpo_kernels.signed_taper.reference import TAPERS, Taper  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import driver, jit  # noqa: E402
+
+slow = pytest.mark.slow
+
+
+class _AbsentH100:
+    """As much of a driver as binding and compiling ask for."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Names of the kernels that were launched, each compiled and not run."""
+    if INTERPRETED:
+        pytest.skip("nothing is compiled under the interpreter")
+    names = []
+
+    def compile_only(kernel, grid):
+        def launch(*arguments, **options):
+            found = kernel.run(*arguments, grid=grid, warmup=True, **options)
+            assert found.asm["cubin"]
+            names.append(kernel.fn.__name__)
+            return found
+
+        return launch
+
+    previous = driver._active
+    driver.set_active(_AbsentH100())
+    monkeypatch.setattr(jit.JITFunction, "__getitem__", compile_only)
+    monkeypatch.setattr(linear, "architecture", lambda matrix: "sm_90")
+    monkeypatch.setattr(linear, "programs", lambda matrix: 132)
+    yield names
+    driver.set_active(previous)
+
+
+def rows_of(n, selected):
+    """``index`` and ``n_rows``: none, or as a selection gives them."""
+    if not selected:
+        return None, None
+    return torch.zeros(n, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+
+
+RULES = [("linear", "fraction"), *(pytest.param(*r, marks=slow) for r in product(WEIGHTINGS, TIES))]
+
+
+@pytest.mark.parametrize("n", [1, pytest.param(320, marks=slow), pytest.param(4001, marks=slow)])
+@pytest.mark.parametrize("masked", [False, pytest.param(True, marks=slow)])
+@pytest.mark.parametrize(("weighting", "ties"), RULES)
+def test_select(compiled, n, masked, weighting, ties):
+    mask = torch.ones(n, dtype=torch.bool) if masked else None
+    selection.select(torch.zeros(n), mask, torch.ones(1), Rule(weighting, ties))
+    assert compiled == ["select_kernel"]
+
+
+@pytest.mark.parametrize("n", [32_769, pytest.param(1_000_000, marks=slow)])
+@pytest.mark.parametrize("masked", [False, pytest.param(True, marks=slow)])
+def test_select_by_many_programs(compiled, n, masked):
+    mask = torch.ones(n, dtype=torch.bool) if masked else None
+    many_programs.select(torch.zeros(n), mask, torch.ones(1), Rule("exponential", "first"))
+    names = ["histogram_kernel"] * 3 + ["moments_kernel", "emit_kernel", "finish_kernel"]
+    assert compiled == names
+
+
+@pytest.mark.parametrize(
+    ("n", "v", "d"),
+    [
+        (1, 1, 64),
+        *(pytest.param(*s, marks=slow) for s in ((1, 2000, 128), (300, 1, 256), (320, 999, 50))),
+        *(pytest.param(*s, marks=slow) for s in ((37, 500, 1), (37, 500, 3), (320, 4096, 256))),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=slow)])
+@pytest.mark.parametrize("plain", [True, pytest.param(False, marks=slow)])
+def test_linear_log_prob(compiled, n, v, d, dtype, plain):
+    assert d <= MAX_WIDTH
+    hidden, items = torch.zeros(n, d, dtype=dtype), torch.zeros(v, d, dtype=dtype)
+    action = torch.zeros(n, dtype=torch.int64 if plain else torch.int32)
+    bias = None if plain else torch.zeros(v, dtype=dtype)
+    n_rows = None if plain else torch.zeros(1, dtype=torch.int32)
+    rest = action, n_rows, bias, 1.0
+    for need_mean in (True, False):
+        _, lse, _ = linear.forward(hidden, items, *rest, need_mean)
+    linear.backward_items(hidden, items, *rest, lse, lse, lse, not plain)
+    assert compiled == ["sweep_kernel", "merge_kernel"] * 2 + ["items_kernel"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1), *(pytest.param(s, marks=slow) for s in ((1, 1, 50), (5, 1, 9), (320, 4, 4096)))],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=slow)])
+@pytest.mark.parametrize("masked", [False, pytest.param(True, marks=slow)])
+@pytest.mark.parametrize("selected", [False, pytest.param(True, marks=slow)])
+def test_gather_log_prob(compiled, shape, dtype, masked, selected):
+    logits, action = torch.zeros(shape, dtype=dtype), torch.zeros(shape[:2], dtype=torch.int64)
+    rest = action, (action == 0) if masked else None, *rows_of(shape[0], selected)
+    log_prob, lse = gather.forward(logits, *rest)
+    gather.backward(log_prob, logits, lse, *rest)
+    assert compiled == ["forward_kernel", "backward_kernel"]
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), *(pytest.param(s, marks=slow) for s in ((1, 300), (320, 1), (320, 64)))]
+)
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=slow)])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=slow)])
+@pytest.mark.parametrize("selected", [False, pytest.param(True, marks=slow)])
+def test_gaussian_log_prob(compiled, shape, shared, dtype, selected):
+    mean = torch.zeros(shape, dtype=dtype)
+    log_std = mean[0].clone() if shared else torch.zeros_like(mean)
+    rest = mean, log_std, torch.zeros(shape), *rows_of(shape[0], selected)
+    log_prob, _ = gaussian.forward(*rest)
+    gaussian.backward(log_prob, *rest)
+    assert compiled == ["forward_kernel", "backward_kernel"]
+
+
+@pytest.mark.parametrize("n", [1, pytest.param(320, marks=slow)])
+@pytest.mark.parametrize("kind", [TAPERS[0], *(pytest.param(k, marks=slow) for k in TAPERS[1:])])
+@pytest.mark.parametrize(
+    "numbers", [1.0, pytest.param(0.0, marks=slow), pytest.param(0.3, marks=slow)]
+)
+def test_signed_taper(compiled, n, kind, numbers):
+    row = torch.zeros(n)
+    for thresholds in (None, row):
+        given = Taper(kind, numbers, numbers, 1.0, 2.0, numbers)
+        taper.signed_taper(row, row.bfloat16(), row, thresholds, given)
+    assert compiled == ["signed_taper_kernel"] * 2
