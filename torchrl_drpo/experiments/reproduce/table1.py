@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torchrl_drpo.evaluation.statistics import mean_interval
+from torchrl_drpo.experiments.reproduce import table1_closest
 from torchrl_drpo.experiments.reproduce.controlled_results import interval, signed, versus
 from torchrl_drpo.experiments.reproduce.published import ECPM, TABLE1
 from torchrl_drpo.experiments.reproduce.runs import METHODS, method_cell
@@ -53,7 +54,7 @@ SHOWN = ("APG", "BC", "CRR", "BPPO", "AWR", "IQL", "AsymRE", "Adaptive BC", "DRP
 
 def cells(options: Options) -> Sequence[Cell]:
     """Every method on every mixture, at the paper's hyperparameters."""
-    return [
+    own = [
         method_cell(
             "table1",
             name_of(name, scenario),
@@ -64,6 +65,7 @@ def cells(options: Options) -> Sequence[Cell]:
         for name in COMPARED
         for scenario in SCENARIOS
     ]
+    return [*own, *table1_closest.cells(options)]
 
 
 def name_of(method: str, scenario: str) -> str:
@@ -92,7 +94,10 @@ def section(options: Options, results: Results) -> Section:
     return Section(
         "Table 1",
         text,
-        tables=[_table(results, scenario, rewards[scenario]) for scenario in SCENARIOS],
+        tables=[
+            *(_table(results, scenario, rewards[scenario]) for scenario in SCENARIOS),
+            table1_closest.table(results),
+        ],
         figures=[
             Figure(
                 "table1",
@@ -106,7 +111,10 @@ def section(options: Options, results: Results) -> Section:
                 lambda canvas: _draw_curves(canvas, results),
             ),
         ],
-        claims=claims(rewards, {s: late(results, name_of("APG", s), DISTANCE) for s in SCENARIOS}),
+        claims=[
+            *claims(rewards, {s: late(results, name_of("APG", s), DISTANCE) for s in SCENARIOS}),
+            table1_closest.claim(results),
+        ],
     )
 
 
