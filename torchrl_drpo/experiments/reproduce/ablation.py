@@ -82,12 +82,7 @@ def section(options: Options, results: Results) -> Section:
         "measures from the minimum. eCPM is five times the reward of the retrieved item. "
         f"{len(settings['seeds'])} seeds, {settings['schedule']['steps']:,} steps. In the table "
         f"setting the controller is worth {signed(lift)} of reward over the fixed 20% of the same "
-        "rule: the baseline and the filter do the work, the adaptation does not."
-        if not above(lift)
-        else "The paper's ablation on the extreme mixture, 'hard filter alone' with the mean "
-        "baseline, 'soft base' with the minimum. "
-        f"{len(settings['seeds'])} seeds, {settings['schedule']['steps']:,} steps. In the table "
-        f"setting the controller is worth {signed(lift)} of reward over the fixed 20%."
+        "rule" + ("." if above(lift) else ": there the adaptation is not what does the work.")
     )
     return Section(
         "Ablation",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.simulated import corrected, late, verdict
+from torchrl_drpo.experiments.reproduce.simulated import corrected, finite, late, verdict
 from torchrl_drpo.experiments.reproduce.target import Claim, Options, Results, Section
 from torchrl_drpo.report.tables import Table
 
@@ -30,14 +31,9 @@ def section(
     table = Table("Retrieved reward", ["method", *map(" ".join, setups)], rows)
     claims = []
     for name in candidates:
-        wins, words = [], []
-        for setup in setups:
-            mine = rewards[setup][name]
-            others = {other: rewards[setup][other] for other in baselines}
-            p = corrected(others, mine)
-            margin = min(mean_interval(mine).mean - mean_interval(v).mean for v in others.values())
-            wins.append(margin > 0 and max(p.values()) < 0.05)
-            words.append(f"{' '.join(setup)}: {margin:+.4f} over the best, p {max(p.values()):.1e}")
+        found = [_against(rewards[setup], name, baselines) for setup in setups]
+        words = [f"{' '.join(s)}: {text}" for s, (_, text) in zip(setups, found, strict=True)]
+        wins = [won for won, _ in found]
         claims.append(
             Claim(f"{name} beats every baseline", "this project", verdict(wins), "; ".join(words))
         )
@@ -46,3 +42,20 @@ def section(
         "of a setup."
     )
     return Section("Beyond DRPO", text, tables=[table], claims=claims)
+
+
+def _against(
+    rewards: Mapping[str, Sequence[float]], name: str, baselines: Iterable[str]
+) -> tuple[bool, str]:
+    """Whether a candidate beats every baseline of a setup; a policy that broke down is beaten."""
+    mine = rewards[name]
+    others = {other: rewards[other] for other in baselines if finite(rewards[other])}
+    broken = [other for other in baselines if other not in others]
+    lost = f"; {', '.join(broken)} ended at NaN" if broken else ""
+    if not finite(mine):
+        return False, f"{name} ended at NaN in {sum(map(math.isnan, mine))} of {len(mine)} seeds"
+    if not others:
+        return True, f"no baseline is left{lost}"
+    p = max(corrected(others, mine).values())
+    margin = mean_interval(mine).mean - max(mean_interval(v).mean for v in others.values())
+    return margin > 0 and p < 0.05, f"{margin:+.4f} over the best, p {p:.1e}{lost}"

@@ -38,6 +38,15 @@ def late(results: Results, cell: str, metric: str = "retrieved_reward") -> list[
     return [math.nan if value is None else value for value in values]
 
 
+def finite(values: Sequence[float]) -> bool:
+    """Whether no seed's policy broke down.
+
+    >>> finite([0.3, 0.2]), finite([0.3, math.nan])
+    (True, False)
+    """
+    return all(map(math.isfinite, values))
+
+
 def mean(results: Results, cell: str, metric: str = "retrieved_reward") -> float:
     """Mean of :func:`late`."""
     return mean_interval(late(results, cell, metric)).mean
