@@ -111,7 +111,8 @@ class CrossFittedReward(TensorDictModuleBase):
         ...     batch_size=[400],
         ... )
         >>> network = lambda: TensorDictModule(Match(), ["observation", "action"], ["value"])
-        >>> model = CrossFittedReward.fit(rows, RewardRegression(network, learning_rate=0.05))
+        >>> fit = RewardRegression(network, learning_rate=0.05, steps=100, batch_size=128)
+        >>> model = CrossFittedReward.fit(rows, fit)
         >>> bool(model.explained_variance > 0.9), rows["predicted_reward"].shape
         (True, torch.Size([400]))
 
