@@ -73,6 +73,29 @@ def test_everything_equals_torchs_categorical(batch, bias):
     assert (ours.batch_shape, ours.event_shape) == (theirs.batch_shape, theirs.event_shape)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_it_answers_as_on_a_cpu(dtype):
+    here = [x.detach().to(dtype) for x in parameters(300, excluded=True)]
+    ours = CatalogueCategorical(*(x.to("cuda") for x in here), temperature=0.7)
+    theirs = CatalogueCategorical(*here, temperature=0.7)
+    action = theirs.sample()
+    rounding = {"rtol": 1e-3, "atol": 1e-3}
+    for question in (
+        lambda d: d.log_prob(action.to(d.hidden.device)),
+        lambda d: d.entropy(),
+        lambda d: d.topk(5).values,
+        lambda d: kl_divergence(d, CatalogueCategorical(d.hidden, -d.items)),
+    ):
+        torch.testing.assert_close(question(ours).cpu(), question(theirs), **rounding)
+    counts = ours.sample((2000,)).cpu()
+    assert counts.min() >= 9
+    wanted = theirs.probs.mean(0)
+    torch.testing.assert_close(
+        counts.flatten().bincount(minlength=V) / counts.numel(), wanted, rtol=0.02, atol=0.002
+    )
+
+
 @pytest.mark.usefixtures("tiled")
 def test_excluded_items_have_no_probability_and_break_nothing():
     given = parameters(6, excluded=True)
