@@ -73,8 +73,11 @@ class GuidedLoss(AdvantageLoss):
         expectation: of the reward model under the policy. ``"mean"``: the model at the policy's
             mean, differentiated through it; exact where the model is linear in the action, without
             noise. ``"exact"``: the sum over all actions. ``"sample"``: draws of the policy and the
-            score function, each draw against the mean of the others. ``"auto"``: the first where
-            the distribution can be reparametrised, the second up to 64 actions, else the third.
+            score function, each draw against the mean of the others. ``"auto"``: what the reward
+            model itself offers as ``expected_reward(tensordict, dist) -> [*B]``, differentiable in
+            the distribution, such as a product with a whole catalogue; without that, the first
+            where the distribution can be reparametrised, the second up to 64 actions, else the
+            third.
         num_samples: draws a row of ``"sample"``, at least 2.
         baseline, normalize, group_key: see
             :class:`~torchrl_drpo.objectives.advantage.AdvantageLoss`; ``normalize`` is on.
@@ -200,6 +203,11 @@ class GuidedLoss(AdvantageLoss):
 
     def _expected_value(self, scored: Scored) -> Tensor:
         """E_pi[Q] at each scored step, ``[*B]``, with the gradient that the policy gets of it."""
+        own = getattr(self.reward_model, "expected_reward", None)
+        if own is not None and self.expectation == "auto":
+            rows = scored.inputs.select(*self._reward_keys(), strict=False)
+            found = own(rows, scored.dist)
+            return _batch.per_step(found, scored.inputs.shape, "the reward model's expectation")
         kind = self._kind(scored.dist)
         if kind == "mean":
             return self._value(scored.inputs, _centre(scored.dist))
