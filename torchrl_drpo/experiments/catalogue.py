@@ -1,8 +1,9 @@
 """``drpo train``: a log to catalogue policies, their offline table, checkpoints and item indices.
 
 Everything lands in one folder: the converted log, one JSON a finished run, one checkpoint an
-objective (of the first seed), ``results.json`` and ``table.md``. A command that is killed and
-given again goes on where it stopped.
+objective (of the first seed), ``results.json`` and ``table.md``; and, under ``reward/``, the
+reward model of the log where an objective follows one. A command that is killed and given again
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ from torchrl_drpo.experiments.catalogue_evaluation import (
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.experiments.catalogue_objectives import make_objective
+from torchrl_drpo.experiments.catalogue_objectives import MODELLED_OBJECTIVES, make_objective
+from torchrl_drpo.experiments.catalogue_reward_fit import LogReward, RewardFit
 from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
 from torchrl_drpo.report.tables import Table
+from torchrl_drpo.rewards import AnnotatedBuffer
 
 RESULTS_VERSION = 1
 #: Called with a run's name, its step and its last step.
@@ -57,6 +60,7 @@ class CatalogueResults:
         config: the settings, as JSON data.
         k: list length of the table.
         checkpoints: by objective, the folder of the first seed's policy.
+        reward_model: how good the log's reward model is, where an objective followed one.
     """
 
     summary: dict[str, dict[str, Interval]]
@@ -65,15 +69,18 @@ class CatalogueResults:
     config: dict[str, Any]
     k: int
     checkpoints: dict[str, Path]
+    reward_model: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON data; what is not a number is ``null``."""
         reference = next(iter(self.checkpoints))  # the first objective that was asked for
         paired = report.differences(self.runs, reference)
+        modelled = {} if self.reward_model is None else {"reward_model": self.reward_model}
         return {
             "version": RESULTS_VERSION,
             "config": self.config,
             "data": self.data,
+            **modelled,
             "summary": report.summary_json(self.summary),
             f"differences_from_{reference}": report.summary_json(paired),
             "runs": {
@@ -109,6 +116,7 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
             folder before is lost.
     """
     data = CatalogueData.open(config, config.output / "log")
+    reward = _reward_model(data, config, progress)
     target = data.held_out.action
     popularity = popularity_scores(data.train_items(), data.num_items, target)
     runs = {
@@ -117,7 +125,8 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
     }
     for objective in config.objectives:
         runs[objective] = [
-            _metrics_of_run(objective, seed, data, config, progress) for seed in range(config.seeds)
+            _metrics_of_run(objective, seed, data, config, reward, progress)
+            for seed in range(config.seeds)
         ]
     results = CatalogueResults(
         summary=report.summarise(runs),
@@ -126,21 +135,45 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
         config=config.settings() | {"objectives": config.objectives, "seeds": config.seeds},
         k=config.ks[-1],
         checkpoints={name: config.output / name for name in config.objectives},
+        reward_model=None if reward is None else reward.facts,
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()
-    write_text(
-        config.output / "table.md", f"{table.title}.\n\n{table.to_markdown()}\n\n{table.note}\n"
-    )
+    notes = [table.note] if reward is None else [table.note, reward.describe()]
+    paragraphs = [f"{table.title}.", table.to_markdown(), *notes]
+    write_text(config.output / "table.md", "\n\n".join(paragraphs) + "\n")
     return results
 
 
+def _reward_model(
+    data: CatalogueData, config: TrainCatalogueConfig, progress: Progress
+) -> LogReward | None:
+    """The log's reward model, where an objective follows one.
+
+    Raises:
+        ValueError: if it explains nothing.
+    """
+    if not MODELLED_OBJECTIVES.keys() & set(config.objectives):
+        return None
+    fit = RewardFit(data, config.output / "reward", history=config.history, device=config.device)
+    reward = fit.open(partial(progress, "reward model, folds"))
+    reward.check()
+    return reward
+
+
 def _metrics_of_run(
-    objective: str, seed: int, data: CatalogueData, config: TrainCatalogueConfig, progress: Progress
+    objective: str,
+    seed: int,
+    data: CatalogueData,
+    config: TrainCatalogueConfig,
+    reward: LogReward | None,
+    progress: Progress,
 ) -> dict[str, float]:
     """Metrics of one run: read where the very same run has finished before, else trained."""
     name = f"{objective}, seed {seed}"
-    fingerprint = _fingerprint(objective, seed, data, config)
+    if objective not in MODELLED_OBJECTIVES:
+        reward = None
+    fingerprint = _fingerprint(objective, seed, data, config, reward)
     path = config.output / "runs" / f"{objective}-{seed}.json"
     old = _read_run(path)
     saved = seed > 0 or (config.output / objective / MANIFEST).is_file()
@@ -149,7 +182,9 @@ def _metrics_of_run(
         return {key: math.nan if v is None else v for key, v in old["metrics"].items()}
     started = time.perf_counter()
     state = path.with_name(f"{objective}-{seed}-{fingerprint[:12]}.state")
-    actor, model, curve = _train(objective, seed, data, config, state, partial(progress, name))
+    actor, model, curve = _train(
+        objective, seed, data, config, reward, state, partial(progress, name)
+    )
     metrics = _metrics(policy_scores(actor, data.test_batches(ROWS_SCORED)), data, config)
     run = {
         "fingerprint": fingerprint,
@@ -158,6 +193,8 @@ def _metrics_of_run(
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": report.metrics_json(metrics),
     }
+    if reward is not None:
+        run["reward_model"] = reward.facts
     if seed == 0:
         facts = {**run, "config": config.settings(), "data": data.facts}
         CatalogueCheckpoint(
@@ -178,6 +215,7 @@ def _train(
     seed: int,
     data: CatalogueData,
     config: TrainCatalogueConfig,
+    reward: LogReward | None,
     state: Path,
     progress: Callable[[int, int], None],
 ) -> tuple[ProbabilisticActor, dict[str, Any], dict[str, Any]]:
@@ -189,9 +227,10 @@ def _train(
         "context_sizes": data.context_sizes,
     }
     actor = make_catalogue_actor(**model, device=config.device)
+    buffer = data.train_buffer(config.batch_size, seed, config.device)
     trainer = OfflineTrainer(
-        make_objective(objective, actor).to(config.device),
-        data.train_buffer(config.batch_size, seed, config.device),
+        make_objective(objective, actor, reward and reward.model).to(config.device),
+        buffer if reward is None else AnnotatedBuffer(buffer, reward.columns),
         TrainConfig(
             steps=config.steps,
             batch_size=config.batch_size,
@@ -228,8 +267,13 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 
 def _fingerprint(
-    objective: str, seed: int, data: CatalogueData, config: TrainCatalogueConfig
+    objective: str,
+    seed: int,
+    data: CatalogueData,
+    config: TrainCatalogueConfig,
+    reward: LogReward | None,
 ) -> str:
     """What a run depends on; two runs of one fingerprint are the same run."""
     known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
+    known += [] if reward is None else [reward.fingerprint]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

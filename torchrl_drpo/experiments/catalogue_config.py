@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchrl_drpo.experiments.catalogue_data import LogConfig
-from torchrl_drpo.experiments.catalogue_objectives import OBJECTIVES
+from torchrl_drpo.experiments.catalogue_objectives import NAMES
 from torchrl_drpo.policies.encoders import Pooling
 
 
@@ -39,7 +39,8 @@ class TrainCatalogueConfig(LogConfig):
 
     Attributes:
         output: folder for everything that is written.
-        objectives: what to train, by name; random and popularity are always in the table.
+        objectives: what to train, by name; random and popularity are always in the table. guided,
+            taper-q, positive-only-q and drpo-q first fit a reward model to the training rows.
         seeds: runs of each objective.
         steps: gradient steps a run.
         batch_size: rows a step.
@@ -65,10 +66,10 @@ class TrainCatalogueConfig(LogConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.objectives if name not in OBJECTIVES]
+        unknown = [name for name in self.objectives if name not in NAMES]
         if unknown or not self.objectives:
             raise ValueError(
-                f"objectives must be among {', '.join(OBJECTIVES)}, got {list(self.objectives)}"
+                f"objectives must be among {', '.join(NAMES)}, got {list(self.objectives)}"
             )
         for name in ("seeds", "steps", "batch_size"):
             if getattr(self, name) < 1:

@@ -213,9 +213,16 @@ class CatalogueData:
             buffer.append_transform(DeviceCastTransform(device))
         return buffer
 
+    def train_batches(self, rows: int) -> Iterator[TensorDictBase]:
+        """The training rows in storage order."""
+        return self._batches(self.log.split("train"), rows)
+
     def test_batches(self, rows: int) -> Iterator[TensorDictBase]:
         """The held-out rows in order."""
-        for block in self.test.batches(rows):
+        return self._batches(self.test, rows)
+
+    def _batches(self, part: RecReplayBuffer, rows: int) -> Iterator[TensorDictBase]:
+        for block in part.batches(rows):
             yield block if self._has_histories else _empty_history(block)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives.common import LossModule
@@ -17,19 +18,29 @@ from torchrl_drpo.objectives import (
     CRRLoss,
     DRPOLoss,
     GBPOLoss,
+    GuidedLoss,
     RepulsiveLoss,
 )
 from torchrl_drpo.policies.catalogue import catalogue_policy
+from torchrl_drpo.rewards import CrossFittedReward
 
 #: From an actor to the loss that trains it.
 LossFactory = Callable[[ProbabilisticActor], LossModule]
+#: The same with a reward model of the log, for batches that it has annotated.
+ModelledLossFactory = Callable[[ProbabilisticActor, CrossFittedReward], LossModule]
 
 
-def _tapered(actor: ProbabilisticActor) -> LossModule:
+def _tapered(actor: ProbabilisticActor, **options: Any) -> LossModule:
     # Half the surprisal of a uniform choice: a skipped item is pushed down while it is clearly
     # likelier than chance, and let go once it is not.
     num_items = catalogue_policy(actor).items.shape[0]
-    return RepulsiveLoss(actor, taper=ExponentialTaper(threshold=0.5 * math.log(num_items)))
+    taper = ExponentialTaper(threshold=0.5 * math.log(num_items))
+    return RepulsiveLoss(actor, taper=taper, **options)
+
+
+def _on_predictions(loss: LossModule, key: str = "reward") -> LossModule:
+    loss.set_keys(**{key: "predicted_reward"})
+    return loss
 
 
 OBJECTIVES: dict[str, LossFactory] = {
@@ -47,18 +58,41 @@ OBJECTIVES: dict[str, LossFactory] = {
     "gbpo": GBPOLoss,
 }
 
+# Out-of-fold predictions are the log's rewards without most of their noise: a skipped row of an
+# item that others watch is no longer a negative, nor a lucky row of a poor one a positive.
+MODELLED_OBJECTIVES: dict[str, ModelledLossFactory] = {
+    "guided": GuidedLoss,
+    "taper-q": lambda actor, _: _on_predictions(_tapered(actor, normalize=True)),
+    "positive-only-q": lambda actor, _: _on_predictions(RepulsiveLoss(actor, negative_scale=0.0)),
+    "drpo-q": lambda actor, _: _on_predictions(DRPOLoss(actor), "quality"),
+}
+#: All that can be asked for.
+NAMES: tuple[str, ...] = (*OBJECTIVES, *MODELLED_OBJECTIVES)
 
-def make_objective(name: str, actor: ProbabilisticActor) -> LossModule:
+
+def make_objective(
+    name: str, actor: ProbabilisticActor, reward_model: CrossFittedReward | None = None
+) -> LossModule:
     """The named objective on an actor.
 
+    Args:
+        name: a key of ``OBJECTIVES`` or ``MODELLED_OBJECTIVES``.
+        actor: what it trains.
+        reward_model: of the log; for the names of ``MODELLED_OBJECTIVES`` only.
+
     Raises:
-        ValueError: for an unknown name; the message lists the known ones.
+        ValueError: for an unknown name (the message lists the known ones), or one that needs a
+            reward model and has none.
 
     Example:
         >>> from torchrl_drpo.policies import make_catalogue_actor
         >>> type(make_objective("drpo", make_catalogue_actor(10))).__name__
         'DRPOLoss'
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"no objective {name!r}; there are {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name](actor)
+    if name in OBJECTIVES:
+        return OBJECTIVES[name](actor)
+    if name not in MODELLED_OBJECTIVES:
+        raise ValueError(f"no objective {name!r}; there are {', '.join(NAMES)}")
+    if reward_model is None:
+        raise ValueError(f"objective {name!r} needs the log's reward model, got none")
+    return MODELLED_OBJECTIVES[name](actor, reward_model)

@@ -24,6 +24,9 @@ def train(config: TrainCatalogueConfig) -> None:
         f"({data['duplicates']:,} exact duplicates left out); tested from {data['first_test_day']}"
     )
     show(results.table(upright=True))
+    if results.reward_model is not None:
+        explained = results.reward_model["explained_variance"]
+        say(f"reward model: explains {explained:.1%} of the variance of rewards it had not seen")
     for objective, folder in results.checkpoints.items():
         say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
     say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
