@@ -109,14 +109,15 @@ def test_crr_weighs_by_the_lead_over_the_policys_own_actions(worlds):
     rule, policies = PolicyAdvantage(temperature=0.5, samples=3), make_policies(worlds)
     rule.prepare(worlds, policies, 1)
     for group in rule.q.optimizer.param_groups:
-        group["lr"] = 0.0  # the critic that judges is the one that was asked
+        group["lr"] = 0.1  # after such a step, the next critic would say something else
+    before = {name: value.detach().clone() for name, value in rule.q.parameters.items()}
     row = rows_of(worlds)
     weight = rule.weigh(batch_of(worlds, row), 0)
     generator = torch.Generator().manual_seed(103)
     noises = [torch.randn(40, 12, generator=generator) for _ in range(3)]
     state, action = worlds.read(row)
     for number in range(2):
-        p = {name: value[number].detach() for name, value in rule.q.parameters.items()}
+        p = {name: value[number] for name, value in before.items()}
 
         def q(s: Tensor, a: Tensor, p: dict[str, Tensor] = p) -> Tensor:
             hidden = (torch.cat([s, a], -1) @ p["w1"] + p["b1"]).relu()

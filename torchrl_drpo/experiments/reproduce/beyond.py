@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchrl_drpo.experiments.reproduce.beyond_section import section
-from torchrl_drpo.experiments.reproduce.runs import METHODS, run_method
+from torchrl_drpo.experiments.reproduce.runs import METHODS, run_method, version_of
 from torchrl_drpo.experiments.reproduce.target import Cell, Options, Target
 
 #: No seed of any other target, nor of the looks that chose a variant, is this large.
@@ -74,14 +74,17 @@ def _cell(name: str, setting: str, scenario: str, options: Options) -> Cell:
     if options.quick:
         setup |= {"log_size": 300, "users": 32, "changes": {"num_items": 300}}
         schedule, count = {"steps": 5, "evaluations": 5, "batch_size": 64}, 2
+    method = dict((CANDIDATES | BASELINES)[name])
     settings = {
-        "method": dict((CANDIDATES | BASELINES)[name]),
+        "method": method,
         "setup": setup,
         "seeds": list(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + count)),
         "schedule": schedule,
         "device": options.device,
     }
-    return Cell("beyond", cell_name(name, setting, scenario), run_method, settings)
+    return Cell(
+        "beyond", cell_name(name, setting, scenario), run_method, settings, version_of(method)
+    )
 
 
 def cell_name(method: str, setting: str, scenario: str) -> str:

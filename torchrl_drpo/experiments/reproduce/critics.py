@@ -101,13 +101,12 @@ class _WithQ(Rule):
         self.q = CriticEnsemble(seeds, states + actions, device=device)
         self.v = CriticEnsemble(seeds, states, stream=_V_STREAM, device=device)
 
-    def _train_q(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
-        """States of the batch, and Q of its rows before this step's update."""
-        state, action = self.worlds.read(batch["row"])
+    def _train_q(self, state: Tensor, action: Tensor, reward: Tensor) -> Tensor:
+        """Q of the rows before this step's update."""
         rows = torch.cat([state, action], -1)
         hidden, q = self.q.forward(rows)
-        self.q.step(rows, hidden, 2 * (q - batch["reward"]) / q.shape[-1])
-        return state, q
+        self.q.step(rows, hidden, 2 * (q - reward) / q.shape[-1])
+        return q
 
 
 class ExpectileAdvantage(_WithQ):
@@ -140,7 +139,8 @@ class ExpectileAdvantage(_WithQ):
 
     def _advantage(self, batch: TensorDict) -> Tensor:
         """Q - V, before this step's updates of both."""
-        state, q = self._train_q(batch)
+        state, action = self.worlds.read(batch["row"])
+        q = self._train_q(state, action, batch["reward"])
         hidden, v = self.v.forward(state)
         error = q - v
         side = torch.where(error > 0, self.expectile, 1 - self.expectile)
@@ -202,8 +202,10 @@ class PolicyAdvantage(_WithQ):
 
     def weigh(self, batch: TensorDict, step: int) -> Tensor:
         """Exponential weights of the advantage over the policy."""
-        state, q = self._train_q(batch)
-        weight = torch.exp((q - self._own_value(state)) / self.temperature)
+        state, action = self.worlds.read(batch["row"])
+        own = self._own_value(state)  # of the critic that judges the rows, not of the next one
+        q = self._train_q(state, action, batch["reward"])
+        weight = torch.exp((q - own) / self.temperature)
         return weight.clamp_max(self.max_weight) / batch.shape[-1]
 
     @torch.no_grad()
