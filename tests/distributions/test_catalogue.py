@@ -189,6 +189,22 @@ def test_autocast_computes_in_its_type():
         CatalogueCategorical(half, items)
 
 
+def test_autocast_costs_no_precision():
+    given = [x.detach().float() for x in parameters(6)]
+    policy, other = CatalogueCategorical(*given), CatalogueCategorical(given[0], -given[1])
+    action = torch.tensor([0, 3, 22, 7, 7, 1])
+    for question in (
+        lambda: policy.log_prob(action),
+        policy.entropy,
+        lambda: kl_divergence(policy, other),
+        lambda: policy.logits,
+        lambda: policy.topk(3).values,
+    ):
+        exact = question()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(question(), exact)
+
+
 class _Largest(TorchDispatchMode):
     """Remembers the largest tensor that any operation returned."""
 
@@ -254,6 +270,7 @@ def test_copies_are_independent_and_items_are_looked_up():
     ("change", "message"),
     [
         ({"hidden": torch.zeros(2, 4)}, "of one width D"),
+        ({"hidden": torch.zeros(2, 0), "items": torch.zeros(V, 0)}, "of one width D above 0"),
         ({"items": torch.zeros(0, D)}, "the catalogue is empty"),
         ({"items": torch.zeros(V, D, dtype=torch.float64)}, "of one type"),
         ({"bias": torch.zeros(V - 1)}, "one entry an item"),
@@ -288,6 +305,21 @@ def test_actions_of_any_integer_type(dtype):
     policy = CatalogueCategorical(*parameters(3))
     action = torch.tensor([0, 5, 22])
     torch.testing.assert_close(policy.log_prob(action.to(dtype)), policy.log_prob(action))
+
+
+def test_strided_actions_and_biases_are_fine():
+    hidden, items, bias = (x.detach() for x in parameters(3))
+    wide = torch.stack([bias, bias], 1)
+    action = torch.tensor([[0, 9], [5, 9], [22, 9]])[:, 0]
+    expected = dense(hidden, items, bias, 1.0).log_prob(action)
+    policy = CatalogueCategorical(hidden, items, wide[:, 0])
+    torch.testing.assert_close(policy.log_prob(action), expected)
+    for kind in (torch.int32, torch.int64):
+        leading = policy.leading_log_prob(action.to(kind), torch.tensor(2))
+        torch.testing.assert_close(leading, torch.where(torch.arange(3) < 2, expected, 0))
+        narrow = action.to(kind).repeat_interleave(2)[::2]
+        loss = policy.drpo_loss(narrow, torch.arange(3.0), 1.0, weighting="uniform").loss
+        torch.testing.assert_close(loss, -expected.mean())
 
 
 def test_transposed_parameters_are_fine():

@@ -66,7 +66,8 @@ class CatalogueCategorical(Distribution):
     ) -> None:
         hidden, items = _autocast(hidden, items)
         _check_parameters(hidden, items, bias, temperature)
-        self.hidden, self.items, self.bias = hidden, items, bias
+        self.hidden, self.items = hidden, items
+        self.bias = None if bias is None else _dense(bias)
         self.temperature = float(temperature)
         super().__init__(hidden.shape[:-1], validate_args=False)
         self._validate_args = validate_args
@@ -283,14 +284,14 @@ def _kl_divergence(p: CatalogueCategorical, q: CatalogueCategorical) -> Tensor:
     return (gap - lse + q._log_normaliser()).reshape(shape)
 
 
-def _dense(matrix: Tensor) -> Tensor:
+def _dense(values: Tensor) -> Tensor:
     """The kernel wants the numbers of a row side by side, and they nearly always lie so."""
-    return matrix if matrix.stride(-1) == 1 else matrix.contiguous()
+    return values if values.stride(-1) == 1 else values.contiguous()
 
 
 def _int(action: Tensor) -> Tensor:
-    """Of the integer types the kernel takes two."""
-    return action if action.dtype == torch.int32 else action.long()
+    """Of the integer types the kernel takes two, side by side."""
+    return (action if action.dtype == torch.int32 else action.long()).contiguous()
 
 
 def _autocast(hidden: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,9 +306,9 @@ def _autocast(hidden: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
 def _check_parameters(
     hidden: Tensor, items: Tensor, bias: Tensor | None, temperature: float
 ) -> None:
-    if hidden.ndim < 1 or items.ndim != 2 or hidden.shape[-1] != items.shape[-1]:
+    if hidden.ndim < 1 or items.ndim != 2 or not 0 < hidden.shape[-1] == items.shape[-1]:
         raise ValueError(
-            "expected hidden [*B, D] and items [V, D] of one width D, got hidden "
+            "expected hidden [*B, D] and items [V, D] of one width D above 0, got hidden "
             f"{tuple(hidden.shape)} and items {tuple(items.shape)}"
         )
     if items.shape[0] == 0:

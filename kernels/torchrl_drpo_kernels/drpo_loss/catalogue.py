@@ -82,7 +82,7 @@ def drpo_catalogue_loss(
     """
     linear.check(hidden, items, action, bias, inverse_temperature)
     options = Rule.of(**rule)
-    kappa, places = step.checked(quality, mask, kappa, options, hidden, max_rows)
+    kappa, places = step.checked(quality, mask, kappa, hidden, max_rows)
     need_mean = torch.is_grad_enabled() and hidden.requires_grad
     loss, log_prob, _, _, *selection = _drpo_catalogue_loss(
         hidden, items, action, bias, float(inverse_temperature), need_mean,

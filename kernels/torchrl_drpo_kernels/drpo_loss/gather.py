@@ -69,7 +69,7 @@ def drpo_gather_loss(
     """
     gather.check(logits, action, token_mask)
     options = Rule.of(**rule)
-    kappa, places = step.checked(quality, mask, kappa, options, logits, max_rows)
+    kappa, places = step.checked(quality, mask, kappa, logits, max_rows)
     if logits.ndim == 2:
         logits, action = logits.unsqueeze(1), action.unsqueeze(1)
     loss, log_prob, _, *selection = _drpo_gather_loss(

@@ -76,7 +76,7 @@ def drpo_gaussian_loss(
     """
     gaussian.check(mean, log_std, action)
     options = Rule.of(**rule)
-    kappa, places = step.checked(quality, mask, kappa, options, mean, max_rows)
+    kappa, places = step.checked(quality, mask, kappa, mean, max_rows)
     loss, log_prob, *selection = _drpo_gaussian_loss(
         mean, log_std, action, quality.detach(), mask, kappa, places, *options.parts
     )

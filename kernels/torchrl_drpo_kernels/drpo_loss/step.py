@@ -35,12 +35,11 @@ def checked(
     quality: Tensor,
     mask: Tensor | None,
     kappa: Tensor | float,
-    rule: Rule,
     like: Tensor,
     max_rows: int | None,
 ) -> tuple[Tensor, int]:
     """Raises on arguments that do not fit the policy's ``like [N, ...]``; kappa [1] and M."""
-    kappa = select_op.check(quality, mask, kappa, rule)
+    kappa = select_op.check(quality, mask, kappa)
     n = like.shape[0]
     check_shape("quality", quality, (n,), "one number a row of the policy's output")
     if quality.device != like.device:

@@ -60,7 +60,7 @@ def gather_log_prob(
     length = places(index, logits)
     empty = logits.new_empty(0, logits.shape[1], dtype=dtype)
     return (
-        padded(torch.cat([empty[:, 0], *totals]), length),
+        padded(torch.cat([empty.sum(-1), *totals]), length),
         padded(torch.cat([empty, *normalisers]), length),
     )
 

@@ -24,16 +24,25 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def _autocast_kind(tensor: Tensor) -> str:
+    """The device type whose autocast an operation on ``tensor`` would obey, or any."""
+    kind = tensor.device.type
+    return kind if torch.amp.is_autocast_available(kind) else "cpu"
+
+
 def scaled_logits(
     hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float
 ) -> Tensor:
     """``inverse_temperature * (hidden @ items.T + bias)``, shape ``[..., V]``, at least float32.
 
+    Under autocast too, which would have the product in half precision.
+
     >>> scaled_logits(torch.ones(1, 2), torch.eye(2), torch.tensor([0.0, 1.0]), 0.5)
     tensor([[0.5000, 1.0000]])
     """
     dtype = accumulation_dtype(hidden.dtype)
-    logits = hidden.to(dtype) @ items.to(dtype).T
+    with torch.autocast(_autocast_kind(hidden), enabled=False):
+        logits = hidden.to(dtype) @ items.to(dtype).T
     if bias is not None:
         logits = logits + bias.to(dtype)
     return logits * inverse_temperature
@@ -72,7 +81,8 @@ def linear_log_prob(
     logits = scaled_logits(hidden, items, bias, inverse_temperature)
     lse = logits.logsumexp(-1)
     log_prob = logits.gather(-1, action.long()[:, None])[:, 0] - lse
-    mean = (logits - lse[:, None]).exp() @ items.to(logits.dtype)
+    with torch.autocast(_autocast_kind(hidden), enabled=False):
+        mean = (logits - lse[:, None]).exp() @ items.to(logits.dtype)
     if live is not None:
         log_prob, lse = torch.where(live, log_prob, 0), torch.where(live, lse, 0)
         mean = torch.where(live[:, None], mean, 0)

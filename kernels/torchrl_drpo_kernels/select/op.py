@@ -84,16 +84,16 @@ def select(
         >>> kept.quota.item(), kept.threshold.item()
         (3, 1.0)
     """
-    rule = Rule(
-        weighting, ties, temperature, normalize, eps, target_ratio, *bounds, up=up, down=down
-    )
-    kappa = check(quality, mask, kappa, rule)
+    rule = Rule.of(
+        weighting=weighting, ties=ties, temperature=temperature, normalize=normalize, eps=eps,
+        target_ratio=target_ratio, bounds=bounds, up=up, down=down,
+    )  # fmt: skip
+    kappa = check(quality, mask, kappa)
     return Selection(*_select(quality.detach(), mask, kappa.detach(), *rule))
 
 
-def check(quality: Tensor, mask: Tensor | None, kappa: Tensor | float, rule: Rule) -> Tensor:
+def check(quality: Tensor, mask: Tensor | None, kappa: Tensor | float) -> Tensor:
     """Raises on arguments that do not fit; returns kappa as a ``[1]`` tensor."""
-    rule.check()
     check_tensor("quality", quality, dtypes=(torch.float32,), ndim=1)
     if quality.shape[0] > MAX_ROWS:
         raise ValueError(f"quality may have at most {MAX_ROWS} rows, got {quality.shape[0]}")
@@ -101,6 +101,9 @@ def check(quality: Tensor, mask: Tensor | None, kappa: Tensor | float, rule: Rul
         check_tensor("mask", mask, dtypes=(torch.bool,), ndim=1, like=quality)
         check_shape("mask", mask, tuple(quality.shape), "that of quality")
     if not isinstance(kappa, Tensor):
+        if not isinstance(kappa, (int, float)):
+            kind = type(kappa).__name__
+            raise TypeError(f"kappa must be a number or a [1] float32 tensor, got {kind}")
         if not 0 < kappa <= 1:
             raise ValueError(f"kappa must lie in (0, 1], got {kappa}")
         kappa = torch.full((1,), kappa, dtype=torch.float32, device=quality.device)

@@ -61,8 +61,9 @@ class Rule(NamedTuple):
         >>> Rule.of(weighting="uniform", bounds=(0.1, 0.5)).high
         0.5
         """
-        low, high = bounds
-        rule = cls(**options, low=low, high=high)
+        if len(bounds) != 2:
+            raise ValueError(f"bounds must be the smallest and the largest kappa, got {bounds}")
+        rule = cls(**options, low=bounds[0], high=bounds[1])
         rule.check()
         return rule
 

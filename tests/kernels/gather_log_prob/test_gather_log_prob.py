@@ -102,6 +102,15 @@ def test_an_empty_selection_gives_zeros(empty, device):
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (0, 3, 5), (4, 0, 5)], ids=str)
+def test_no_rows_and_no_tokens(shape, device):
+    logits, action, _ = make_inputs(shape, torch.float32, device)
+    log_prob = gather_log_prob(logits, action)
+    log_prob.sum().backward()
+    assert torch.equal(log_prob, log_prob.new_zeros(shape[0]))
+    assert logits.grad.shape == shape
+
+
 def test_blocks_of_rows_change_nothing(monkeypatch):
     logits, action, mask = make_inputs((13, 3, 17), torch.float32, torch.device("cpu"))
     index = torch.randperm(13)

@@ -234,6 +234,18 @@ def test_second_derivatives(device):
         assert torch.autograd.gradgradcheck(function, leaves)
 
 
+def test_autocast_changes_nothing(device):
+    given = make((20, 60, 16, 13, True), device)
+    exact = run(linear_log_prob, *given)
+
+    def under_autocast(*arguments):  # backward runs outside, as torch advises
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            return linear_log_prob(*arguments)
+
+    found = run(under_autocast, *given)
+    assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
+
+
 @pytest.mark.parametrize("n_rows", [None, 5])
 def test_a_well_formed_op(n_rows, device):
     hidden, items, action, count, bias = make((9, 30, 16, n_rows, True), device)
