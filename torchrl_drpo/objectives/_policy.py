@@ -25,6 +25,7 @@ from torchrl.modules import (
 )
 
 from torchrl_drpo.objectives._batch import per_step, read_entry
+from torchrl_drpo.policies.gaussian import DiagonalNormal, GaussianHead
 
 _SEQUENCES = (
     ProbabilisticTensorDictSequential,
@@ -39,13 +40,14 @@ def distribution_of(
     policy: ProbabilisticTensorDictSequential, inputs: TensorDictBase
 ) -> Distribution:
     """``policy.get_dist(inputs)``; the usual policy is one network and one distribution."""
-    modules = policy.module
-    if type(policy) not in _SEQUENCES or len(modules) != 2 or isinstance(modules, nn.ModuleDict):
+    # Looking a submodule up by attribute takes several calls, and a small step is a few hundred.
+    modules = policy._modules.get("module") if type(policy) in _SEQUENCES else None
+    if type(modules) is not nn.ModuleList or len(modules._modules) != 2:
         return policy.get_dist(inputs)
-    network, head = modules
+    network, head = modules._modules.values()
     if type(head) not in _HEADS or not set(head.in_keys) <= set(network.out_keys):
         return policy.get_dist(inputs)
-    outputs = _outputs_of(network, inputs)
+    outputs = _outputs_of(network, inputs, compact=head.distribution_class is DiagonalNormal)
     return policy.get_dist(inputs) if outputs is None else head.get_dist(outputs)
 
 
@@ -65,19 +67,28 @@ def value_of(
 
 
 def _outputs_of(
-    network: TensorDictModuleBase, inputs: TensorDictBase
+    network: TensorDictModuleBase, inputs: TensorDictBase, *, compact: bool = False
 ) -> dict[NestedKey, Tensor] | None:
-    """The outputs of a plain network by key; ``None`` for one that TensorDict has to call."""
-    if not _is_plain(network):
+    """The outputs of a plain network by key; ``None`` for one that TensorDict has to call.
+
+    ``compact``: whoever gets them broadcasts them, so a scale may come as the one row that it is.
+    """
+    module = network._modules.get("module")
+    if module is None or not _is_plain(network):
         return None
-    arguments = [inputs.get(key, None) for key in network.in_keys]
-    if any(argument is None for argument in arguments):
-        return None  # TensorDict says what is missing
-    outputs = network.module(*arguments)
-    if isinstance(outputs, (dict, TensorDictBase)):
-        return {key: outputs[key] for key in network.out_keys}
-    if not isinstance(outputs, tuple):
+    arguments = []
+    for key in network.in_keys:
+        arguments.append(inputs.get(key, None))
+        if arguments[-1] is None:
+            return None  # TensorDict says what is missing
+    if compact and type(module) is GaussianHead and not _is_listened_to(module):
+        outputs = module.compact(*arguments)
+    else:
+        outputs = module(*arguments)
+    if isinstance(outputs, Tensor):
         outputs = (outputs,)
+    elif not isinstance(outputs, tuple):
+        return {key: outputs[key] for key in network.out_keys}
     return dict(zip(network.out_keys, outputs, strict=True))
 
 
@@ -85,10 +96,18 @@ def _is_plain(network: nn.Module) -> bool:
     """A network that is called with its inputs in order, and that nobody listens to."""
     return (
         type(network) in _NETWORKS
-        and isinstance(network.module, nn.Module)
         and network.method is None
         and network._kwargs is None
         and not network.method_kwargs
-        and not network._forward_hooks
-        and not network._forward_pre_hooks
+        and not _is_listened_to(network)
+    )
+
+
+def _is_listened_to(module: nn.Module) -> bool:
+    """Whether somebody hooked into the calls of this very module."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )
