@@ -10,10 +10,16 @@ from torch import Tensor
 
 def check_same_shape(**tensors: Tensor | None) -> None:
     """Raises ``ValueError`` unless all given tensors (``None`` is skipped) have one shape."""
-    shapes = {name: t.shape for name, t in tensors.items() if t is not None}
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"expected tensors of one shape, got {listed}")
+    shape = None
+    for tensor in tensors.values():
+        if tensor is None:
+            continue
+        if shape is None:
+            shape = tensor.shape
+        elif tensor.shape != shape:
+            given = {name: tuple(t.shape) for name, t in tensors.items() if t is not None}
+            listed = ", ".join(f"{name} {found}" for name, found in given.items())
+            raise ValueError(f"expected tensors of one shape, got {listed}")
 
 
 def check_positive(name: str, value: float) -> None:

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_same_shape
+from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.precision import at_least_float32
+
+#: Sums of squares for which no single square and no squared sum leaves float32's range.
+_SAFE_SQUARES = (1e-20, 1e20)
 
 
 def effective_sample_size(weight: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -30,7 +34,13 @@ def effective_sample_size(weight: Tensor, mask: Tensor | None = None) -> Tensor:
     >>> effective_sample_size(torch.tensor([2.0, 2.0, 0.0, 0.0]))
     tensor(2.)
     """
-    magnitude = _valid(weight, mask).abs().flatten()
+    values = _valid(weight, mask).flatten()
+    if reads_are_free(values):
+        squares = torch.dot(values, values)
+        if _SAFE_SQUARES[0] < squares.item() < _SAFE_SQUARES[1]:
+            total: Tensor = torch.linalg.vector_norm(values, 1)
+            return total.square() / squares
+    magnitude = values.abs()
     if magnitude.numel() == 0:
         return magnitude.sum()
     # Scaled to a largest weight of 1: squares neither overflow nor vanish, and add up to 1 or more.

@@ -23,6 +23,6 @@ def reads_are_free(values: Tensor) -> bool:
         >>> torch.vmap(lambda row: torch.tensor(reads_are_free(row)))(torch.zeros(1, 2))
         tensor([False])
     """
-    if torch.compiler.is_compiling() or values.device.type != "cpu":
+    if torch.compiler.is_compiling() or not values.is_cpu:
         return False
-    return not under_functorch()
+    return torch._C._functorch.maybe_current_level() is None

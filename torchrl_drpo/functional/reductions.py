@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_same_shape
+from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.precision import at_least_float32
 
 
@@ -42,16 +45,31 @@ def weighted_nll(
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     weight = weight.detach()
-    skipped = weight == 0 if mask is None else (weight == 0) | ~mask
-    kept = at_least_float32(log_prob.masked_fill(skipped, 0.0))
-    if mask is not None:
-        weight = torch.where(mask, weight, 0.0)  # a masked row may carry any weight, NaN included
-    total = -(weight * kept).sum()
+    total = _dot(log_prob, weight) if mask is None else None
+    if total is None:
+        skipped = weight == 0 if mask is None else (weight == 0) | ~mask
+        kept = at_least_float32(log_prob.masked_fill(skipped, 0.0))
+        if mask is not None:
+            weight = torch.where(mask, weight, 0.0)  # a masked row may carry any weight, even NaN
+        total = -(weight * kept).sum()
     if reduction == "sum":
         return total
     if mask is None:
         return total / max(log_prob.numel(), 1)
     return total / mask.sum().clamp_min(1)
+
+
+def _dot(log_prob: Tensor, weight: Tensor) -> Tensor | None:
+    """``-sum(weight * log_prob)`` in one operation, where nothing has to be selected away.
+
+    A finite result says that there was no 0 * inf; both forms have the same gradient then.
+    """
+    if not (log_prob.ndim == 1 and log_prob.dtype == weight.dtype and reads_are_free(log_prob)):
+        return None
+    if log_prob.dtype not in (torch.float32, torch.float64):
+        return None
+    total = torch.dot(log_prob, -weight)
+    return total if math.isfinite(total.item()) else None
 
 
 def weighted_moments(values: Tensor, mass: Tensor | None = None) -> tuple[Tensor, Tensor]:
