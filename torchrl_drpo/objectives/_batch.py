@@ -26,6 +26,14 @@ def read_entry(tensordict: TensorDictBase, key: NestedKey, what: str, owner: str
     return value
 
 
+def optional_entry(tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:
+    """An entry that most batches do not have; looking at the outermost keys is quickest."""
+    outermost, present = key[0] if isinstance(key, tuple) else key, tensordict.keys()
+    if isinstance(outermost, str) and outermost not in present:
+        return None
+    return tensordict.get(key, None)
+
+
 def per_step(values: Tensor, batch: torch.Size, what: str) -> Tensor:
     """``[*B]`` or ``[*B, 1]`` as ``[*B]``."""
     if values.shape == batch:
@@ -66,7 +74,7 @@ def valid_steps(
     """The masks found under ``keys``, ANDed, of shape ``[*B]``; ``True`` is valid."""
     mask = None
     for key in keys:
-        found = tensordict.get(key, None)
+        found = optional_entry(tensordict, key)
         if found is None:
             continue
         if found.dtype != torch.bool:
@@ -78,8 +86,9 @@ def valid_steps(
 
 def fitting_action(dist: Distribution, action: Tensor, batch: torch.Size) -> Tensor:
     """``[*B, 1]`` item indices as ``[*B]``, the shape of the distribution's own draws."""
-    scalar_event = not is_tensor_collection(action) and dist.event_shape == torch.Size([])
-    if scalar_event and dist.batch_shape == batch and action.shape == (*batch, 1):
+    if dist.event_shape or is_tensor_collection(action):
+        return action
+    if dist.batch_shape == batch and action.shape == (*batch, 1):
         return action.squeeze(-1)
     return action
 
@@ -91,7 +100,7 @@ def action_log_prob(dist: Distribution, action: Tensor, batch: torch.Size) -> Te
     ``[*B, 1]`` integer actions, which would otherwise broadcast into ``[*B, *B]``.
     """
     log_prob = dist.log_prob(fitting_action(dist, action, batch))
-    if is_tensor_collection(log_prob):
+    if not isinstance(log_prob, Tensor):
         log_prob = sum(
             _sum_to(leaf, batch)
             for leaf in log_prob.values(True, True)  # composite actions
@@ -110,15 +119,32 @@ def _sum_to(log_prob: Tensor, batch: torch.Size) -> Tensor:
     return log_prob.flatten(len(batch)).sum(-1)
 
 
-def take_rows(tensordict: TensorDictBase, keys: Iterable[NestedKey], rows: Tensor) -> TensorDict:
-    """``tensordict.select(*keys)[rows]``, several times cheaper on small batches."""
-    taken = {}
+def take(
+    tensordict: TensorDictBase, keys: Iterable[NestedKey], rows: Tensor | None
+) -> TensorDictBase:
+    """``tensordict.select(*keys)[rows]``, of all rows for ``None``; cheap for flat batches."""
+    keys = tuple(keys)
+    taken: dict[str, Tensor] = {}
     for key in keys:
         entry = tensordict.get(key, None)
-        if entry is not None:
-            whole = is_tensor_collection(entry)
-            taken[key] = entry[rows] if whole else entry.index_select(0, rows)
-    return TensorDict(taken, torch.Size([rows.shape[0], *tensordict.shape[1:]]))
+        if entry is None:
+            continue
+        if not (isinstance(key, str) and isinstance(entry, Tensor)):
+            chosen = tensordict.select(*keys, strict=False)
+            return chosen if rows is None else chosen[rows]
+        taken[key] = entry if rows is None else entry.index_select(0, rows)
+    batch = tensordict.shape
+    if rows is not None:
+        batch = torch.Size([rows.shape[0], *batch[1:]])
+    return assembled(taken, batch)
+
+
+def assembled(entries: dict[str, Tensor], batch: torch.Size) -> TensorDict:
+    """``TensorDict(entries, batch)`` of tensors that are known to fit, without looking at each.
+
+    TensorDict's own looks take as long as a tenth of a small policy's step.
+    """
+    return TensorDict._new_unsafe(entries, batch)
 
 
 def cleared(inputs: TensorDictBase, mask: Tensor) -> TensorDictBase:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,13 +19,32 @@ from torch import Tensor, nn
 
 from torchrl_drpo.functional.host import under_functorch
 
+Slots = list[tuple[dict[str, Tensor | None], str]]
+
+
+class _Placed:
+    """Tensors in their places, and afterwards those that were there before."""
+
+    def __init__(self, slots: Slots, tensors: list[Tensor]) -> None:
+        self._slots, self._tensors = slots, tensors
+        self._before: list[Tensor | None] = []
+
+    def __enter__(self) -> None:
+        for (place, name), tensor in zip(self._slots, self._tensors, strict=True):
+            self._before.append(place[name])
+            place[name] = tensor
+
+    def __exit__(self, *_: object) -> None:
+        for (place, name), tensor in zip(self._slots, self._before, strict=True):
+            place[name] = tensor
+
 
 class ParameterSlots:
     """Where a module's parameters and buffers hang; found at the first use."""
 
     def __init__(self) -> None:
         self._module: nn.Module | None = None
-        self._slots: list[tuple[dict[str, Tensor | None], str]] | None = None
+        self._slots: Slots | None = None
         self._leaves: list[Tensor] = []
         self._registered: list[Tensor] = []
 
@@ -37,22 +55,14 @@ class ParameterSlots:
     def __reduce__(self) -> tuple[type[ParameterSlots], tuple[()]]:
         return ParameterSlots, ()
 
-    @contextlib.contextmanager
-    def holding(self, params: TensorDictParams, module: nn.Module) -> Iterator[None]:
+    def holding(
+        self, params: TensorDictParams, module: nn.Module
+    ) -> contextlib.AbstractContextManager[Any]:
         """``module`` with the tensors of ``params`` in place of its own."""
         slots = self._find(params, module)
         if slots is None or torch.compiler.is_compiling() or under_functorch():
-            with params.to_module(module, preserve_module_state=False):
-                yield
-            return
-        before = [place[name] for place, name in slots]
-        for (place, name), tensor in zip(slots, self._leaves_of(params), strict=True):
-            place[name] = tensor
-        try:
-            yield
-        finally:
-            for (place, name), tensor in zip(slots, before, strict=True):
-                place[name] = tensor
+            return params.to_module(module, preserve_module_state=False)
+        return _Placed(slots, self._leaves_of(params))
 
     def _leaves_of(self, params: TensorDictParams) -> list[Tensor]:
         """All tensors of ``params`` in order.
@@ -71,9 +81,7 @@ class ParameterSlots:
         self._registered = registered if everything == {id(t) for t in registered} else []
         return self._leaves
 
-    def _find(
-        self, params: TensorDictParams, module: nn.Module
-    ) -> list[tuple[dict[str, Tensor | None], str]] | None:
+    def _find(self, params: TensorDictParams, module: nn.Module) -> Slots | None:
         """The places in the order of ``params``' leaves; ``None`` where writing them is not enough.
 
         A module with its own ``__setattr__`` (recurrent layers keep a flat list of their weights)
@@ -84,7 +92,7 @@ class ParameterSlots:
         self._module, self._slots, self._registered = module, None, []
         if any(type(m).__setattr__ is not nn.Module.__setattr__ for m in module.modules()):
             return None
-        slots = []
+        slots: Slots = []
         for key in params.keys(True, True):
             *path, name = key if isinstance(key := unravel_key(key), tuple) else (key,)
             owner = module.get_submodule(".".join(path))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.weights import crr_weights
+from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives.advantage import AdvantageLoss
 from torchrl_drpo.objectives.critics import CriticLoss
 from torchrl_drpo.objectives.weighted import Scored, Weighting
@@ -147,7 +148,7 @@ class CRRLoss(CriticLoss, AdvantageLoss):
             with torch.no_grad():
                 target = self._td_target(inputs, self._following_value(inputs))
             out["loss_qvalue"] = self._q_objective(tensordict, self._q_values(inputs), target)
-        return TensorDict(out)
+        return _batch.assembled(out, torch.Size([]))
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         if self.has_critic:  # the weights need the policy's own actions, so all rows are scored

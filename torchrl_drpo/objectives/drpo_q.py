@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict import TensorDictBase, TensorDictParams
 from tensordict.nn import (
     ProbabilisticTensorDictSequential,
     TensorDictModuleBase,
@@ -19,6 +19,7 @@ from torch import Tensor
 from torchrl.objectives import IQLLoss
 
 from torchrl_drpo.functional.checks import check_fraction
+from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._parameters import ParameterSlots
 from torchrl_drpo.objectives._policy import value_of
 from torchrl_drpo.objectives.critics import CriticLoss
@@ -167,7 +168,7 @@ class DRPOQLoss(CriticLoss, DRPOLoss):
         out = self._outputs(scored)
         out["loss_qvalue"] = q_loss
         out["loss_value"] = self._reduce_critic(value_loss, tensordict)
-        return TensorDict(out)
+        return _batch.assembled(out, torch.Size([]))
 
     def _value(self, inputs: TensorDictBase) -> Tensor:
         """V(s), ``[*B]``."""

@@ -110,7 +110,7 @@ class _SurrogateLoss(BehaviorLoss):
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
-        return _ProximalWeighting(advantage, self._mass(advantage, mask), {})
+        return Weighting(advantage, self._mass(advantage, mask), {})
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
         old = self._behavior_log_prob(scored)
@@ -123,7 +123,7 @@ class _SurrogateLoss(BehaviorLoss):
             "clip_fraction": clipped.sum() / count,
             "kl_approx": -torch.where(counted, log_ratio, 0.0).sum() / count,
         }
-        return replace(weighting, report=report, old_log_prob=old)
+        return _ProximalWeighting(weighting.weight, weighting.mass, report, old)
 
     def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
         advantage = weighting.weight

@@ -10,12 +10,13 @@ functional parameters, reductions, and the work that is saved on rows of weight 
 from __future__ import annotations
 
 import contextlib
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict import TensorDictBase, TensorDictParams
 from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
@@ -229,7 +230,7 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
             ValueError: for an empty batch, or signals that are non-finite or of another shape.
             KeyError: for an entry that is not there.
         """
-        return TensorDict(self._outputs(tensordict))
+        return _batch.assembled(self._outputs(tensordict), torch.Size([]))
 
     def _outputs(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
         """What ``forward`` returns, before a subclass adds the losses of other networks."""
@@ -245,16 +246,13 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         with torch.no_grad():
             weighting = self._weigh(tensordict, self._samples(steps))
             weighting = self._with_priority(weighting, tensordict)
-            self._check_weight(weighting.weight)
+            weight = weighting.weight
             total = weighting.mass.sum()
-            rows = self._rows_to_score(weighting.weight)
+            rows = self._rows_to_score(weight)
             self._took("dense" if rows is None else "rows")
             if rows is not None:
-                weighting = replace(
-                    weighting,
-                    weight=weighting.weight.index_select(0, rows),
-                    mass=weighting.mass.index_select(0, rows),
-                )
+                mass = weighting.mass.index_select(0, rows)
+                weighting = Weighting(weight.index_select(0, rows), mass, weighting.report)
                 steps = None if steps is None else steps.index_select(0, rows)
         inputs = self._inputs(tensordict, rows, steps)
         with self._actor_parameters():
@@ -264,8 +262,10 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
                 action = inputs.get(self.tensor_keys.action)
                 scored = Scored(dist, action, log_prob.detach(), steps, inputs, tensordict, rows)
                 weighting = self._reweigh(weighting, scored)
-        out = {"loss_actor": self._reduce_weighted(log_prob, weighting, total)}
-        out.update((key, weighting.report[key]) for key in self.out_keys if key in weighting.report)
+        loss = self._reduce_weighted(log_prob, weighting, total)
+        self._check_weight(weight, loss)
+        report = weighting.report
+        out = {"loss_actor": loss, **{key: report[key] for key in self.out_keys if key in report}}
         self._clear_weakrefs(tensordict, "actor_network_params")
         return out
 
@@ -309,7 +309,7 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         return torch.ones(shape, device=action.device)
 
     def _with_priority(self, weighting: Weighting, tensordict: TensorDictBase) -> Weighting:
-        priority = tensordict.get(self.tensor_keys.priority_weight, None)
+        priority = _batch.optional_entry(tensordict, self.tensor_keys.priority_weight)
         if priority is None:
             return weighting
         what = f"priority_weight {self.tensor_keys.priority_weight!r}"
@@ -321,9 +321,9 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
             weighting, weight=weighting.weight * priority, mass=weighting.mass * priority
         )
 
-    def _check_weight(self, weight: Tensor) -> None:
-        """An overflowed weight is an error with a row as well."""
-        if _batch.wants_check(self.check_inputs, weight):
+    def _check_weight(self, weight: Tensor, loss: Tensor) -> None:
+        """An overflowed weight is an error with a row as well; it leaves no finite loss."""
+        if _batch.wants_check(self.check_inputs, loss) and not _is_finite(loss):
             hint = "raise the temperature, cap the weights or rescale the rewards"
             check_finite(f"the weight that {type(self).__name__} gives", weight, hint=hint)
 
@@ -352,12 +352,10 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
     ) -> TensorDictBase:
         """What the policy reads, and the logged actions, for ``rows`` only."""
         action_key = self.tensor_keys.action
-        _batch.read_entry(tensordict, action_key, "action", type(self).__name__)
         keys = (*self._policy_keys(), action_key)
-        if rows is None:
-            inputs = tensordict.select(*keys, strict=False)
-        else:
-            inputs = _batch.take_rows(tensordict, keys, rows)
+        inputs = _batch.take(tensordict, keys, rows)
+        if inputs.get(action_key, None) is None:
+            _batch.read_entry(tensordict, action_key, "action", type(self).__name__)  # raises
         return inputs if steps is None else _batch.cleared(inputs, steps)
 
     def _log_prob(
@@ -386,7 +384,10 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         weight = weighting.weight
         if self.reduction == "none":
             return -weight * torch.where(weight != 0, log_prob, 0.0)
-        summed = weighted_nll(log_prob, weight, reduction="sum")
-        if self.reduction == "sum":
-            return summed
-        return summed / total.clamp_min(torch.finfo(total.dtype).tiny)  # 0 of 0 is 0
+        if self.reduction == "mean":
+            weight = weight / total.clamp_min(torch.finfo(total.dtype).tiny)  # 0 of 0 is 0
+        return weighted_nll(log_prob, weight, reduction="sum")
+
+
+def _is_finite(loss: Tensor) -> bool:
+    return math.isfinite((loss.sum() if loss.ndim else loss).item())
