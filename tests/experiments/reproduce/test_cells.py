@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,18 @@ def test_a_process_that_dies_costs_one_cell(tmp_path: Path):
         + [(n, "computed") for n in ("a", "b", "c", "threads")]
         + [(n, "failed") for n in ("killed", "torn", "bad")]
     )
+
+
+def test_an_interrupt_ends_the_processes_and_keeps_what_is_done(tmp_path: Path):
+    def interrupt(cell: Cell, state: str, seconds: float) -> None:
+        if state == "computed":
+            raise KeyboardInterrupt
+
+    cells = [double("a", 1), Cell("t", "long", small_cells.sleep, {"seconds": 600})]
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(cells, tmp_path, workers=2, progress=interrupt)
+    assert multiprocessing.active_children() == []
+    assert read_cells(cells, tmp_path)[1] == cells[1:]
 
 
 # -- names --------------------------------------------------------------------------------------

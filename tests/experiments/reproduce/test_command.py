@@ -100,6 +100,15 @@ def test_bad_options_end_with_code_2(arguments: list[str], capsys: pytest.Captur
     assert arguments[1] in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
+    assert main(["reproduce", "table1", "--device", "cuda:1"]) == 2
+    assert "device 'cuda:1' was asked for, but torch finds no CUDA" in capsys.readouterr().err
+    assert command.ReproduceConfig(("table1",)).options().device == "cpu"
+
+
 # -- runs ---------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.experiments.reproduce.small_worlds import SEEDS, SETUP, make_policies, make_worlds
+from torchrl_drpo.experiments.reproduce.critics import CriticEnsemble
 from torchrl_drpo.experiments.reproduce.runs import METHODS
 from torchrl_drpo.experiments.reproduce.served import Audience, make_buffer, run_served, shares
 from torchrl_drpo.functional.similarity import unit
@@ -123,19 +124,20 @@ def test_a_run_is_repeated_and_a_seed_does_not_depend_on_the_others(found):
         assert found["metrics"][name][1] == pytest.approx(values[0], rel=1e-3, abs=1e-5)
 
 
-def test_critics_see_the_batch_of_the_step(found, monkeypatch: pytest.MonkeyPatch):
-    from torchrl_drpo.experiments.reproduce.critics import ExpectileAdvantage
+def test_critics_see_the_batch_of_the_step(monkeypatch: pytest.MonkeyPatch):
+    seen: list[Tensor] = []
+    plain = CriticEnsemble.forward
 
-    seen: list[tuple[Tensor, Tensor]] = []
-    plain = ExpectileAdvantage._train_q
+    def watch(self: CriticEnsemble, rows: Tensor) -> tuple[Tensor, Tensor]:
+        if rows.shape[-1] == 22:  # state and action: Q, not V
+            seen.append(rows)
+        return plain(self, rows)
 
-    def watch(self: ExpectileAdvantage, batch: Any) -> Any:
-        _, action = self.worlds.read(batch["row"])
-        seen.append((action, batch["reward"]))
-        return plain(self, batch)
-
-    monkeypatch.setattr(ExpectileAdvantage, "_train_q", watch)
+    monkeypatch.setattr(CriticEnsemble, "forward", watch)
     run(method=METHODS["IQL"], offline_steps=2, online_steps=2)
-    assert len(seen) == 4
-    assert all(action.shape == (2, 32, 12) for action, _ in seen)
-    assert len({float(action.sum()) for action, _ in seen}) == 4
+    assert [rows.shape for rows in seen] == [(2, 32, 22)] * 4
+    assert len({float(rows.sum()) for rows in seen}) == 4
+    users = make_worlds().log["observation"]
+    from_log = [(rows[0, :, None, :10] == users[0]).all(-1).any(-1).sum() for rows in seen]
+    assert min(from_log[:2]) == 32  # before anything is served
+    assert max(from_log[2:]) < 32
