@@ -134,6 +134,17 @@ def fit_bilinear_reward(
 
     Raises:
         ValueError: for shapes that differ, rows that are not finite, or numbers out of range.
+
+    Examples:
+        A model of all rows, to judge new ones with; for the rows of the log itself use
+        :func:`~torchrl_drpo.rewards.cross_fit_bilinear`.
+
+        >>> import torch
+        >>> g = torch.Generator().manual_seed(0)
+        >>> state, action = torch.randn(500, 3, generator=g), torch.randn(500, 3, generator=g)
+        >>> model = fit_bilinear_reward(state, action, torch.cosine_similarity(state, action))
+        >>> model(torch.eye(3), torch.eye(3)).shape, model.ridge
+        (torch.Size([3]), tensor(1.))
     """
     check_rows(observation, action, reward)
     check_positive("landmarks", landmarks)
