@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,7 +132,7 @@ def cut_cross_entropy(hidden: Tensor, table: Tensor, action: Tensor) -> Tensor:
 
 
 def liger(hidden: Tensor, table: Tensor, action: Tensor) -> Tensor:
-    """Liger's fused linear cross-entropy."""
+    """Liger's fused linear cross-entropy; versions up to 0.7 ignore the rows' weights."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as fused
 
     return fused(hidden, table, action, reduction="none")
@@ -147,6 +148,9 @@ STEPS: dict[str, Callable[[Batch, float], Tensor]] = {
     "topk + gather + Liger": gathered(liger),
     "dense cross-entropy": dense(cross_entropy),
     "dense torch linear_cross_entropy": dense(linear_cross_entropy),
+    "dense compiled cross-entropy": dense(compiled_cross_entropy),
+    "dense cut-cross-entropy": dense(cut_cross_entropy),
+    "dense Liger": dense(liger),
 }
 
 
@@ -182,8 +186,10 @@ ENCODERS: dict[str, Callable[[Encoder, Batch, float], Tensor]] = {
 }
 
 
-def missing(name: str, device: str) -> str | None:
+def missing(name: str, device: str, dtype: torch.dtype = torch.float32) -> str | None:
     """Why a way cannot run here, or ``None``."""
+    if "cut-" in name and dtype == torch.float32:
+        return "cut-cross-entropy wants half precision"
     for part, package in (("cut-", "cut_cross_entropy"), ("Liger", "liger_kernel")):
         if part in name:
             if device == "cpu":
@@ -195,14 +201,47 @@ def missing(name: str, device: str) -> str | None:
     return None
 
 
-def run_step(name: str, batch: Batch, kappa: float) -> Tensor:
-    """Forward and backward; returns the loss and leaves the gradients on the batch."""
+def launch_step(name: str, batch: Batch, kappa: float) -> Tensor:
+    """Forward and backward, which a GPU may still be at; the gradients are left on the batch."""
     batch.hidden.grad = batch.table.grad = None
     loss = STEPS[name](batch, kappa)
     loss.backward()
+    return loss.detach()
+
+
+def run_step(name: str, batch: Batch, kappa: float) -> Tensor:
+    """Forward and backward, finished; returns the loss."""
+    loss = launch_step(name, batch, kappa)
     if batch.hidden.is_cuda:
         torch.cuda.synchronize()
-    return loss.detach()
+    return loss
+
+
+def device_seconds(step: Callable[[], object], rounds: int = 20) -> list[float]:
+    """Seconds that a GPU works on each of ``rounds`` steps, the host's launches left out.
+
+    The GPU sleeps first while the host launches, so that no kernel waits for the next launch.
+    A step in which the host waits for the GPU defeats that: its gaps count, as in training.
+    """
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
+    torch.cuda.synchronize()
+    torch.cuda._sleep(200_000_000)  # cycles: about a tenth of a second
+    events[0].record()
+    for event in events[1:]:
+        step()
+        event.record()
+    torch.cuda.synchronize()
+    return [first.elapsed_time(second) / 1e3 for first, second in pairwise(events)]
+
+
+def gpu_memory(name: str, batch: Batch, kappa: float) -> int:
+    """Bytes that one step adds at its highest, its gradients included."""
+    batch.hidden.grad = batch.table.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run_step(name, batch, kappa)
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _memory(field: str) -> int:

@@ -1,13 +1,15 @@
 """Runs the catalogue benchmarks and writes results/kernels/<device>.json, .md and .png.
 
-    python tests/benchmarks/report_kernels.py                  # everything
+    python tests/benchmarks/report_kernels.py --only cuda      # on a GPU machine: the GPU alone
+    python tests/benchmarks/report_kernels.py --only cpu
     python tests/benchmarks/report_kernels.py --only 200000    # a part; the rest stays as it was
     python tests/benchmarks/report_kernels.py --processor-time --only cpu   # on a busy machine
 
-Times are medians of a step (selection, forward, backward) with the fastest and slowest round.
-The last command counts the processor time of one thread, which other jobs hardly change, where
-the wall clock of two threads that wait for each other would be theirs; its files are
-``cpu_one_thread.*``.
+Every way is first held against float64. Times are medians of a step (selection, forward,
+backward) with the fastest and slowest round; on a GPU also what the device alone takes. A peer
+that is not installed, or cannot do a problem, is left out. The last command counts the processor
+time of one thread, which other jobs hardly change, where the wall clock of two threads that wait
+for each other would be theirs; its files are ``cpu_one_thread.*``.
 """
 
 from __future__ import annotations
@@ -24,39 +26,41 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+from kernel_tables import (
+    OURS,
+    SIZES,
+    Row,
+    encoder_table,
+    goals,
+    gpu_goals,
+    gpu_table,
+    roofline,
+    seconds,
+    short_table,
+    table,
+)
+
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = ("rows", "items", "width", "kappa")
-OURS, GATHER, DENSE = "ours", "topk + gather + cross-entropy", "dense cross-entropy"
-Row = dict[str, Any]
-
-#: What one H200 does: bfloat16 flops and bytes a second, both measured on such a card.
-FLOPS, BANDWIDTH = 790e12, 4.3e12
-
-
-def roofline(rows: int, items: int, width: int, kappa: float) -> float:
-    """Seconds that forward + backward need at least on that card: 8 D flops a kept logit.
-
-    >>> round(roofline(4096, 262_144, 256, 0.1) * 1e3, 3)
-    0.279
-    """
-    kept = round(kappa * rows)
-    flops = 8 * width * kept * items
-    traffic = 2 * (3 * items * width + 3 * kept * width)  # the items twice in, once out; bfloat16
-    return max(flops / FLOPS, traffic / BANDWIDTH)
+TESTS = ("test_kernels_linear_log_prob.py", "test_kernels_step.py")
 
 
 def measure(only: str | None, processor_time: bool) -> list[Row]:
     """Runs pytest-benchmark; one row a way and problem."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "benchmark.json"
-        test = Path(__file__).with_name("test_kernels_linear_log_prob.py")
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "benchmark_only", str(test)]
+        tests = [str(Path(__file__).with_name(name)) for name in TESTS]
+        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "benchmark_only", *tests]
         command += [f"--benchmark-json={out}", *(["-k", only] if only else [])]
         environment = dict(os.environ)
         if processor_time:
             environment["OMP_NUM_THREADS"] = "1"
             command.append("--benchmark-timer=time.process_time")
-        subprocess.run(command, cwd=ROOT, check=True, env=environment)
+        done = subprocess.run(command, cwd=ROOT, env=environment)
+        if not (out.is_file() and out.stat().st_size):
+            sys.exit(f"nothing was measured: pytest ended with {done.returncode}")
+        if done.returncode:
+            sys.stderr.write("Some tests failed; what the others measured is written.\n")
         entries = json.loads(out.read_text())["benchmarks"]
     found = []
     for entry in entries:
@@ -69,13 +73,27 @@ def measure(only: str | None, processor_time: bool) -> list[Row]:
 def merged(old: list[Row], new: list[Row]) -> list[Row]:
     """New rows in the place of old ones of the same way and sizes."""
     rows = {
-        (row["name"], row.get("layers"), *(row[key] for key in SIZES)): row for row in [*old, *new]
+        (row["name"], row.get("kind"), row.get("layers"), *(row[key] for key in SIZES)): row
+        for row in [*old, *new]
     }
 
     def order(row: Row) -> tuple[Any, ...]:
-        return (row.get("layers", 0), *(row[k] for k in SIZES), row["median_s"])
+        kind = row.get("kind", ""), row.get("layers", 0)
+        return (*kind, *(row[k] for k in SIZES), row["median_s"])
 
     return sorted(rows.values(), key=order)
+
+
+def kept(path: Path, device: str) -> list[Row]:
+    """Rows of an earlier report, if they were measured on this kind of processor or card."""
+    if not path.is_file():
+        return []
+    old, name = json.loads(path.read_text()), "gpu" if device == "cuda" else "cpu"
+    if old["machine"].get(name) != machine(device)[name]:
+        sys.stderr.write(f"{path}: {old['machine'].get(name)} measured it, so it is replaced\n")
+        return []
+    rows: list[Row] = old["rows"]
+    return rows
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -84,108 +102,16 @@ def machine(device: str) -> dict[str, Any]:
     if device == "cuda":
         import triton
 
-        return {"gpu": torch.cuda.get_device_name(), "triton": triton.__version__, **info}
+        card = torch.cuda.get_device_properties(0)
+        size = f"{card.total_memory / 2**30:.0f} GiB, {card.multi_processor_count} multiprocessors"
+        cuda = torch.version.cuda or torch.version.hip
+        return {"gpu": card.name, "with": size, "cuda": cuda, "triton": triton.__version__, **info}
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
     name = names[0].split(":")[1].strip() if names else platform.machine()
-    return {"cpu": name, "cores": os.cpu_count(), "threads": min(2, os.cpu_count() or 1), **info}
-
-
-def goals(rows: list[Row]) -> list[str]:
-    """The goals of the CPU path and what was measured for each, at kappa = 0.1."""
-    lines = []
-    for items, width in ((50_000, 128), (200_000, 64)):
-        found = {
-            row["name"]: row
-            for row in rows
-            if (row["rows"], row["items"], row["width"], row["kappa"]) == (4096, items, width, 0.1)
-        }
-        if not {OURS, GATHER, DENSE} <= found.keys():
-            continue
-
-        def ratio(peer: str, key: str, found: dict[str, Row] = found) -> float:
-            return found[peer][key] / found[OURS][key]
-
-        def speed(peer: str) -> float:
-            """By medians or by fastest rounds, whichever says less: others may use the machine."""
-            return min(ratio(peer, "median_s"), ratio(peer, "min_s"))
-
-        wanted = [
-            ("faster than dense cross-entropy", speed(DENSE), 8),
-            ("less memory than dense cross-entropy", ratio(DENSE, "peak_bytes"), 20),
-            ("faster than topk + gather + cross-entropy", speed(GATHER), 1),
-        ]
-        if items == 200_000:
-            wanted.append(
-                ("less memory than topk + gather + cross-entropy", ratio(GATHER, "peak_bytes"), 4)
-            )
-        lines += [
-            f"| V = {items:,}, D = {width}: times {what} | {goal} | {value:.1f} | "
-            f"{'yes' if value >= goal else 'no'} |"
-            for what, value, goal in wanted
-        ]
-    return lines
-
-
-def too_large(rows: list[Row]) -> list[str]:
-    """A line for each problem whose dense logits, softmax and gradient were more than fits."""
-    dense = {tuple(row[k] for k in SIZES) for row in rows if row["name"] == DENSE}
-    largest = max(
-        (12 * row["rows"] * row["items"] for row in rows if row["name"] == DENSE), default=0
-    )
-    lines = []
-    for sizes in dict.fromkeys(tuple(row[k] for k in SIZES) for row in rows):
-        need = 12 * sizes[0] * sizes[1]
-        if sizes not in dense and need > largest:
-            lines.append(
-                f"| {sizes[0]} | {sizes[1]:,} | {sizes[2]} | {sizes[3]:g} | {DENSE} | not run | "
-                f"does not fit | {need / 1e6:,.0f} needed |"
-            )
-    return lines
-
-
-def table(rows: list[Row]) -> list[str]:
-    """One line a way and problem, in Markdown."""
-    lines = [
-        "| N | V | D | kappa | way | median ms | fastest to slowest | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        name = f"**{row['name']}**" if row["name"].startswith(OURS) else row["name"]
-        lines.append(
-            f"| {row['rows']} | {row['items']:,} | {row['width']} | {row['kappa']:g} | {name} | "
-            f"{row['median_s'] * 1e3:.1f} | {row['min_s'] * 1e3:.1f} to {row['max_s'] * 1e3:.1f} | "
-            f"{row['peak_bytes'] / 1e6:.1f} |"
-        )
-    return lines + too_large(rows)
-
-
-def encoder_table(rows: list[Row]) -> list[str]:
-    """Where the encoder stands, and what that costs."""
-    lines = [
-        "| hidden layers | kappa | way | median ms | fastest to slowest |",
-        "|---|---|---|---|---|",
-    ]
-    return lines + [
-        f"| {row['layers']} | {row['kappa']:g} | {row['name']} | {row['median_s'] * 1e3:.1f} | "
-        f"{row['min_s'] * 1e3:.1f} to {row['max_s'] * 1e3:.1f} |"
-        for row in rows
-    ]
-
-
-def gpu_table(rows: list[Row]) -> list[str]:
-    """The roofline of each problem beside what was measured, or that nothing was."""
-    measured = {
-        tuple(row[k] for k in SIZES): row["median_s"] for row in rows if row["name"] == OURS
-    }
-    lines = ["| N | V | D | kappa | roofline ms | ours ms |", "|---|---|---|---|---|---|"]
-    for n, items in ((4096, 32_768), (4096, 262_144), (4096, 1_048_576), (65_536, 262_144)):
-        for kappa in (1.0, 0.5, 0.1, 0.05):
-            seconds = measured.get((n, items, 256, kappa))
-            ours = "not measured" if seconds is None else f"{seconds * 1e3:.3f}"
-            floor = roofline(n, items, 256, kappa) * 1e3
-            lines.append(f"| {n} | {items:,} | 256 | {kappa:g} | {floor:.3f} | {ours} |")
-    return lines
+    cores = os.cpu_count() or 1
+    threads = int(os.environ.get("OMP_NUM_THREADS", min(2, cores)))
+    return {"cpu": name, "cores": cores, "threads": threads, **info}
 
 
 def write_report(folder: Path, stem: str, rows: list[Row]) -> None:
@@ -204,17 +130,27 @@ def write_report(folder: Path, stem: str, rows: list[Row]) -> None:
             f"Other jobs ran beside it: load average {min(loads):.1f} to {max(loads):.1f}.",
             "",
         ]
-    if device == "cpu" and (lines := goals(rows)):
+    if lines := goals(rows) if device == "cpu" else gpu_goals(rows):
         text += ["| goal | wanted | measured | met |", "|---|---|---|---|", *lines, ""]
     encoders = [row for row in rows if "layers" in row]
-    rows, every = [row for row in rows if "layers" not in row], rows
+    kinds = {kind: [r for r in rows if r.get("kind") == kind] for kind in ("select", "step")}
+    rows, every = [r for r in rows if "layers" not in r and "kind" not in r], rows
     text += [*table(rows), ""]
     if encoders:
         text += ["## Where the encoder stands", ""]
         text += ["N = 4096, V = 10,000, D = 64; hidden layers of 512.", ""]
         text += [*encoder_table(encoders), ""]
-    text += ["## Roofline of one H200 (790 TFLOP/s bfloat16, 4.3 TB/s)", ""]
-    text += [*gpu_table(rows if device == "cuda" else []), ""]
+    if kinds["select"]:
+        text += ["## Selection, kappa = 0.1", "", *short_table(kinds["select"]), ""]
+    if kinds["step"]:
+        text += ["## A whole step of DRPO: loss, backward, Adam; 10 -> 128 -> 128", ""]
+        text += [*short_table(kinds["step"]), ""]
+    if device == "cpu":
+        text += ["## Roofline of one H200 (790 TFLOP/s bfloat16, 4.3 TB/s)", "", *gpu_table(), ""]
+    else:
+        text += ["The roofline is that of one H200 (790 TFLOP/s bfloat16, 4.3 TB/s): the larger of"]
+        text += ["8 D flops a kept logit, and the items twice in and once out. Another card has"]
+        text += ["another.", ""]
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / f"{stem}.json", json.dumps({"machine": info, "rows": every}, indent=1))
     _replace(folder / f"{stem}.md", "\n".join(text))
@@ -246,7 +182,11 @@ def plot(rows: list[Row], path: Path) -> None:
         ("rows", "median_s", "rows N", "step, s"),
         ("items", "peak_bytes", "items V", "peak memory, bytes"),
     )
-    figure, axes = plt.subplots(1, 4, figsize=(17, 4.2), layout="constrained")
+    if any("device_s" in row for row in rows):
+        rows = [r | {"share": roofline(*(r[key] for key in SIZES)) / seconds(r)} for r in rows]
+        panels += (("kappa", "share", "kappa", "fraction of the H200's roofline"),)
+    width = 4.25 * len(panels)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.2), layout="constrained")
     for axis, (x, y, label, title) in zip(axes, panels, strict=True):
         for name in dict.fromkeys(row["name"] for row in rows):
             fixed = [key for key in SIZES if key != x]
@@ -278,8 +218,8 @@ def main() -> None:
     for device in dict.fromkeys(row["device"] for row in new):
         stem = f"{device}_one_thread" if given.processor_time else device
         path = given.out / f"{stem}.json"
-        old = json.loads(path.read_text())["rows"] if path.is_file() else []
-        write_report(given.out, stem, merged(old, [r for r in new if r["device"] == device]))
+        rows = [row for row in new if row["device"] == device]
+        write_report(given.out, stem, merged(kept(path, device), rows))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ carries its sizes and its peak memory in ``extra_info``.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ from catalogue_steps import (
     ENCODERS,
     STEPS,
     Problem,
+    device_seconds,
+    gpu_memory,
+    launch_step,
     make_batch,
     missing,
     peak_memory,
@@ -57,38 +62,74 @@ def _label(value: object) -> str:
     return f"{value.device}-{value.rows}-{value.items}-{value.width}-{value.kappa:g}"
 
 
+@pytest.mark.parametrize("kappa", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.float32),
+        pytest.param("cuda", torch.float32, marks=pytest.mark.gpu),
+        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
+    ],
+)
+@pytest.mark.parametrize("name", STEPS)
+def test_all_ways_agree(name, device, dtype, kappa):
+    """They compute one thing; otherwise their times could not be compared."""
+    if reason := missing(name, device, dtype):
+        pytest.skip(reason)
+    batch = make_batch(Problem(200, 3000, 32, kappa, device, dtype))
+    found = run_step(name, batch, kappa).double()
+    grads = batch.hidden.grad.double(), batch.table.grad.double()
+    hidden, table = (x.detach().double().requires_grad_() for x in batch[:2])
+    wide = batch._replace(hidden=hidden, table=table)
+    expected = run_step("dense cross-entropy", wide, kappa).double()
+    half = dtype == torch.bfloat16  # logits of -10 to 10 in 8 bits, and 410 of them added up
+    torch.testing.assert_close(found, expected, rtol=1e-2 if half else 1e-4, atol=1e-5)
+    for ours, wanted in zip(grads, (hidden.grad, table.grad), strict=True):
+        error = (ours - wanted).abs().max() / wanted.abs().max()
+        assert error < (0.03 if half else 1e-3), name
+
+
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize(
     "problem", [*CPU, *(pytest.param(p, marks=pytest.mark.gpu) for p in GPU)], ids=_label
 )
 def test_step(benchmark, name, problem):
-    if reason := missing(name, problem.device):
+    if reason := missing(name, problem.device, problem.dtype):
         pytest.skip(reason)
     rows = problem.rows if name.startswith("dense") else problem.rows * problem.kappa
     keeps_logits = "linear_" not in name and not name.startswith("ours")
     if keeps_logits and 12 * rows * problem.items > DENSE_LIMIT[problem.device]:
         pytest.skip("its logits do not fit this machine's memory")
     batch = make_batch(problem)
-    slow = rows * problem.items > 2e8
-    benchmark.pedantic(
-        run_step,
-        args=(name, batch, problem.kappa),
-        rounds=3 if slow else 7,
-        warmup_rounds=1,
-    )
-    if problem.device == "cpu":
-        peak = _peak_in_a_process_of_its_own(name, problem)
+    step = partial(run_step, name, batch, problem.kappa)
+    _warm_up(step, name)
+    on_gpu = problem.device == "cuda"
+    rounds = 20 if on_gpu else 3 if rows * problem.items > 2e8 else 7
+    benchmark.pedantic(step, rounds=rounds, warmup_rounds=3 if on_gpu else 0)
+    if on_gpu:
+        times = device_seconds(partial(launch_step, name, batch, problem.kappa))
+        benchmark.extra_info["device_s"] = statistics.median(times)
+        peak = gpu_memory(name, batch, problem.kappa)
     else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run_step(name, batch, problem.kappa)
-        peak = torch.cuda.max_memory_allocated() - before
+        peak = _peak_in_a_process_of_its_own(name, problem)
     benchmark.extra_info.update(
         name=name,
         load=os.getloadavg()[0],
         peak_bytes=peak,
         **problem._replace(dtype=str(problem.dtype))._asdict(),
     )
+
+
+def _warm_up(step, name):
+    """Compiles and tunes. A peer that cannot do this problem is left out, ours must."""
+    torch._dynamo.reset()  # beyond eight shapes torch.compile would quietly run eagerly
+    try:
+        step()
+    except Exception as error:
+        if name.startswith("ours"):
+            raise
+        torch.cuda.empty_cache()
+        pytest.skip(f"{name} cannot do this: {type(error).__name__}: {error}")
 
 
 def _peak_in_a_process_of_its_own(name: str, problem: Problem) -> int:
@@ -130,23 +171,6 @@ def test_where_the_encoder_stands(benchmark, name, kappa, layers):
         layers=layers,
         **problem._replace(dtype="")._asdict(),
     )
-
-
-@pytest.mark.parametrize("kappa", [0.1, 1.0])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_all_ways_agree(device, kappa):
-    """They compute one thing; otherwise their times could not be compared."""
-    problem = Problem(200, 3000, 32, kappa, device)
-    batch = make_batch(problem)
-    expected = run_step("dense cross-entropy", batch, kappa)
-    grads = batch.hidden.grad, batch.table.grad
-    for name in STEPS:
-        if missing(name, device):
-            continue
-        found = run_step(name, batch, kappa)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        for ours, wanted in zip((batch.hidden.grad, batch.table.grad), grads, strict=True):
-            torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_the_memory_of_a_step_is_seen():

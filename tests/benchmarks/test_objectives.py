@@ -210,6 +210,37 @@ class HandDRPOQ(nn.Module):
         return loss - (advantage * net.log_prob(state[top], action[top])[0]).sum() / k
 
 
+def reward_net() -> QNet:
+    """A fixed reward model, the same one at each call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return QNet().requires_grad_(False)
+
+
+class HandGuided:
+    """Clones the better rows and climbs the reward model from the policy's mean there."""
+
+    def __init__(self) -> None:
+        self.reward_net = reward_net()
+
+    def __call__(self, net: Plain, batch: Batch) -> Tensor:
+        state, action, reward = rows(batch)
+        advantage = reward - reward.mean()
+        advantage = advantage / (advantage.std() + 1e-8)
+        better = (advantage > 0).nonzero().squeeze(-1)
+        state, action = state[better], action[better]
+        mean, log_std = net.mean(state), net.log_std.clamp(-5.0, 2.0)
+        distance = ((action - mean) / log_std.exp()).square().sum(-1)
+        log_prob = -0.5 * distance - log_std.sum() - 0.5 * ACTION_DIM * math.log(2 * math.pi)
+        gain = self.reward_net(state, mean).squeeze(-1)
+        return -(advantage[better] * (log_prob + gain)).sum() / len(reward)
+
+
+def make_guided(actor: nn.Module) -> nn.Module:
+    model = TensorDictModule(reward_net(), ["observation", "action"], ["predicted_reward"])
+    return drpo.GuidedLoss(actor, model)
+
+
 def make_drpo_q(actor: nn.Module) -> nn.Module:
     critic = TensorDictModule(QNet(), ["observation", "action"], ["state_action_value"])
     value = TensorDictModule(QNet(0), ["observation"], ["state_value"])
@@ -234,6 +265,7 @@ CASES: dict[str, tuple[Callable[[nn.Module], nn.Module], Callable[[Plain], Loop]
     "GBPO": (lambda a: drpo.GBPOLoss(a, behavior="logged"), lambda net: hand_gbpo),
     "ECPO": (lambda a: drpo.ECPOLoss(a, behavior="logged"), lambda net: hand_ecpo),
     "BPPO": (drpo.BPPOLoss, HandBPPO),
+    "Guided": (make_guided, lambda net: HandGuided()),
 }
 
 

@@ -1,0 +1,88 @@
+"""The benchmarks' report from made-up measurements: what a GPU machine would get to read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from tests.benchmarks import report_kernels as report
+
+SIZES = {"rows": 4096, "items": 262_144, "width": 256, "kappa": 0.1}
+FLOOR = 8 * 256 * 410 * 262_144 / 790e12  # seconds: bound by the flops
+
+
+def row(name, seconds, **more):
+    times = {"median_s": 2 * seconds, "min_s": seconds, "max_s": 3 * seconds, "device_s": seconds}
+    return {
+        "name": name,
+        "device": "cuda",
+        "peak_bytes": 1e8,
+        "rounds": 20,
+        **SIZES,
+        **times,
+    } | more
+
+
+ROWS = [
+    row("ours", FLOOR / 0.5),
+    row("ours, one op", FLOOR / 0.8),
+    row("topk + gather + Liger", 2 * FLOOR),
+    row("topk + gather + cross-entropy", 3 * FLOOR),
+    row("dense cut-cross-entropy", 5 * FLOOR),
+    row("ours", 30e-6, kind="select", rows=1_000_000, items=0, width=0),
+    row("topk + moments", 50e-6, kind="select", rows=1_000_000, items=0, width=0),
+    row("path='auto', CUDA graph", 100e-6, kind="step", rows=320, items=0, width=0),
+]
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch):
+    monkeypatch.setattr(report, "machine", lambda device: {"gpu": "a card", "triton": "3.9"})
+
+
+def test_a_gpu_report_says_what_met_the_goals_and_on_which_card(tmp_path):
+    report.write_report(tmp_path, "cuda", ROWS)
+    text = (tmp_path / "cuda.md").read_text()
+    assert text.startswith("# One training step over a catalogue, CUDA\n\ngpu a card, triton 3.9.")
+    where = "| N = 4,096, V = 262,144, D = 256, kappa = 0.1:"
+    assert f"{where} share of the H200's roofline | 0.6 | 0.80 | yes |" in text
+    assert f"{where} times faster than topk + gather + Liger | 1.3 | 1.60 | yes |" in text
+    assert f"{where} times faster than dense cut-cross-entropy | 8.0 | 4.00 | no |" in text
+    assert "| select of 1,000,000 rows | 40 us | 30.00 us | yes |" in text
+    assert "| a whole step of 320 rows as a CUDA graph | captured | 200.00 us | yes |" in text
+    assert "| **ours** | 1.1 | 0.6 to 1.7 | 100.0 | 0.557 | 50% |" in text
+    assert "| 1,000,000 | topk + moments | 100.0 | 50.0 to 150.0 | 50.0 |" in text
+    saved = json.loads((tmp_path / "cuda.json").read_text())
+    assert saved["machine"]["gpu"] == "a card"
+    assert saved["rows"] == ROWS
+    assert (tmp_path / "cuda.png").stat().st_size > 10_000
+
+
+def test_a_part_that_is_measured_anew_takes_the_old_one_s_place():
+    new = [row("ours", 1.0), row("ours", 1.0, kind="select", rows=320, items=0, width=0)]
+    rows = report.merged(ROWS, new)
+    assert len(rows) == len(ROWS) + 1
+    assert [r["device_s"] for r in rows if r["name"] == "ours" and r["items"]] == [1.0]
+
+
+def test_rows_of_another_card_are_not_mixed_in(tmp_path, capsys, monkeypatch):
+    report.write_report(tmp_path, "cuda", ROWS)
+    assert report.kept(tmp_path / "cuda.json", "cuda") == ROWS
+    assert report.kept(tmp_path / "cpu.json", "cpu") == []
+    monkeypatch.setattr(report, "machine", lambda device: {"gpu": "another card"})
+    assert report.kept(tmp_path / "cuda.json", "cuda") == []
+    assert "a card measured it, so it is replaced" in capsys.readouterr().err
+
+
+def test_a_cpu_report_has_no_device_times(tmp_path):
+    rows = [
+        {key: value for key, value in r.items() if key != "device_s"} | {"device": "cpu"}
+        for r in ROWS
+    ]
+    report.write_report(tmp_path, "cpu", rows)
+    text = (tmp_path / "cpu.md").read_text()
+    assert "share of roofline" not in text
+    assert "| 4096 | 262,144 | 256 | 0.1 | 0.279 | not here |" in text
