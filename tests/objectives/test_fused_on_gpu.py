@@ -93,6 +93,7 @@ def test_the_host_s_bound_follows_kappa_through_pinned_memory():
     assert ceiling.bound(kappa) < 0.05 * 1.05**40
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
 @pytest.mark.parametrize("case", ["gaussian", "catalogue"])
 def test_compiled_to_one_graph_it_is_the_same_step(case):
     actor, batch = make(case)

@@ -330,16 +330,23 @@ for _op in (_linear_log_prob, _linear_log_prob_backward):
 def _takes_kernel(hidden: Tensor) -> bool:
     """Whether Triton runs on these rows; ATen tiles serve the rest, on any device.
 
-    float32 takes the kernel where ``torch.set_float32_matmul_precision`` allows TF32: without
-    tensor cores its tiles would spill.
+    float32 takes the kernel where torch allows TF32: without tensor cores its tiles would spill.
     """
     if not uses_triton(hidden) or hidden.shape[1] > shapes.MAX_WIDTH:
         return False
     if INTERPRETED:  # which multiplies bfloat16 wrongly, and float32 exactly
         return hidden.dtype in (torch.float32, torch.float16)
     if hidden.dtype == torch.float32:
-        return torch.version.hip is None and torch.get_float32_matmul_precision() != "highest"
+        return torch.version.hip is None and tf32_allowed()
     return hidden.dtype in (torch.bfloat16, torch.float16)
+
+
+def tf32_allowed() -> bool:
+    """Whether float32 products may run as TF32 on CUDA, however torch was told.
+
+    ``torch.get_float32_matmul_precision`` raises where ``torch.backends`` was told.
+    """
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 def _keeps_scores(hidden: Tensor, items: Tensor, n_rows: Tensor | None) -> bool:

@@ -33,10 +33,9 @@ def small_tiles(monkeypatch, device):
     if device.type != "cuda":
         yield
         return
-    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # float32 goes through the kernels
     yield
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision("highest")
 
 
 def close(ours, theirs, device, *, scale=1.0, **strict):
@@ -278,6 +277,20 @@ def test_vmap_equals_a_loop(device):
     close(mapped, looped, device)
     grads = [torch.autograd.grad(x.square().sum(), leaves) for x in (mapped, looped)]
     close(*grads, device)
+
+
+def test_either_of_torch_s_switches_allows_tf32():
+    matmul, before = torch.backends.cuda.matmul, op.tf32_allowed()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert op.tf32_allowed()
+        torch.set_float32_matmul_precision("highest")
+        assert not op.tf32_allowed()
+        matmul.fp32_precision = "tf32"  # from here on the first switch's getter raises
+        assert op.tf32_allowed()
+    finally:
+        matmul.fp32_precision = "ieee"
+        torch.set_float32_matmul_precision("high" if before else "highest")
 
 
 def test_reference_only_forces_the_reference(device):

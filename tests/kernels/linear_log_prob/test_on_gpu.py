@@ -17,10 +17,9 @@ CUDA = torch.device("cuda")
 @pytest.fixture(autouse=True)
 def tf32():
     """float32 goes through the kernels too."""
-    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     yield
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

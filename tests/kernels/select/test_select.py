@@ -316,6 +316,7 @@ GOOD = torch.tensor([1.0, 2.0, 3.0])
         ((GOOD, None, None), {}, TypeError, "kappa must be a number or .* got NoneType"),
         ((GOOD, None, torch.tensor(0.5)), {}, ValueError, "kappa must have 1 dim"),
         ((GOOD, None, torch.tensor([0.5]).to("meta")), {}, ValueError, "kappa lies on meta"),
+        ((torch.empty(2**31, device="meta"), None, 0.5), {}, ValueError, "at most 2147483647 rows"),
         ((GOOD, None, 0.5), {"bounds": (0.1,)}, ValueError, "the smallest and the largest"),
         ((GOOD, None, 0.5), {"weighting": "kl"}, ValueError, "weighting must be one of uniform"),
         ((GOOD, None, 0.5), {"ties": "last"}, ValueError, "ties must be one of first, fraction"),
