@@ -24,7 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from catalogue_steps import device_seconds
 
 pytest.importorskip("pytest_benchmark")
-pytestmark = pytest.mark.benchmark_only
+pytestmark = [
+    pytest.mark.benchmark_only,
+    pytest.mark.filterwarnings("ignore"),  # of streams of captured gradients, for one
+]
 on_gpu = pytest.mark.gpu
 KAPPA = 0.1
 
