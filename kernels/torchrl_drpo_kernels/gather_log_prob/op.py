@@ -52,7 +52,8 @@ def gather_log_prob(
         index: rows to evaluate, distinct integers in [0, N), ``[M]``, such as
             ``Selection.index``; ``None`` for all rows in order.
         n_rows: how many places of ``index`` count, one integer on the device, such as
-            ``Selection.n_rows``; never read back from a GPU. ``None`` for all.
+            ``Selection.n_rows``; never read back from a GPU but for float64, which runs the
+            reference. ``None`` for all.
 
     Returns:
         Log-probabilities in nats, ``[M]``: place j is row ``index[j]``; places from ``n_rows`` on

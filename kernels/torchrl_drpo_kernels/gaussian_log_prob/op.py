@@ -44,7 +44,8 @@ def gaussian_log_prob(
         index: rows to evaluate, distinct integers in [0, N), ``[M]``, such as
             ``Selection.index``; ``None`` for all rows in order.
         n_rows: how many places of ``index`` count, one integer on the device, such as
-            ``Selection.n_rows``; never read back from a GPU. ``None`` for all.
+            ``Selection.n_rows``; never read back from a GPU but for float64, which runs the
+            reference. ``None`` for all.
 
     Returns:
         ``log_prob`` in nats and ``remoteness`` in [0, inf), ``[M]`` each: place j is row

@@ -27,6 +27,9 @@ LN2 = math.log(2)
 #: from 128 x 2048 to 1024 x 1024 all measured within 10%. Assign to trade memory for time.
 TILE_ROWS, TILE_ITEMS = 512, 2048
 
+#: The same on an accelerator, which wants few and large launches: 128 MiB of float32 scores.
+ACCELERATOR_ROWS, ACCELERATOR_ITEMS = 4096, 8192
+
 #: Bytes of scores up to which the forward keeps them for the items' gradient: 8.4 million float32
 #: logits. Measured on one core, forward + backward, tiles / kept / cross-entropy: 102 rows, 50k
 #: items, D 128 (20 MB) 82 / 63 / 66 ms; 410, 10k, 128 (16 MB) 53 / 48 / 47 ms; 410, 50k, 128
@@ -67,13 +70,16 @@ class Scores:
         self.items = items
         self.bias = None if bias is None else bias.to(dtype) * scale
         self.kept, self.filled = kept, filled
-        shape = min(TILE_ROWS, hidden.shape[0]) * min(TILE_ITEMS, items.shape[0])
-        self.buffer = self.hidden.new_empty(shape)
+        rows, width = TILE_ROWS, TILE_ITEMS
+        if hidden.device.type != "cpu":
+            rows, width = ACCELERATOR_ROWS, ACCELERATOR_ITEMS
+        self.tile = min(rows, max(1, hidden.shape[0])), min(width, items.shape[0])
+        self.buffer = self.hidden.new_empty(self.tile[0] * self.tile[1])
 
     def item_tiles(self) -> Iterator[tuple[slice, Tensor]]:
         """Slices of the catalogue, each with its embeddings in the accumulation type."""
-        for start in range(0, self.items.shape[0], TILE_ITEMS):
-            tile = slice(start, min(start + TILE_ITEMS, self.items.shape[0]))
+        for start in range(0, self.items.shape[0], self.tile[1]):
+            tile = slice(start, min(start + self.tile[1], self.items.shape[0]))
             yield tile, self.items[tile].to(self.hidden.dtype)
 
     def row_tiles(self, tile: slice, embeddings: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -82,8 +88,8 @@ class Scores:
         The third is overwritten by the next tile, and is the second unless the scores are kept.
         """
         width = tile.stop - tile.start
-        for start in range(0, self.hidden.shape[0], TILE_ROWS):
-            rows = slice(start, min(start + TILE_ROWS, self.hidden.shape[0]))
+        for start in range(0, self.hidden.shape[0], self.tile[0]):
+            rows = slice(start, min(start + self.tile[0], self.hidden.shape[0]))
             height = rows.stop - rows.start
             scratch = self.buffer[: height * width].view(height, width)
             scores = scratch if self.kept is None else self.kept[rows, tile]

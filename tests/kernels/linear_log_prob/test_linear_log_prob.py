@@ -196,6 +196,17 @@ def test_scores_are_kept_within_the_budget_only(device, monkeypatch):
         assert node.saved_tensors[-1].shape == (rows, 70)
 
 
+def test_an_accelerator_gets_fewer_and_larger_tiles():
+    with torch.device("meta"):
+        hidden, items = torch.empty(5000, 64), torch.empty(20_000, 64)
+    found = tiles.Scores(hidden, items, None, 1.0)
+    shapes = [
+        tuple(scores.shape) for e in found.item_tiles() for _, scores, _ in found.row_tiles(*e)
+    ]
+    assert shapes == [(rows, v) for v in (8192, 8192, 3616) for rows in (4096, 904)]
+    assert found.buffer.numel() * 4 == 2**27
+
+
 def test_same_bits_every_time(device):
     given = make((70, 200, 32, 50, True), device)
     first, second = run(linear_log_prob, *given), run(linear_log_prob, *given)
