@@ -1,4 +1,18 @@
-"""The objectives that can be asked for by name when a catalogue policy is trained."""
+"""The objectives that can be asked for by name when a catalogue policy is trained.
+
+Those of ``MODELLED_OBJECTIVES`` first fit a cross-fitted reward model to the training rows:
+
+- ``taper-q``: the tapered signed loss on predicted in place of logged rewards. The prediction is
+  what rows of this kind are worth, without the luck of the one row; that matters most where a row
+  repels.
+- ``positive-only-q``, ``drpo-q``: their namesakes on the predictions.
+- ``guided``: positive-only on the logged rewards, and ascent on the model's exact expectation
+  under the policy. It repels nothing.
+
+A signed loss measures rows against the batch's mean: a state in which everything is worth little
+(a tab that nobody watches) repels all that was shown there, and is then served badly. Where such
+states are served too, compare policies within them.
+"""
 
 from __future__ import annotations
 
