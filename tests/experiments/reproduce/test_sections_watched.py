@@ -211,7 +211,7 @@ def test_exponents_and_skewness_are_the_textbooks():
     for exponent in (0.5, 1.0, 2.0):
         shuffled = ranks.pow(-exponent)[torch.randperm(2000)]
         assert geometry.rank_exponent(shuffled) == pytest.approx(exponent, rel=1e-3)
-    draws = -torch.rand(200_000, generator=torch.Generator().manual_seed(0)).log()
+    draws = -3 * torch.rand(200_000, generator=torch.Generator().manual_seed(0)).log()
     assert geometry.skewness(draws) == pytest.approx(2.0, abs=0.1)  # of an exponential variable
 
 
@@ -249,6 +249,14 @@ def test_a_candidate_that_leads_everywhere_beats_every_baseline_and_no_other_doe
 def test_a_candidate_that_loses_one_setup_holds_in_part():
     results = confirmed(**{"tapered": 0.32, "DRPO, collapse extreme": 0.4})
     assert verdicts(beyond.TARGET, results)["tapered beats every baseline"] == "held in part"
+
+
+def test_a_lead_within_the_seeds_spread_is_none():
+    results = confirmed(tapered=0.3002)
+    section = beyond.TARGET.section(OPTIONS, results)
+    (claim,) = (c for c in section.claims if c.statement == "tapered beats every baseline")
+    assert claim.verdict == "not held"
+    assert claim.evidence.count("+0.0002 over the best") == 4
 
 
 @pytest.mark.parametrize("baseline", ["positive-only", "CRR"])  # the first, and the last

@@ -60,21 +60,21 @@ def test_an_online_batch_has_the_share_that_was_asked_for():
 def test_an_audience_is_shown_the_item_that_is_nearest_to_what_the_policy_samples():
     worlds = make_worlds()
     policies = make_policies(worlds)
-    with torch.no_grad():  # a policy without noise: its mean is what it samples
-        policies.parameters["log_std"].fill_(-5.0)
-        policies.parameters["b2"] += 5.0
     rows = Audience(worlds, 8).serve(policies)
     assert rows.batch_size == (8,)
-    mean = policies.mean(rows["observation"].transpose(0, 1))
-    for number, world in enumerate(worlds.worlds):
-        nearest = (unit(mean[number]) @ unit(world.items).T).argmax(-1)
-        item = rows["action"][:, number]
-        assert torch.equal(item, world.items[nearest])
-        interest = world.interest(rows["observation"][:, number])
+    mean, sigma = policies.mean(rows["observation"].transpose(0, 1)), policies.sigma
+    for number, (seed, world) in enumerate(zip(SEEDS, worlds.worlds, strict=True)):
+        stream = torch.Generator().manual_seed(1_000 * seed + 105)
+        states = world.draw_states(8, generator=stream)
+        assert torch.equal(rows["observation"][:, number], states)
+        action = mean[number] + sigma[number] * torch.randn(8, 12, generator=stream)
+        nearest = (unit(action) @ unit(world.items).T).argmax(-1)
+        assert torch.equal(rows["action"][:, number], world.items[nearest])
         latent = rows["latent_reward"][:, number]
-        torch.testing.assert_close(latent, world.latent_reward(interest, nearest))
-        noise = rows["reward"][:, number] - latent
-        assert 0 < noise.abs().mean() < 3 * world.setting.reward_noise
+        torch.testing.assert_close(latent, world.latent_reward(world.interest(states), nearest))
+        noise = torch.randn(8, generator=stream)
+        observed = (latent + world.setting.reward_noise * noise).clamp(0, 1)
+        torch.testing.assert_close(rows["reward"][:, number], observed)
     assert rows["online"].all()
 
 
