@@ -249,6 +249,8 @@ def run_backward(
                 h, items, a, bias, inverse_temperature, lse[: h.shape[0]], soft, logged, need_bias,
                 scores if scores.shape[0] else None,
             )  # fmt: skip
+    if not need_bias:  # of the type that the fake promises
+        d_bias = (items if bias is None else bias).new_empty(0)
     return d_hidden, d_items, d_bias
 
 

@@ -215,10 +215,10 @@ OPS = {
 }
 
 
-@pytest.mark.parametrize("max_rows", [9, 3])
+@pytest.mark.parametrize(("max_rows", "dtype"), [(9, torch.float32), (3, torch.float16)])
 @pytest.mark.parametrize("name", OPS)
-def test_ops_are_well_formed(name, max_rows, device):
-    family = Family(name, 9, device)
+def test_ops_are_well_formed(name, max_rows, dtype, device):
+    family = Family(name, 9, device, dtype)
     op, between = OPS[name]
     if name == "biased":
         between = (family.leaves[2], 1.3, True)

@@ -256,9 +256,11 @@ def test_autocast_changes_nothing(device):
     assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
 
 
-@pytest.mark.parametrize("n_rows", [None, 5])
-def test_a_well_formed_op(n_rows, device):
-    hidden, items, action, count, bias = make((9, 30, 16, n_rows, True), device)
+@pytest.mark.parametrize(
+    ("n_rows", "dtype"), [(None, torch.float32), (5, torch.float32), (5, torch.float16)]
+)
+def test_a_well_formed_op(n_rows, dtype, device):
+    hidden, items, action, count, bias = make((9, 30, 16, n_rows, True), device, dtype)
     leaves = (hidden.requires_grad_(), items.requires_grad_(), action, count, bias)
     keep = n_rows is None and backend(hidden) == "aten"
     torch.library.opcheck(op._linear_log_prob, (*leaves, 1.3, True, keep))
@@ -266,7 +268,8 @@ def test_a_well_formed_op(n_rows, device):
     plain = [x if x is None else x.detach() for x in (*leaves, lse, mean, scores)]
     weights = [w.float() for w in slopes(9, hidden.device)]
     for need in ((True, True, True), (True, False, False), (False, True, False)):
-        arguments = (*plain[:5], 1.3, *plain[5:], *weights, *need)
+        given = plain[:5] if need[2] else [*plain[:4], None]  # without a bias it has no gradient
+        arguments = (*given, 1.3, *plain[5:], *weights, *need)
         torch.library.opcheck(op._linear_log_prob_backward, arguments)
 
 
