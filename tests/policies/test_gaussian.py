@@ -53,6 +53,70 @@ def test_log_prob_is_the_multivariate_normal_density():
     np.testing.assert_allclose(log_prob.numpy(), expected, rtol=2e-6)
 
 
+def scales(kind: str, sigma: torch.Tensor) -> torch.Tensor:
+    """The same sigma ``[d]`` (or its first entry), in the shapes that a head may give it."""
+    shaped = {
+        "row": sigma,
+        "one row": sigma.unsqueeze(0),
+        "expanded": sigma.expand(6, -1),
+        "full": sigma.repeat(6, 1),
+        "one number": sigma[0],
+        "a number a row": sigma[:1].expand(6, 1),
+    }
+    return shaped[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["row", "one row", "expanded", "full", "one number", "a number a row"]
+)
+def test_every_shape_of_sigma_gives_the_density_and_gradients_of_torch(kind):
+    generator = torch.Generator().manual_seed(0)
+    loc, value = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    sigma = torch.rand(5, generator=generator, dtype=torch.float64) + 0.2
+
+    def ours(loc, sigma, value):
+        return DiagonalNormal(loc, scales(kind, sigma)).log_prob(value)
+
+    def torchs(loc, sigma, value):
+        scale = scales(kind, sigma).expand_as(loc)
+        return torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1).log_prob(
+            value
+        )
+
+    inputs = [tensor.requires_grad_() for tensor in (loc, sigma, value)]
+    found, want = ours(*inputs), torchs(*inputs)
+    torch.testing.assert_close(found, want)
+    cotangent = torch.randn(6, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, cotangent), torch.autograd.grad(want, inputs, cotangent)
+    )
+    assert torch.autograd.gradgradcheck(ours, inputs)
+    distance = DiagonalNormal(loc, scales(kind, sigma)).squared_distance(found)
+    z = (value - loc) / scales(kind, sigma).expand_as(loc)
+    torch.testing.assert_close(distance, z.square().sum(-1))
+
+
+def test_a_row_of_sigma_is_a_whole_distribution():
+    loc, sigma = torch.randn(4, 3), torch.tensor([0.5, 1.0, 2.0])
+    dist, want = DiagonalNormal(loc, sigma), DiagonalNormal(loc, sigma.repeat(4, 1))
+    for name in ("loc", "scale", "mean", "mode", "variance", "deterministic_sample"):
+        assert torch.equal(getattr(dist, name), getattr(want, name)), name
+    assert torch.equal(dist.entropy(), want.entropy())
+    torch.manual_seed(0)
+    drawn = dist.rsample((7,))
+    torch.manual_seed(0)
+    assert torch.equal(drawn, want.rsample((7,)))
+    torch.testing.assert_close(dist.log_prob(drawn), want.log_prob(drawn))
+    dist.update(loc + 1, 2 * sigma)
+    assert torch.equal(dist.base_dist.loc, loc + 1)
+    assert torch.equal(dist.scale, (2 * sigma).repeat(4, 1))
+
+
+def test_a_mean_without_dimensions_is_refused():
+    with pytest.raises(ValueError, match=r"loc must have shape \[\*B, d\]"):
+        DiagonalNormal(torch.tensor(0.0), torch.tensor(1.0))
+
+
 def test_scores_of_the_parameters_are_the_closed_form():
     # d log pi / d mu = z / sigma and d log pi / d log sigma = z^2 - 1, entry by entry.
     actor = make_gaussian_actor(4, 3, hidden=(), log_std_init=0.4, dtype=torch.float64)

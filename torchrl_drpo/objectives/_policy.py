@@ -33,6 +33,7 @@ _SEQUENCES = (
     ProbabilisticActor,
 )
 _NETWORKS = (TensorDictModule, SafeModule)
+_LOC_AND_SCALE = ["loc", "scale"]
 _HEADS = (ProbabilisticTensorDictModule, SafeProbabilisticModule)
 
 
@@ -47,8 +48,12 @@ def distribution_of(
     network, head = modules._modules.values()
     if type(head) not in _HEADS or not set(head.in_keys) <= set(network.out_keys):
         return policy.get_dist(inputs)
-    outputs = _outputs_of(network, inputs, compact=head.distribution_class is DiagonalNormal)
-    return policy.get_dist(inputs) if outputs is None else head.get_dist(outputs)
+    outputs = _outputs_of(network, inputs, compact=_takes_loc_and_scale(head))
+    if outputs is None:
+        return policy.get_dist(inputs)
+    if isinstance(outputs, tuple):
+        return DiagonalNormal(*outputs)
+    return head.get_dist(outputs)
 
 
 def value_of(
@@ -61,17 +66,17 @@ def value_of(
         ValueError: if the value is not one number a row.
     """
     outputs = _outputs_of(network, inputs)
-    if outputs is None or key not in outputs:
+    if not isinstance(outputs, dict) or key not in outputs:
         outputs = network(inputs.select(*network.in_keys))
     return per_step(read_entry(outputs, key, name, who), inputs.shape, f"{who}'s value")
 
 
 def _outputs_of(
     network: TensorDictModuleBase, inputs: TensorDictBase, *, compact: bool = False
-) -> dict[NestedKey, Tensor] | None:
+) -> dict[NestedKey, Tensor] | tuple[Tensor, Tensor] | None:
     """The outputs of a plain network by key; ``None`` for one that TensorDict has to call.
 
-    ``compact``: whoever gets them broadcasts them, so a scale may come as the one row that it is.
+    ``compact``: a Gaussian head may give a tuple instead, its scale as the one row that it is.
     """
     module = network._modules.get("module")
     if module is None or not _is_plain(network):
@@ -81,15 +86,28 @@ def _outputs_of(
         arguments.append(inputs.get(key, None))
         if arguments[-1] is None:
             return None  # TensorDict says what is missing
-    if compact and type(module) is GaussianHead and not _is_listened_to(module):
-        outputs = module.compact(*arguments)
-    else:
-        outputs = module(*arguments)
+    if (
+        compact
+        and type(module) is GaussianHead
+        and network.out_keys == _LOC_AND_SCALE
+        and not _is_listened_to(module)
+    ):
+        return module.compact(*arguments)
+    outputs = module(*arguments)
     if isinstance(outputs, Tensor):
         outputs = (outputs,)
     elif not isinstance(outputs, tuple):
         return {key: outputs[key] for key in network.out_keys}
     return dict(zip(network.out_keys, outputs, strict=True))
+
+
+def _takes_loc_and_scale(head: ProbabilisticTensorDictModule) -> bool:
+    """Whether the head is ``DiagonalNormal(loc, scale)`` and nothing more."""
+    return (
+        head.distribution_class is DiagonalNormal
+        and head.dist_keys == head.in_keys == _LOC_AND_SCALE
+        and not head.distribution_kwargs
+    )
 
 
 def _is_plain(network: nn.Module) -> bool:

@@ -93,7 +93,7 @@ class DiagonalNormal(IndependentNormal):
         z = z * scale.reciprocal() if scale.ndim == 1 else z / scale
         wide = torch.promote_types(z.dtype, torch.float32)
         quadratic = (z * z).sum(-1, dtype=wide)
-        return torch.sub(-self._log_volume(scale, wide), quadratic, alpha=0.5)
+        return torch.sub(self._log_peak(scale, wide), quadratic, alpha=0.5)
 
     def squared_distance(self, log_prob: Tensor) -> Tensor:
         r"""The :math:`\sum_j z_j^2` of actions, from their log-density and not from ``[*B, d]``.
@@ -110,14 +110,14 @@ class DiagonalNormal(IndependentNormal):
             >>> import torch
             >>> dist = DiagonalNormal(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
             >>> dist.squared_distance(dist.log_prob(torch.tensor([[3.0, 8.0]])))
-            tensor([25.0000])
+            tensor([25.])
         """
-        log_volume = self._log_volume(self._compact_scale(), log_prob.dtype)
-        return (-2.0 * (log_prob + log_volume)).clamp_min(0.0)
+        peak = self._log_peak(self._compact_scale(), log_prob.dtype)
+        return (2.0 * (peak - log_prob)).clamp_min(0.0)
 
-    def _log_volume(self, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        """The log of the normalising constant, for one row or for each."""
-        return scale.log().sum(-1, dtype=dtype) + self.event_shape[0] * _HALF_LOG_2PI
+    def _log_peak(self, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """The log-density at the mean, for one row of sigma or for each."""
+        return torch.rsub(scale.log().sum(-1, dtype=dtype), -self._event_shape[0] * _HALF_LOG_2PI)
 
     def _compact_scale(self) -> Tensor:
         """The one row ``[d]`` that serves every state, or the scale of each.
