@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.functional.selection import (
+    best_rows,
     kappa_step,
     optimistic_dro_weights,
     optimistic_value,
@@ -232,3 +233,33 @@ def test_selection_compiles_without_a_graph_break_and_agrees():
     compiled = torch.compile(run, fullgraph=True, backend="eager")
     for got, want in zip(compiled(r, kappa, group), run(r, kappa, group), strict=True):
         torch.testing.assert_close(got, want)
+
+
+@settings(deadline=None)
+@given(quality=qualities, kappa=kappas)
+def test_best_rows_are_those_with_mass_unless_they_share_their_places(quality, kappa):
+    r = torch.tensor(quality)
+    top, best = select_top(r, kappa), best_rows(r, kappa)
+    shared = bool(((top.mass > 0) & (top.mass < 1)).any())
+    assert (best is None) == (shared or int(top.quota) == len(quality))
+    if best is not None:
+        assert set(best.rows.tolist()) == set(top.mass.nonzero().squeeze(-1).tolist())
+        assert best.quality.tolist() == sorted(r[top.mass > 0].tolist(), reverse=True)
+        assert (best.quota, best.batch) == (int(top.quota), len(quality))
+        assert best.quality[-1] == top.threshold
+        for found, want in zip(best[-3:], top[-3:], strict=True):
+            torch.testing.assert_close(found, want)
+
+
+@settings(deadline=None)
+@given(quality=qualities, kappa=kappas)
+def test_best_rows_always_hold_all_rows_above_the_threshold(quality, kappa):
+    r = torch.tensor(quality)
+    top, best = select_top(r, kappa), best_rows(r, kappa, shared_places=False)
+    if best is None:
+        assert int(top.quota) == len(quality)
+        return
+    assert len(best.rows) == int(top.quota)
+    above = (r > top.threshold).nonzero().squeeze(-1).tolist()
+    assert set(best.rows[: len(above)].tolist()) == set(above)
+    assert torch.equal(r[best.rows], best.quality)

@@ -34,13 +34,21 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in (0, 1], got {value}")
 
 
+def is_finite(values: Tensor) -> bool:
+    """Whether the sum of all values is finite, and hence each: neither inf nor NaN leaves a sum.
+
+    Quick, and wrong on one side: finite values may add up to more than their type holds.
+    """
+    return math.isfinite((values.sum() if values.ndim else values).item())
+
+
 def check_finite(name: str, values: Tensor, mask: Tensor | None = None, hint: str = "") -> None:
     """Raises ``ValueError`` naming the first row of ``values`` that is NaN or infinite.
 
     Rows outside ``mask`` are not looked at: padding may hold anything. On an accelerator this
     waits for the device, so callers on a hot path decide whether they want it.
     """
-    if math.isfinite(values.sum().item()):  # one operation: neither inf nor NaN leaves a sum
+    if is_finite(values):
         return
     finite = torch.isfinite(values)
     if mask is not None:
@@ -65,7 +73,7 @@ def check_probability(
     """
     if mask is None and values.numel():
         low, high = torch.aminmax(values)  # NaN if any is
-        if low > 0 and high <= 1:
+        if low.item() > 0 and high.item() <= 1:
             return
     valid = (values > 0) & (values <= 1)  # false for NaN as well
     if mask is not None:

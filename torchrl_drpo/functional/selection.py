@@ -50,6 +50,28 @@ class TopSelection(NamedTuple):
     batch_std: Tensor
 
 
+class BestRows(NamedTuple):
+    """What :func:`best_rows` found; every tensor is detached.
+
+    Attributes:
+        rows: indices of the K best rows, best first, ``[K]``.
+        quality: their quality, ``[K]``; the last is the threshold nu.
+        quota: K.
+        batch: number of rows of the batch.
+        kept_mean: mean quality of the K rows, 0-d.
+        kept_std: sample standard deviation of the quality of the K rows, 0-d (0 when K < 2).
+        batch_std: sample standard deviation of the quality of all rows, 0-d.
+    """
+
+    rows: Tensor
+    quality: Tensor
+    quota: int
+    batch: int
+    kept_mean: Tensor
+    kept_std: Tensor
+    batch_std: Tensor
+
+
 def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
     """Rows that a fraction ``kappa`` of ``count`` rows makes: round half up, at least one.
 
@@ -228,6 +250,43 @@ def select_top(
     return TopSelection(mass.reshape(quality.shape), threshold, k, kept_mean, kept_std, batch_std)
 
 
+def best_rows(
+    quality: Tensor, kappa: Tensor | float, *, shared_places: bool = True
+) -> BestRows | None:
+    """:func:`select_top` of a batch on the host, as the kept rows and not as a mass of each row.
+
+    Args:
+        quality: quality signal of an eager CPU batch, ``[N]``, finite.
+        kappa: fraction in (0, 1], a number or a 0-d tensor.
+        shared_places: whether it matters who fills the last places; it does not to a rule that
+            gives rows at the threshold no weight.
+
+    Returns:
+        The K best rows, or ``None`` if these are all rows, or if it matters and more rows tie at
+        the threshold than there are places.
+
+    Examples:
+        >>> best_rows(torch.tensor([1.0, 5.0, 3.0]), 0.5).rows
+        tensor([1, 2])
+        >>> best_rows(torch.tensor([1.0, 3.0, 3.0, 3.0]), 0.5) is None
+        True
+    """
+    values = _valid_or_lowest(quality, None)
+    count = values.numel()
+    k = _quota_on_host(count, kappa)
+    if k == count:
+        return None
+    ranked, rows = torch.topk(values, k + 1 if shared_places else k)
+    if shared_places:
+        last, next_best = ranked[k - 1 :].tolist()
+        if last == next_best:
+            return None
+        ranked, rows = ranked[:k], rows[:k]
+    kept_mean, kept_std = weighted_moments(ranked)
+    _, batch_std = weighted_moments(values)
+    return BestRows(rows, ranked, k, count, kept_mean, kept_std, batch_std)
+
+
 def kappa_step(
     kappa: Tensor,
     kept_std: Tensor,
@@ -260,7 +319,7 @@ def kappa_step(
         tensor(0.5100)
     """
     low, high = bounds
-    if reads_are_free(kappa) and reads_are_free(kept_std) and kept_std.numel() == 1:
+    if reads_are_free(kept_std) and kept_std.numel() == 1 and kappa.is_cpu:
         uniform = float(kept_std) < target_ratio * float(batch_std)
         return (kappa * up).clamp_max(high) if uniform else (kappa * down).clamp_min(low)
     grown, decayed = (kappa * up).clamp_max(high), (kappa * down).clamp_min(low)
@@ -282,7 +341,8 @@ def _slack(kappa: Tensor | float) -> float:
 
 def _valid_or_lowest(quality: Tensor, flat_mask: Tensor | None) -> Tensor:
     """Quality as a detached float vector in which invalid rows lie below everything."""
-    values = at_least_float32(quality.detach().reshape(-1))
+    quality = quality.detach() if quality.requires_grad else quality
+    values = at_least_float32(quality if quality.ndim == 1 else quality.reshape(-1))
     if flat_mask is None:
         return values
     return torch.where(flat_mask, values, values.new_full((), -torch.inf))

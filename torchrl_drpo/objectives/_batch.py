@@ -10,7 +10,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl_drpo.functional.checks import check_finite
+from torchrl_drpo.functional.checks import check_finite, is_finite
 from torchrl_drpo.functional.host import reads_are_free, under_functorch
 
 
@@ -34,23 +34,26 @@ def optional_entry(tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:
     return tensordict.get(key, None)
 
 
-def per_step(values: Tensor, batch: torch.Size, what: str) -> Tensor:
-    """``[*B]`` or ``[*B, 1]`` as ``[*B]``."""
+def per_step(values: Tensor, batch: torch.Size, what: str, key: NestedKey | None = None) -> Tensor:
+    """``[*B]`` or ``[*B, 1]`` as ``[*B]``; ``what``, found under ``key``, is told of in errors."""
     if values.shape == batch:
         return values
     if values.shape == (*batch, 1):
         return values.squeeze(-1)
+    named = what if key is None else f"{what} {key!r}"
     raise ValueError(
-        f"{what} must have shape {tuple(batch)} or {(*batch, 1)} to fit the batch, "
+        f"{named} must have shape {tuple(batch)} or {(*batch, 1)} to fit the batch, "
         f"got {tuple(values.shape)}"
     )
 
 
-def per_trajectory(values: Tensor, batch: torch.Size, mask: Tensor | None, what: str) -> Tensor:
+def per_trajectory(
+    values: Tensor, batch: torch.Size, mask: Tensor | None, what: str, key: NestedKey
+) -> Tensor:
     """One number for each row of a ``[B, T]`` batch: itself, or the sum over its valid steps."""
     if values.shape in (batch[:1], (*batch[:1], 1)):
         return values.reshape(batch[:1])
-    steps = per_step(values, batch, what)
+    steps = per_step(values, batch, what, key)
     if mask is not None:
         steps = torch.where(mask, steps, 0.0)
     return steps.sum(tuple(range(1, steps.ndim)))
@@ -65,7 +68,7 @@ def group_ids(tensordict: TensorDictBase, key: NestedKey, batch: torch.Size, own
         )
     if len(batch) < tensordict.ndim and group.shape[: tensordict.ndim] == tensordict.shape:
         group = group.flatten(1)[:, 0]
-    return per_step(group, batch, f"group ids {key!r}")
+    return per_step(group, batch, "group ids", key)
 
 
 def valid_steps(
@@ -79,7 +82,7 @@ def valid_steps(
             continue
         if found.dtype != torch.bool:
             raise TypeError(f"mask {key!r} must be boolean (True = valid), got {found.dtype}")
-        found = per_step(found, batch, f"mask {key!r}")
+        found = per_step(found, batch, "mask", key)
         mask = found if mask is None else mask & found
     return mask
 
@@ -166,6 +169,8 @@ def wants_check(requested: bool | None, values: Tensor) -> bool:
 
 def check_signal(name: str, key: NestedKey, values: Tensor, mask: Tensor | None) -> None:
     """Non-finite rewards are an error with a row, not a NaN loss three steps later."""
+    if is_finite(values):
+        return
     check_finite(
         f"{name} {key!r}", values, mask, hint="drop or repair these rows before they are sampled"
     )

@@ -65,7 +65,7 @@ class NegativeBranch:
             raise TypeError(f"dislikes in {self.key!r} must be booleans, got {marked.dtype}")
         if len(samples) < tensordict.ndim and marked.shape[: tensordict.ndim] == tensordict.shape:
             marked = marked.flatten(1).any(1)  # one disliked step is a disliked trajectory
-        marked = _batch.per_step(marked, samples, f"dislikes {self.key!r}")
+        marked = _batch.per_step(marked, samples, "dislikes", self.key)
         return marked if mask is None else marked & mask
 
     def repel_dislikes(self, weight: Tensor, disliked: Tensor) -> Tensor:

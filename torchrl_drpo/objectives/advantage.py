@@ -15,6 +15,7 @@ from torch import Tensor
 from torchrl_drpo.functional.diagnostics import negative_mass_ratio
 from torchrl_drpo.functional.groups import group_minimum, group_moments
 from torchrl_drpo.functional.reductions import weighted_moments
+from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 Baseline = Literal["mean", "min"] | float | None
@@ -22,7 +23,8 @@ Baseline = Literal["mean", "min"] | float | None
 
 def mass_ratios(advantage: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Rho before and after a rule, both in one pass: small batches cost by the operation."""
-    before, after = negative_mass_ratio(torch.stack([advantage, weight]).flatten(1), dim=1)
+    both = torch.stack([advantage, weight]).flatten(1)
+    before, after = negative_mass_ratio(both, dim=1).unbind()
     return {"negative_mass_ratio": before, "effective_negative_mass_ratio": after}
 
 
@@ -86,7 +88,7 @@ class AdvantageLoss(WeightedLoss):
 
     def _advantage(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
         """A of each sample, detached, 0 where the mask is false."""
-        given = tensordict.get(self.tensor_keys.advantage, None) is not None
+        given = _batch.optional_entry(tensordict, self.tensor_keys.advantage) is not None
         signal = self._signal(tensordict, "advantage" if given else "reward", mask)
         group = self._group_ids(tensordict, self.group_key, signal.shape)
         advantage = signal if given else signal - self._baseline_of(signal, mask, group)

@@ -121,21 +121,22 @@ class BehaviorLoss(AdvantageLoss):
 
     def _logged_log_prob(self, tensordict: TensorDictBase) -> Tensor | None:
         name = "behavior_log_prob"
-        if tensordict.get(self.tensor_keys.behavior_log_prob, None) is None:
+        if _batch.optional_entry(tensordict, self.tensor_keys.behavior_log_prob) is None:
             name = "propensity"
-            missing = tensordict.get(self.tensor_keys.propensity, None) is None
+            missing = _batch.optional_entry(tensordict, self.tensor_keys.propensity) is None
             if missing and self.behavior == "auto":
                 return None
         key = getattr(self.tensor_keys, name)
         values = _batch.read_entry(tensordict, key, name, type(self).__name__).detach()
-        batch, what = tensordict.shape, f"{name} {key!r}"
+        batch = tensordict.shape
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), batch)
         whole = self.level == "trajectory" and values.shape in (batch[:1], (*batch[:1], 1))
-        values = values.reshape(batch[:1]) if whole else _batch.per_step(values, batch, what)
+        values = values.reshape(batch[:1]) if whole else _batch.per_step(values, batch, name, key)
         mask = self._samples(steps) if whole else steps
         if _batch.wants_check(self.check_inputs, values):
             check = check_probability if name == "propensity" else check_finite
-            check(what, values, mask, hint="repair these rows, or fit a policy to the log")
+            hint = "repair these rows, or fit a policy to the log"
+            check(f"{name} {key!r}", values, mask, hint=hint)
         if name == "propensity":
             values = values.log()
         if mask is not None:

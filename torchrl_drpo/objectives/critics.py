@@ -149,7 +149,7 @@ class CriticLoss(WeightedLoss):
     def _step_entry(self, inputs: TensorDictBase, name: str) -> Tensor:
         key = getattr(self.tensor_keys, name)
         values = _batch.read_entry(inputs, key, name, type(self).__name__)
-        return _batch.per_step(values, inputs.shape, f"{name} {key!r}")
+        return _batch.per_step(values, inputs.shape, name, key)
 
     def _critic_inputs(self, tensordict: TensorDictBase) -> TensorDictBase:
         """A copy of what the critics read, with zeros at invalid steps."""

@@ -16,10 +16,12 @@ from torchrl_drpo_kernels import Selection
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.diagnostics import effective_sample_size
+from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_moments
-from torchrl_drpo.functional.selection import Ties, TopSelection, select_top
+from torchrl_drpo.functional.selection import Ties, TopSelection, best_rows, select_top
 from torchrl_drpo.functional.weights import kl_dro_weights
 from torchrl_drpo.objectives import _batch, _fused
+from torchrl_drpo.objectives._kept import weigh_kept
 from torchrl_drpo.objectives._negative import REPORT, NegativeBranch, report_of
 from torchrl_drpo.objectives._remoteness import RemotenessKind
 from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
@@ -295,7 +297,9 @@ class DRPOLoss(WeightedLoss):
 
     def _wants_fused(self, tensordict: TensorDictBase) -> bool:
         """Whether this batch goes through the selection op."""
-        if self.path == "reference" or (self.path == "auto" and self.kappa.device.type != "cuda"):
+        if self.path == "reference" or (
+            self.path == "auto" and self._buffers["kappa"].device.type != "cuda"
+        ):
             return False
         possible = (
             tensordict.ndim == 1
@@ -304,7 +308,7 @@ class DRPOLoss(WeightedLoss):
             and self.weighting != "kl"
             and self.group_key is None
             and not self.negative.active
-            and tensordict.get(self.tensor_keys.priority_weight, None) is None
+            and not self._has_priority(tensordict)
         )
         if self.path == "fused" and not possible:
             raise ValueError(
@@ -315,7 +319,13 @@ class DRPOLoss(WeightedLoss):
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
-        kappa = self.kappa.clone()  # the buffer moves below; the report speaks of this step
+        kappa = self._buffers["kappa"].clone()  # it moves below; the report speaks of this step
+        if mask is None and self._picks_rows(tensordict, quality):
+            best = best_rows(quality, kappa, shared_places=self.weighting != "linear")
+            if best is not None:
+                self._move_kappa(kappa, best.kept_std, best.batch_std)
+                rule = {"temperature": self.temperature, "normalize": self.normalize}
+                return weigh_kept(best, kappa, self.weighting, **rule)
         owner = type(self).__name__
         disliked = self.negative.dislikes(tensordict, quality.shape, mask, owner)
         if disliked is not None:
@@ -328,8 +338,7 @@ class DRPOLoss(WeightedLoss):
             group=self._group_ids(tensordict, self.group_key, quality.shape),
         )
         weight, mass = self._rule(quality, top, kappa, mask)
-        if self.controller is not None and self.training:
-            self.kappa.copy_(self.controller.step(kappa, top.kept_std, top.batch_std))
+        self._move_kappa(kappa, top.kept_std, top.batch_std)
         count = quality.numel() if mask is None else mask.sum().clamp_min(1)
         kept_threshold = top.threshold
         if kept_threshold.ndim:
@@ -350,6 +359,24 @@ class DRPOLoss(WeightedLoss):
                 weight = self.negative.repel_rejected(weight, repulsion, top, mask)
             report.update(report_of(weight))
         return Weighting(weight, mass, report)
+
+    def _picks_rows(self, tensordict: TensorDictBase, quality: Tensor) -> bool:
+        """Whether the kept rows are all that this batch needs, and the host may read them."""
+        return (
+            self.skip_filtered
+            and self.reduction != "none"
+            and self.weighting != "kl"
+            and self.group_key is None
+            and not self.negative.active
+            and quality.ndim == 1
+            and reads_are_free(quality)
+            and not self._has_priority(tensordict)
+        )
+
+    def _move_kappa(self, kappa: Tensor, kept_std: Tensor, batch_std: Tensor) -> None:
+        """Lets the controller move the buffer from this step's ``kappa`` to the next."""
+        if self.controller is not None and self.training:
+            self._buffers["kappa"].copy_(self.controller.step(kappa, kept_std, batch_std))
 
     def _reweighs(self) -> bool:
         return self.negative.taper is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -113,27 +112,35 @@ class RepulsiveLoss(AdvantageLoss):
         weight = advantage
         if self.negative_scale != 1.0:
             weight = torch.where(advantage < 0, self.negative_scale * advantage, advantage)
-        rho = negative_mass_ratio(advantage)
-        report = {
-            "negative_mass_ratio": rho,
-            "effective_negative_mass_ratio": (
+        report = {}
+        if weight is not advantage or self._has_priority(tensordict):
+            # What follows will only see the weights, scaled and multiplied; rho is before that.
+            report["negative_mass_ratio"] = rho = negative_mass_ratio(advantage)
+            report["effective_negative_mass_ratio"] = (
                 rho if weight is advantage else negative_mass_ratio(weight)
-            ),
-            "taper_active_fraction": torch.zeros_like(rho),
-        }
+            )
         return Weighting(weight, self._mass(advantage, mask), report)
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
-        weight, report = weighting.weight, dict(weighting.report)
+        weight = weighting.weight
         distance, score = remoteness_and_score(
             scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
         )
+        active = None
         if self.taper is not None:
-            weight, report["taper_active_fraction"] = taper_negatives(weight, self.taper, distance)
-        # Both ratios at once: on small batches a step is as long as the number of its operations.
+            weight, active = taper_negatives(weight, self.taper, distance)
+        # All ratios at once: on small batches a step is as long as the number of its operations.
         force = torch.where(weight == 0, 0.0, weight * score)
-        effective, forces = negative_mass_ratio(torch.stack([weight, force]).flatten(1), dim=1)
+        before, after, forces = negative_mass_ratio(
+            torch.stack([weighting.weight, weight, force]).flatten(1), dim=1
+        ).unbind()
+        report = {
+            "negative_mass_ratio": before,
+            "effective_negative_mass_ratio": after,
+            **weighting.report,
+            "taper_active_fraction": torch.zeros_like(before) if active is None else active,
+            "repulsion_to_attraction": forces,
+        }
         if self.taper is not None:
-            report["effective_negative_mass_ratio"] = effective
-        report["repulsion_to_attraction"] = forces
-        return replace(weighting, weight=weight, report=report)
+            report["effective_negative_mass_ratio"] = after
+        return Weighting(weight, weighting.mass, report)

@@ -10,7 +10,6 @@ functional parameters, reductions, and the work that is saved on rows of weight 
 from __future__ import annotations
 
 import contextlib
-import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.objectives.common import LossModule
 
-from torchrl_drpo.functional.checks import check_finite
+from torchrl_drpo.functional.checks import check_finite, is_finite
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.objectives import _batch
@@ -48,6 +47,28 @@ class Weighting:
     def with_report(self, **entries: Tensor) -> Weighting:
         """The same weights with more to tell."""
         return replace(self, report={**self.report, **entries})
+
+    def take(self, rows: Tensor) -> Weighting:
+        """What is said of these rows."""
+        weight, mass = self.weight.index_select(0, rows), self.mass.index_select(0, rows)
+        return Weighting(weight, mass, self.report)
+
+
+@dataclass(frozen=True)
+class WeightingOfRows(Weighting):
+    """What a rule says of the only rows with weight, where it knows which they are.
+
+    Attributes:
+        rows: indices of the rows that ``weight`` and ``mass`` speak of, at least one.
+        total: the mass of the whole batch, 0-d.
+    """
+
+    rows: Tensor
+    total: Tensor
+
+    def everywhere(self, count: int) -> Tensor:
+        """The weights of the first ``count`` rows of the batch."""
+        return self.weight.new_zeros(count).index_put_((self.rows,), self.weight)
 
 
 @dataclass(frozen=True)
@@ -246,14 +267,15 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         with torch.no_grad():
             weighting = self._weigh(tensordict, self._samples(steps))
             weighting = self._with_priority(weighting, tensordict)
-            weight = weighting.weight
-            total = weighting.mass.sum()
-            rows = self._rows_to_score(weight)
+            weighed = weighting
+            if isinstance(weighting, WeightingOfRows):
+                rows, total = weighting.rows, weighting.total
+            else:
+                rows, total = self._rows_to_score(weighting.weight), weighting.mass.sum()
+                weighting = weighting if rows is None else weighting.take(rows)
+            if steps is not None and rows is not None:
+                steps = steps.index_select(0, rows)
             self._took("dense" if rows is None else "rows")
-            if rows is not None:
-                mass = weighting.mass.index_select(0, rows)
-                weighting = Weighting(weight.index_select(0, rows), mass, weighting.report)
-                steps = None if steps is None else steps.index_select(0, rows)
         inputs = self._inputs(tensordict, rows, steps)
         with self._actor_parameters():
             dist, log_prob = self._log_prob(self.actor_network, inputs, steps)
@@ -263,7 +285,7 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
                 scored = Scored(dist, action, log_prob.detach(), steps, inputs, tensordict, rows)
                 weighting = self._reweigh(weighting, scored)
         loss = self._reduce_weighted(log_prob, weighting, total)
-        self._check_weight(weight, loss)
+        self._check_weight(weighed, loss)
         report = weighting.report
         out = {"loss_actor": loss, **{key: report[key] for key in self.out_keys if key in report}}
         self._clear_weakrefs(tensordict, "actor_network_params")
@@ -274,13 +296,14 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
     def _signal(self, tensordict: TensorDictBase, name: str, mask: Tensor | None) -> Tensor:
         """The entry ``tensor_keys.<name>`` as one finite number a sample, detached."""
         key = getattr(self.tensor_keys, name)
-        values = _batch.read_entry(tensordict, key, name, type(self).__name__).detach()
-        what = f"{name} {key!r}"
+        values = _batch.read_entry(tensordict, key, name, type(self).__name__)
+        if values.requires_grad:
+            values = values.detach()
         if self.level == "trajectory":
             steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
-            values = _batch.per_trajectory(values, tensordict.shape, steps, what)
+            values = _batch.per_trajectory(values, tensordict.shape, steps, name, key)
         else:
-            values = _batch.per_step(values, tensordict.shape, what)
+            values = _batch.per_step(values, tensordict.shape, name, key)
         if _batch.wants_check(self.check_inputs, values):
             _batch.check_signal(name, key, values, mask)
         return values
@@ -308,22 +331,29 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         action = _batch.read_entry(tensordict, key, "action", type(self).__name__)
         return torch.ones(shape, device=action.device)
 
+    def _has_priority(self, tensordict: TensorDictBase) -> bool:
+        """Whether the batch comes with a sampler's weights."""
+        return _batch.optional_entry(tensordict, self.tensor_keys.priority_weight) is not None
+
     def _with_priority(self, weighting: Weighting, tensordict: TensorDictBase) -> Weighting:
         priority = _batch.optional_entry(tensordict, self.tensor_keys.priority_weight)
         if priority is None:
             return weighting
-        what = f"priority_weight {self.tensor_keys.priority_weight!r}"
         if self.level == "trajectory" and priority.shape[:1] == tensordict.shape[:1]:
             priority = priority.reshape(tensordict.shape[0], -1)[:, 0]
         else:
-            priority = _batch.per_step(priority, tensordict.shape, what)
+            key = self.tensor_keys.priority_weight
+            priority = _batch.per_step(priority, tensordict.shape, "priority_weight", key)
         return replace(
             weighting, weight=weighting.weight * priority, mass=weighting.mass * priority
         )
 
-    def _check_weight(self, weight: Tensor, loss: Tensor) -> None:
+    def _check_weight(self, weighting: Weighting, loss: Tensor) -> None:
         """An overflowed weight is an error with a row as well; it leaves no finite loss."""
-        if _batch.wants_check(self.check_inputs, loss) and not _is_finite(loss):
+        if _batch.wants_check(self.check_inputs, loss) and not is_finite(loss):
+            weight = weighting.weight
+            if isinstance(weighting, WeightingOfRows):  # the error names a row of the batch
+                weight = weighting.everywhere(int(weighting.rows.max()) + 1)
             hint = "raise the temperature, cap the weights or rescale the rewards"
             check_finite(f"the weight that {type(self).__name__} gives", weight, hint=hint)
 
@@ -332,9 +362,9 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         if not (self.skip_filtered and self.reduction != "none" and reads_are_free(weight)):
             return None
         kept = weight if weight.ndim == 1 else weight.flatten(1).any(1)
-        rows = kept.nonzero().squeeze(-1)  # NaN counts as kept
-        if rows.numel() == kept.numel():
+        if kept.all():  # the rule of most objectives, and quicker to find than the rows
             return None
+        rows = kept.nonzero().squeeze(-1)  # NaN counts as kept
         # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
         return rows if rows.numel() else rows.new_zeros(1)
 
@@ -387,7 +417,3 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         if self.reduction == "mean":
             weight = weight / total.clamp_min(torch.finfo(total.dtype).tiny)  # 0 of 0 is 0
         return weighted_nll(log_prob, weight, reduction="sum")
-
-
-def _is_finite(loss: Tensor) -> bool:
-    return math.isfinite((loss.sum() if loss.ndim else loss).item())
