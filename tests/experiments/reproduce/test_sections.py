@@ -146,6 +146,12 @@ def test_noise_that_hits_drpo_most_fails_every_claim():
     assert set(verdicts(noise.TARGET, trained(noise.TARGET, turned)).values()) == {"not held"}
 
 
+def test_to_fall_less_far_than_drpo_is_not_to_fall_further():
+    results = trained(noise.TARGET, by_noise(DRPO=(0.36, 0.2), AWR=(0.34, 0.3), AsymRE=(0.34, 0.3)))
+    found = verdicts(noise.TARGET, results)
+    assert found["AWR and AsymRE fall with noise, further than DRPO"] == "not held"
+
+
 def test_what_is_left_is_above_each_levels_own_floor():
     def numbers(cell: Cell) -> dict[str, float]:
         level = cell.settings["setup"]["shares"][2]
