@@ -147,9 +147,10 @@ def _op_of(dist: Distribution) -> Callable[..., DRPOStep] | None:
     if offered is not None:
         return offered
     plain = type(dist).log_prob in (Independent.log_prob, DiagonalNormal.log_prob)
-    if not (isinstance(dist, Independent) and plain and type(dist.base_dist) is Normal):
+    base = dist.base_dist if isinstance(dist, Independent) and plain else None
+    if type(base) is not Normal:
         return None
-    mean, scale = dist.base_dist.loc, dist.base_dist.scale
+    mean, scale = base.loc, base.scale
     if mean.ndim != 2 or len(dist.event_shape) != 1:
         return None
     shared = scale.shape[0] > 1 and scale.stride(0) == 0  # one row behind an expanded view

@@ -43,6 +43,8 @@ class DiagonalNormal(IndependentNormal):
         (torch.Size([2]), torch.Size([3]))
     """
 
+    has_rsample = True
+
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         # What IndependentNormal(loc, scale) comes to; the pieces that a density does not need are
         # made when they are asked for.
@@ -76,6 +78,16 @@ class DiagonalNormal(IndependentNormal):
     def scale(self) -> Tensor:
         """Standard deviation, shape ``[*B, d]``."""
         return self._scale.expand_as(self._loc)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, shape ``[*B, d]``."""
+        return self._loc
+
+    @property
+    def mode(self) -> Tensor:
+        """Mode, which is the mean."""
+        return self._loc
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, summed over the last dimension in float32 or better.
