@@ -47,7 +47,7 @@ def make_section(**over: object) -> Section:
 @pytest.fixture
 def report() -> Report:
     parts = [
-        Part("noise", 3, 61.0, make_section()),
+        Part("noise", 3, 61.0, make_section(), processor_seconds=40.0),
         Part("table1", 20, 0.0, None, f"1 of 20 cells are not there: BPPO ({NASTY})"),
     ]
     return Report(parts, [("processor", "Some(R)_CPU_ <1>"), ("torch", "2.13")])
@@ -81,10 +81,10 @@ def test_json_has_every_claim_with_its_target(report: Report):
 
 def test_the_work_is_summed(report: Report):
     rows = report.work().rows
-    assert [row[:3] for row in rows] == [
-        ["[noise](#noise)", "3", "1 min 01 s"],
-        ["[table1](#table1)", "20", "0 s"],
-        ["all", "23", "1 min 01 s"],
+    assert [row[:4] for row in rows] == [
+        ["[noise](#noise)", "3", "1 min 01 s", "40 s"],
+        ["[table1](#table1)", "20", "0 s", "0 s"],
+        ["all", "23", "1 min 01 s", "40 s"],
     ]
 
 

@@ -93,6 +93,8 @@ class Part:
         seconds: of all its computations that are there.
         section: what to show, where it was run.
         problem: why there is no section, where there is none; plain text, as errors put it.
+        processor_seconds: what the computations took of a processor, which other jobs on the
+            machine do not lengthen.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Part:
     seconds: float
     section: Section | None = None
     problem: str = ""
+    processor_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,17 @@ class Report:
 
     def work(self) -> Table:
         """What was run, target by target."""
-        rows = [[link(p), str(p.cells), duration(p.seconds), plain(state(p))] for p in self.parts]
-        total = sum(part.seconds for part in self.parts)
-        rows.append(["all", str(sum(part.cells for part in self.parts)), duration(total), ""])
+        rows = [[link(p), str(p.cells), *_times([p]), plain(state(p))] for p in self.parts]
+        cells = sum(part.cells for part in self.parts)
+        rows.append(["all", str(cells), *_times(self.parts), ""])
         return Table(
             "Targets",
-            ["target", "cells", "time", "state"],
+            ["target", "cells", "time", "processor time", "state"],
             rows,
             emphasis=[len(rows) - 1],
-            note="A cell is one computation that is kept and never made twice; time is the sum "
-            "over the cells of what each took, whichever ran side by side.",
+            note="A cell is one computation that is kept and never made twice; the times are sums "
+            "over the cells, whichever ran side by side. The first is the wall clock's and counts "
+            "waiting for other jobs of the machine.",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -171,6 +175,11 @@ class Report:
         for part in self.parts:
             blocks += _markdown_part(part)
         return "\n\n".join(blocks) + "\n"
+
+
+def _times(parts: Sequence[Part]) -> tuple[str, str]:
+    wall, processor = (sum(p.seconds for p in parts), sum(p.processor_seconds for p in parts))
+    return duration(wall), duration(processor)
 
 
 def link(part: Part) -> str:

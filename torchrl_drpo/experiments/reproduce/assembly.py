@@ -69,8 +69,11 @@ def write_report(
                     raise
                 section, problem = None, f"its section failed ({type(error).__name__}: {error})"
                 failures[target.name] = problem
-        seconds = round(sum(record["seconds"] for record in found.values()), 2)
-        parts.append(Part(target.name, len(cells), seconds, section, problem))
+        seconds, processor = (
+            round(sum(record.get(name, 0.0) for record in found.values()), 2)
+            for name in ("seconds", "processor_seconds")
+        )
+        parts.append(Part(target.name, len(cells), seconds, section, problem, processor))
     report = Report(parts, _facts(options, records), options.quick)
     for name, image in images.items():
         write_png(out / "figures" / f"{name}.png", image)
