@@ -104,6 +104,17 @@ def test_table_1_that_is_right_in_one_mixture_holds_in_part():
     assert found["BPPO earns 0.124 (extreme)"] == "not held"
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(0.92, "held"), (1.12, "not held")])
+def test_near_is_within_a_tenth_of_the_published_number(factor: float, verdict: str):
+    def scaled(cell: Cell) -> dict[str, float]:
+        numbers = published(cell)
+        return numbers | {"retrieved_reward": factor * numbers["retrieved_reward"]}
+
+    found = verdicts(table1.TARGET, trained(table1.TARGET, scaled))
+    near = {found[statement] for statement in found if " earns " in statement}
+    assert near == {verdict}
+
+
 def test_a_rival_that_broke_down_is_no_rival():
     def broken(cell: Cell) -> dict[str, float | None]:
         return {"retrieved_reward": None} if method_of(cell) == "CRR" else published(cell)
