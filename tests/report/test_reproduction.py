@@ -142,7 +142,7 @@ def test_markdown_tables_survive_pipes_and_line_breaks(report: Report):
     assert claims[1] == ["held", "it holds", "table 1", "1 | 2", "noise"]
     assert claims[2][3] == "p < .05 and more"
     assert facts[1:] == [["processor", "Some(R)_CPU_ <1>"], ["torch", "2.13"]]
-    assert work[2][3] == f"not run: 1 of 20 cells are not there: BPPO ({NASTY})"
+    assert work[2][4] == f"not run: 1 of 20 cells are not there: BPPO ({NASTY})"
     assert rewards == [["method", "mean"], ["BC | clone", "1"], ["DRPO", "2"]]
     assert "| **DRPO** | **2** |" in markdown
 
