@@ -22,6 +22,7 @@ from torchrl_drpo.experiments.reproduce.target import Cell
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Called with a cell, how it went ("read", "started", "computed", "failed"), and its seconds.
 Progress = Callable[[Cell, str, float], None]
+_PATIENCE = 10.0  # seconds that an idle process has to end
 #: What is kept of a cell: ``fingerprint``, ``seconds``, ``processor_seconds``, ``settings``,
 #: ``result``, ``made``.
 Record = dict[str, Any]
@@ -137,7 +138,7 @@ def _compute(
                     worker.start(queue.pop())
                 else:
                     pool.remove(worker)
-                    worker.stop()
+                    worker.retire()
                 yield cell, outcome
     finally:
         for worker in pool:
@@ -173,7 +174,15 @@ class _Worker:
             self._process.join()
             return f"its process died with exit code {self._process.exitcode} (out of memory?)"
 
+    def retire(self) -> None:
+        """Ends an idle process by itself, so that it returns its semaphores to the system."""
+        self.pipe.close()
+        self._process.join(timeout=_PATIENCE)
+        self._process.terminate()  # nothing happens where it has ended
+        self._process.join()
+
     def stop(self) -> None:
+        """Ends the process wherever it is."""
         self.pipe.close()
         self._process.terminate()
         self._process.join()
