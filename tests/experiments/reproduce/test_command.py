@@ -204,3 +204,11 @@ def test_cheap_targets_run_from_the_log_to_the_report(tmp_path: Path):
 def test_everything_runs_from_the_log_to_the_report(tmp_path: Path):
     assert reproduce("all", "--quick", "--out", tmp_path) == 0
     assert_drawn(tmp_path / "quick", *MODULES)
+
+
+def test_a_log_has_one_name_wherever_the_command_is_given(tmp_path, monkeypatch):
+    (tmp_path / "log.parquet").touch()
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / "log.parquet"
+    near, far = (command.ReproduceConfig(logs=path) for path in (Path("log.parquet"), there))
+    assert near.options().logs == far.options().logs == there.resolve()

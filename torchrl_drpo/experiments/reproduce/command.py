@@ -73,7 +73,9 @@ class ReproduceConfig:
             ValueError: for too few seeds, or a device that torch does not have.
         """
         device = _device(self.device)
-        return Options(self.seeds, self.fresh_seeds, self.quick, device, self.logs)
+        # One log has one name in its cells' identity, from wherever the command is given.
+        logs = None if self.logs is None else self.logs.resolve()
+        return Options(self.seeds, self.fresh_seeds, self.quick, device, logs)
 
 
 def run(config: ReproduceConfig) -> int:
