@@ -44,12 +44,20 @@ LossFactory = Callable[[ProbabilisticActor], LossModule]
 ModelledLossFactory = Callable[[ProbabilisticActor, CrossFittedReward], LossModule]
 
 
-def _tapered(actor: ProbabilisticActor, **options: Any) -> LossModule:
+def _taper(actor: ProbabilisticActor) -> ExponentialTaper:
     # Half the surprisal of a uniform choice: a skipped item is pushed down while it is clearly
     # likelier than chance, and let go once it is not.
     num_items = catalogue_policy(actor).items.shape[0]
-    taper = ExponentialTaper(threshold=0.5 * math.log(num_items))
-    return RepulsiveLoss(actor, taper=taper, **options)
+    return ExponentialTaper(threshold=0.5 * math.log(num_items))
+
+
+def _tapered(actor: ProbabilisticActor, **options: Any) -> LossModule:
+    return RepulsiveLoss(actor, taper=_taper(actor), **options)
+
+
+def _drpo_tapered(actor: ProbabilisticActor) -> LossModule:
+    # On KuaiRand the most lift of all that kept nine tenths of BC's hits on the tuning days.
+    return DRPOLoss(actor, kappa=0.5, negative_taper=_taper(actor), negative_scale=0.3)
 
 
 def _on_predictions(loss: LossModule, key: str = "reward") -> LossModule:
@@ -62,6 +70,7 @@ OBJECTIVES: dict[str, LossFactory] = {
     "drpo": DRPOLoss,
     "drpo-exponential": lambda actor: DRPOLoss(actor, weighting="exponential"),
     "drpo-kl": lambda actor: DRPOLoss(actor, weighting="kl"),
+    "drpo-tapered": _drpo_tapered,
     "adaptive-bc": AdaptiveBCLoss,
     "positive-only": lambda actor: RepulsiveLoss(actor, negative_scale=0.0),
     "signed": RepulsiveLoss,
