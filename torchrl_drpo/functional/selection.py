@@ -16,15 +16,16 @@ Nothing here reads a value back to the host: kappa may be a tensor on the device
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_same_shape
+from torchrl_drpo.functional.group_selection import select_in_groups
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.precision import at_least_float32
+from torchrl_drpo.functional.quota import quota, quota_on_host
 from torchrl_drpo.functional.reductions import weighted_moments
 
 Ties = Literal["first", "fraction"]
@@ -70,32 +71,6 @@ class BestRows(NamedTuple):
     kept_mean: Tensor
     kept_std: Tensor
     batch_std: Tensor
-
-
-def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
-    """Rows that a fraction ``kappa`` of ``count`` rows makes: round half up, at least one.
-
-    Computed in float64, with ``kappa`` taken as the decimal that it was rounded from: 0.7 of 45
-    rows is 31.5 and gives 32, although 0.7 * 45 is 31.499999999999996 in float64 and less in
-    float32.
-
-    Args:
-        count: number of rows, any shape.
-        kappa: fraction in (0, 1], a number or a 0-d tensor.
-
-    Returns:
-        float64 tensor of ``count``'s shape; 0 where ``count`` is 0.
-
-    Examples:
-        >>> quota(1000, 0.1).item(), quota(5, torch.tensor(0.7)).item(), quota(3, 0.05).item()
-        (100.0, 4.0, 1.0)
-    """
-    if isinstance(count, int) and (not isinstance(kappa, Tensor) or reads_are_free(kappa)):
-        return torch.tensor(_quota_on_host(count, kappa), dtype=torch.float64)
-    exact = torch.as_tensor(count, dtype=torch.float64)
-    ratio = kappa.double() if isinstance(kappa, Tensor) else kappa
-    spread = torch.floor(exact * ratio * (1 + _slack(kappa)) + 0.5)
-    return torch.minimum(spread.clamp_min(1.0), exact)
 
 
 def optimistic_dro_weights(
@@ -243,7 +218,7 @@ def select_top(
         mass = _fill(values, threshold, k, flat_mask, ties)
         threshold = threshold.squeeze(-1)
     else:
-        mass, threshold, k = _select_in_groups(values, kappa, flat_mask, ties, group.reshape(-1))
+        mass, threshold, k = select_in_groups(values, kappa, flat_mask, ties, group.reshape(-1))
         threshold = threshold.reshape(quality.shape)
     kept_mean, kept_std = weighted_moments(values, mass)
     _, batch_std = weighted_moments(values, flat_mask)
@@ -273,7 +248,7 @@ def best_rows(
     """
     values = _valid_or_lowest(quality, None)
     count = values.numel()
-    k = _quota_on_host(count, kappa)
+    k = quota_on_host(count, kappa)
     if k == count:
         return None
     ranked, rows = torch.topk(values, k + 1 if shared_places else k)
@@ -324,19 +299,6 @@ def kappa_step(
         return (kappa * up).clamp_max(high) if uniform else (kappa * down).clamp_min(low)
     grown, decayed = (kappa * up).clamp_max(high), (kappa * down).clamp_min(low)
     return torch.where(kept_std < target_ratio * batch_std, grown, decayed)
-
-
-def _quota_on_host(count: int, kappa: Tensor | float) -> int:
-    """:func:`quota` where kappa may be read."""
-    rows = math.floor(count * float(kappa) * (1 + _slack(kappa)) + 0.5)
-    return min(max(rows, 1), count)
-
-
-def _slack(kappa: Tensor | float) -> float:
-    """How far a kappa may lie below the decimal that it stands for, relatively."""
-    if isinstance(kappa, Tensor) and kappa.dtype != torch.float64:
-        return 0.5 * torch.finfo(kappa.dtype).eps
-    return torch.finfo(torch.float64).eps
 
 
 def _valid_or_lowest(quality: Tensor, flat_mask: Tensor | None) -> Tensor:
@@ -392,7 +354,7 @@ def _select_on_host(
     values: Tensor, kappa: Tensor | float, ties: Ties, shape: torch.Size
 ) -> TopSelection:
     """The common case, where K may be read: a partial sort, and the kept values themselves."""
-    k_rows = _quota_on_host(values.numel(), kappa)
+    k_rows = quota_on_host(values.numel(), kappa)
     k = torch.tensor(k_rows, dtype=torch.float64)
     best = torch.topk(values, k_rows).values
     threshold = best[-1:]
@@ -404,41 +366,3 @@ def _select_on_host(
     return TopSelection(
         mass.reshape(shape), threshold.squeeze(0), k, kept_mean, kept_std, batch_std
     )
-
-
-def _select_in_groups(
-    values: Tensor,
-    kappa: Tensor | float,
-    flat_mask: Tensor | None,
-    ties: Ties,
-    group: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mass, each row's threshold and the total quota, the quota being filled group by group."""
-    # Sorting by value and then, stably, by group lays each group out best row first, in row
-    # order among equals; invalid rows come last in their group.
-    best_first = torch.sort(values, descending=True, stable=True).indices
-    order = best_first[torch.sort(group[best_first], stable=True).indices]
-    ids, ranked = group[order], values[order]
-    starts = torch.ones_like(ids, dtype=torch.bool)
-    starts[1:] = ids[1:] != ids[:-1]
-    segment = starts.cumsum(0) - 1
-    position = torch.arange(ids.numel(), device=ids.device)
-    # One slot per row is enough for any number of groups, so no size is read back.
-    first = torch.zeros_like(position).scatter_reduce_(
-        0, segment, torch.where(starts, position, 0), "amax"
-    )
-    valid = torch.ones_like(ranked) if flat_mask is None else flat_mask[order].to(ranked.dtype)
-    count = torch.zeros_like(ranked, dtype=torch.float64).scatter_add_(0, segment, valid.double())
-    k = quota(count, kappa)
-    last_kept = (first + k.long() - 1).clamp_min(0)[segment]
-    threshold = ranked[last_kept]
-    if ties == "first":
-        mass = ((position - first[segment]) < k[segment]).to(ranked.dtype) * valid
-    else:
-        above = (ranked > threshold).double() * valid
-        tied = (ranked == threshold).double() * valid
-        places = k - torch.zeros_like(k).scatter_add_(0, segment, above)
-        share = places / torch.zeros_like(k).scatter_add_(0, segment, tied).clamp_min(1.0)
-        mass = (above + tied * share[segment]).to(ranked.dtype)
-    undo = torch.empty_like(order).scatter_(0, order, position)
-    return mass[undo], threshold[undo], k.sum()

@@ -1,7 +1,7 @@
-"""DRPO's weights on the rows that are kept, where the host may read which they are.
+"""DRPO's weights: of every row, or of the kept rows alone where the host may read which they are.
 
-On the CPU this is the common step. Weighing every row first and then looking for those with weight
-takes as long as the selection itself on a batch of a few hundred rows.
+On the CPU the second is the common step. Weighing every row first and then looking for those with
+weight takes as long as the selection itself on a batch of a few hundred rows.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.diagnostics import effective_sample_size
-from torchrl_drpo.functional.selection import BestRows
-from torchrl_drpo.objectives.weighted import WeightingOfRows
+from torchrl_drpo.functional.reductions import weighted_moments
+from torchrl_drpo.functional.selection import BestRows, TopSelection
+from torchrl_drpo.functional.weights import kl_dro_weights
+from torchrl_drpo.objectives._weighting import WeightingOfRows
 
 
 def weigh_kept(
@@ -40,3 +42,36 @@ def weigh_kept(
         "kept_mean_quality": best.kept_mean,
     }
     return WeightingOfRows(weight, weight, report, rows, quota)
+
+
+def weigh_all(
+    quality: Tensor,
+    top: TopSelection,
+    kappa: Tensor,
+    mask: Tensor | None,
+    weighting: str,
+    grouped: bool,
+    *,
+    temperature: float,
+    normalize: bool,
+) -> tuple[Tensor, Tensor]:
+    """The weights of all rows, and the mass that they are divided by."""
+    if weighting == "uniform":
+        return top.mass, top.mass
+    if weighting == "kl":
+        weight = kl_dro_weights(quality, kappa, temperature, mask)
+        return weight, torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
+    if weighting == "linear" and not grouped and mask is None:
+        # Rows at the threshold weigh nothing, so there is no mass to share.
+        advantage = (quality - top.threshold).clamp_min(0.0)
+        return advantage / (top.kept_std + 1e-8) if normalize else advantage, top.mass
+    baseline = top.kept_mean if weighting == "exponential" else top.threshold
+    # Rows that are not kept may hold anything, and be far enough down to overflow exp.
+    advantage = torch.where(top.mass > 0, quality.to(top.mass.dtype) - baseline, 0.0)
+    if weighting == "exponential":
+        return top.mass * torch.exp(advantage / temperature), top.mass
+    if normalize:
+        # A common threshold shifts nothing; with one for each group it does.
+        spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
+        advantage = advantage / (spread + 1e-8)
+    return top.mass * advantage, top.mass

@@ -20,7 +20,7 @@ from torchrl_drpo.objectives._remoteness import (
     remoteness_and_score,
     taper_negatives,
 )
-from torchrl_drpo.objectives.weighted import Scored, Weighting
+from torchrl_drpo.objectives._weighting import Scored, Weighting
 
 #: What a loss with a negative branch reports beside the rest.
 REPORT = ("negative_mass_ratio", "effective_negative_mass_ratio", "taper_active_fraction")

@@ -12,9 +12,9 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.weights import asymmetric_weights, signed_weights, topr_weights
+from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss, mass_ratios
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
-from torchrl_drpo.objectives.weighted import Scored, Weighting
 
 _RATIOS = ["negative_mass_ratio", "effective_negative_mass_ratio"]
 

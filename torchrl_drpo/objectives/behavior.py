@@ -14,8 +14,8 @@ from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_finite, check_probability
 from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._weighting import Scored
 from torchrl_drpo.objectives.advantage import AdvantageLoss
-from torchrl_drpo.objectives.weighted import Scored
 
 Behavior = Literal["logged", "auto", "current"] | ProbabilisticTensorDictSequential
 

@@ -16,9 +16,9 @@ from torch.distributions import Distribution
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.weights import crr_weights
 from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
 from torchrl_drpo.objectives.critics import CriticLoss
-from torchrl_drpo.objectives.weighted import Scored, Weighting
 
 
 class CRRLoss(CriticLoss, AdvantageLoss):

@@ -17,14 +17,13 @@ from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.host import reads_are_free
-from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.functional.selection import Ties, TopSelection, best_rows, select_top
-from torchrl_drpo.functional.weights import kl_dro_weights
 from torchrl_drpo.objectives import _batch, _fused
-from torchrl_drpo.objectives._kept import weigh_kept
+from torchrl_drpo.objectives._kept import weigh_all, weigh_kept
 from torchrl_drpo.objectives._negative import REPORT, NegativeBranch, report_of
 from torchrl_drpo.objectives._remoteness import RemotenessKind
-from torchrl_drpo.objectives.weighted import Scored, WeightedLoss, Weighting
+from torchrl_drpo.objectives._weighting import Scored, Weighting
+from torchrl_drpo.objectives.weighted import WeightedLoss
 
 DRPOWeighting = Literal["linear", "uniform", "exponential", "kl"]
 #: Options of the loss that the selection op takes under the same name.
@@ -320,11 +319,11 @@ class DRPOLoss(WeightedLoss):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
         kappa = self._buffers["kappa"].clone()  # it moves below; the report speaks of this step
+        rule = {"temperature": self.temperature, "normalize": self.normalize}
         if mask is None and self._picks_rows(tensordict, quality):
             best = best_rows(quality, kappa, shared_places=self.weighting != "linear")
             if best is not None:
                 self._move_kappa(kappa, best.kept_std, best.batch_std)
-                rule = {"temperature": self.temperature, "normalize": self.normalize}
                 return weigh_kept(best, kappa, self.weighting, **rule)
         owner = type(self).__name__
         disliked = self.negative.dislikes(tensordict, quality.shape, mask, owner)
@@ -337,7 +336,8 @@ class DRPOLoss(WeightedLoss):
             ties=self.ties,
             group=self._group_ids(tensordict, self.group_key, quality.shape),
         )
-        weight, mass = self._rule(quality, top, kappa, mask)
+        grouped = self.group_key is not None
+        weight, mass = weigh_all(quality, top, kappa, mask, self.weighting, grouped, **rule)
         self._move_kappa(kappa, top.kept_std, top.batch_std)
         count = quality.numel() if mask is None else mask.sum().clamp_min(1)
         kept_threshold = top.threshold
@@ -391,28 +391,3 @@ class DRPOLoss(WeightedLoss):
         # In units of the whole batch: the kept rows may all be equal, the rest is not.
         unit = top.batch_std + 1e-8 if self.normalize else 1.0
         return (quality.to(top.mass.dtype) - top.threshold) / unit
-
-    def _rule(
-        self, quality: Tensor, top: TopSelection, kappa: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The weights, and the mass that they are divided by."""
-        if self.weighting == "uniform":
-            return top.mass, top.mass
-        if self.weighting == "kl":
-            weight = kl_dro_weights(quality, kappa, self.temperature, mask)
-            return weight, torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
-        if self.weighting == "linear" and self.group_key is None and mask is None:
-            # Rows at the threshold weigh nothing, so there is no mass to share.
-            advantage = (quality - top.threshold).clamp_min(0.0)
-            return advantage / (top.kept_std + 1e-8) if self.normalize else advantage, top.mass
-        baseline = top.kept_mean if self.weighting == "exponential" else top.threshold
-        # Rows that are not kept may hold anything, and be far enough down to overflow exp.
-        advantage = torch.where(top.mass > 0, quality.to(top.mass.dtype) - baseline, 0.0)
-        if self.weighting == "exponential":
-            return top.mass * torch.exp(advantage / self.temperature), top.mass
-        if self.normalize:
-            # A common threshold shifts nothing; with one for each group it does.
-            grouped = self.group_key is not None
-            spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
-            advantage = advantage / (spread + 1e-8)
-        return top.mass * advantage, top.mass

@@ -17,8 +17,8 @@ from torch.distributions import Distribution
 from torchrl_drpo.functional.checks import check_positive
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
-from torchrl_drpo.objectives.weighted import Scored, Weighting
 
 Expectation = Literal["auto", "mean", "exact", "sample"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.proximal import clipped_surrogate, ecpo_surrogate, gbpo_weights
+from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.advantage import mass_ratios
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
-from torchrl_drpo.objectives.weighted import Scored, Weighting
 
 
 class GBPOLoss(BehaviorLoss):

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.weights import exponential_weights
+from torchrl_drpo.objectives._weighting import Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
 from torchrl_drpo.objectives.drpo import DRPOLoss
-from torchrl_drpo.objectives.weighted import WeightedLoss, Weighting
+from torchrl_drpo.objectives.weighted import WeightedLoss
 
 
 class BehaviorCloningLoss(WeightedLoss):

@@ -19,8 +19,8 @@ from torchrl_drpo.objectives._remoteness import (
     remoteness_and_score,
     taper_negatives,
 )
+from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
-from torchrl_drpo.objectives.weighted import Scored, Weighting
 
 
 class RepulsiveLoss(AdvantageLoss):
