@@ -76,3 +76,17 @@ def test_the_storage_is_not_written_to():
 def test_columns_of_other_rows_are_refused():
     with pytest.raises(ValueError, match=r"has 12 rows, the columns are \(11,\)"):
         AnnotatedBuffer(make_buffer(), make_columns()[:11])
+
+
+def test_rows_by_index_have_their_columns_and_what_is_done_with_them():
+    def doubled(rows: TensorDict) -> TensorDict:
+        return rows.set("twice", 2 * rows["fold"])
+
+    annotated = AnnotatedBuffer(make_buffer(), make_columns(), then=doubled)
+    for index in (3, slice(2, 7), torch.tensor([5, 1])):
+        rows = annotated[index]
+        assert torch.equal(rows["fold"], 10 * rows["action"])
+        assert torch.equal(rows["twice"], 20 * rows["action"])
+    sample = annotated.sample()
+    assert torch.equal(sample["twice"], 20 * sample["action"])
+    assert all(torch.equal(rows["twice"], 20 * rows["action"]) for rows in annotated)

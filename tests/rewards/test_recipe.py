@@ -7,7 +7,13 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_drpo.data import RecReplayBuffer
-from torchrl_drpo.rewards import cross_fit_bilinear, out_of_fold, uphill_actions, uphill_log
+from torchrl_drpo.rewards import (
+    bilinear,
+    cross_fit_bilinear,
+    out_of_fold,
+    uphill_actions,
+    uphill_log,
+)
 
 N = 60
 
@@ -81,3 +87,20 @@ def test_rows_that_cannot_be_moved_are_named(change: dict, error: type, message:
 def test_only_flat_rows_are_taken() -> None:
     with pytest.raises(ValueError, match=r"batch size \[N\], got \(12, 5\)"):
         uphill_log(make_rows().reshape(12, 5))
+
+
+def test_rows_of_a_group_are_judged_by_a_model_that_saw_none_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bilinear, "RIDGES", (3.0,))  # the one number that folds share
+    rows = make_rows().set("user", torch.arange(N) // 5)
+    out = uphill_log(rows, folds=4, landmarks=10, group_key="user")
+    by_user = out["fold"].view(-1, 5)
+    assert (by_user == by_user[:, :1]).all()
+    changed = rows.clone()
+    changed["next", "reward"][:5] += 100.0  # all that the first user said
+    again = uphill_log(changed, folds=4, landmarks=10, group_key="user")
+    mine = out["fold"] == out["fold"][0]
+    torch.testing.assert_close(again["predicted_reward"][mine], out["predicted_reward"][mine])
+    with pytest.raises(KeyError, match="session"):
+        uphill_log(rows, group_key="session")

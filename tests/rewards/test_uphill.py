@@ -95,3 +95,38 @@ def test_bad_folds_and_steps_are_named():
     for step in (-0.1, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"at least 0, got {step}"):
             uphill_actions(action, action, step=step)
+
+
+def test_folds_of_one_s_own_are_followed():
+    state, action, reward = make_rows()
+    fold = torch.arange(N) // 7 % 3
+    models, same = cross_fit_bilinear(state, action, reward, folds=3, fold=fold, landmarks=M)
+    assert torch.equal(same, fold)
+    for number, model in enumerate(models):
+        others = state[fold != number]
+        assert all((z == others).all(-1).any() for z in model.landmarks)
+
+
+@pytest.mark.parametrize(
+    ("fold", "message"),
+    [
+        (torch.zeros(N - 1, dtype=torch.long), rf"shape \[{N}\], got torch.int64 \({N - 1},\)"),
+        (torch.zeros(N), "one integer a row"),
+        (torch.full((N,), 3), r"lie in \[0, 3\) but row 0 holds 3"),
+        (torch.zeros(N, dtype=torch.long), f"one fold holds {N} of {N} rows"),
+    ],
+)
+def test_folds_that_leave_a_model_nothing_are_refused(fold: Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        cross_fit_bilinear(*make_rows(), folds=3, fold=fold)
+
+
+def test_a_part_of_a_log_moves_as_the_whole_does():
+    _, action, _ = make_rows()
+    slope = torch.randn(action.shape, generator=torch.Generator().manual_seed(2))
+    action = torch.nn.functional.normalize(action, dim=-1)  # one norm, hence one size
+    whole = uphill_actions(action, slope, 0.4)
+    typical = slope.norm(dim=-1).mean()
+    part = uphill_actions(action[3:9], slope[3:9], 0.4, typical=typical)
+    torch.testing.assert_close(part, whole[3:9])
+    assert not torch.allclose(uphill_actions(action[3:9], slope[3:9], 0.4), whole[3:9])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -13,12 +13,14 @@ class AnnotatedBuffer:
     """A replay buffer whose samples carry further columns, found by their row numbers.
 
     For buffers over read-only storage (a converted log), and for columns that come after the
-    rows: ``fold`` and ``predicted_reward`` of a cross-fitted reward model, for instance. Sampling
-    and iterating give them; its methods and attributes are those of the buffer it was made of.
+    rows: ``fold`` and ``predicted_reward`` of a cross-fitted reward model, for instance.
+    Sampling, indexing and iterating give them; its methods and attributes are those of the buffer
+    it was made of.
 
     Args:
         buffer: its samples have an ``"index"``, as those of TorchRL's ``TensorDictReplayBuffer``.
         columns: one row for each row of the buffer, in storage order.
+        then: what is done with annotated rows before they are given out.
 
     Raises:
         ValueError: if the numbers of rows differ.
@@ -35,13 +37,18 @@ class AnnotatedBuffer:
         True
     """
 
-    def __init__(self, buffer: TensorDictReplayBuffer, columns: TensorDictBase) -> None:
+    def __init__(
+        self,
+        buffer: TensorDictReplayBuffer,
+        columns: TensorDictBase,
+        then: Callable[[TensorDictBase], TensorDictBase] | None = None,
+    ) -> None:
         if columns.shape != (len(buffer),):
             raise ValueError(
                 f"the buffer has {len(buffer)} rows, the columns are {tuple(columns.shape)}; "
                 "annotate all rows of the buffer, in storage order"
             )
-        self._buffer, self._columns = buffer, columns
+        self._buffer, self._columns, self._then = buffer, columns, then
 
     def sample(self, *args: Any, **options: Any) -> Any:
         """A sample of the buffer, a tensordict with the columns of its rows.
@@ -53,9 +60,16 @@ class AnnotatedBuffer:
             return self._annotated(sampled[0]), *sampled[1:]
         return self._annotated(sampled)
 
+    def __getitem__(self, index: Any) -> TensorDictBase:
+        """Rows by integer, slice or index tensor, in storage order, with their columns."""
+        return self._joined(self._buffer[index], self._columns[index])
+
     def _annotated(self, rows: TensorDictBase) -> TensorDictBase:
-        index = rows["index"].to(self._columns.device or "cpu")
-        return rows.update(self._columns[index].to(rows.device or "cpu"))
+        return self._joined(rows, self._columns[rows["index"].to(self._columns.device or "cpu")])
+
+    def _joined(self, rows: TensorDictBase, columns: TensorDictBase) -> TensorDictBase:
+        rows = rows.update(columns.to(rows.device or "cpu"))
+        return rows if self._then is None else self._then(rows)
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         return map(self._annotated, self._buffer)

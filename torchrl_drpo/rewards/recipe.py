@@ -6,6 +6,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_drpo.rewards.cross_fit import assign_folds
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 
 
@@ -19,6 +20,7 @@ def uphill_log(
     observation_key: NestedKey = "observation",
     action_key: NestedKey = "action",
     reward_key: NestedKey = ("next", "reward"),
+    group_key: NestedKey | None = None,
 ) -> TensorDictBase:
     """A log whose actions were moved to where a cross-fitted reward model finds better ones.
 
@@ -30,8 +32,8 @@ def uphill_log(
 
     Use it where actions are vectors in which near means alike (item embeddings), a Gaussian policy
     is trained on thousands to millions of noisy rows, and the policy's mean is looked up among real
-    items afterwards. A moved action is an item of no catalogue: it is something to imitate. For
-    item numbers train ``taper-q`` (``drpo train``) instead.
+    items afterwards. A moved action is an item of no catalogue: it is something to imitate. From a
+    log of item numbers, ``drpo train --policy embedding --objectives uphill`` does all of it.
 
     Args:
         rows: the log, batch size ``[N]``, such as ``buffer[:]`` of a
@@ -44,6 +46,8 @@ def uphill_log(
         observation_key: the state, one vector a row, ``[N, p]``.
         action_key: the logged action, ``[N, d]``.
         reward_key: ``[N]`` or ``[N, 1]``.
+        group_key: ids such as the user's, ``[N]``: all rows of one lie in one fold, where rows of
+            a user resemble each other. By default every row is alone.
 
     Returns:
         The log with the moved ``action``; besides, ``logged_action``, the out-of-fold
@@ -87,8 +91,12 @@ def uphill_log(
     reward = _entry(rows, reward_key)
     if reward.shape == (*rows.shape, 1):
         reward = reward.squeeze(-1)
+    fold = None
+    if group_key is not None:
+        group = _entry(rows, group_key)
+        fold = assign_folds(len(rows), folds, group=group, seed=seed)
     models, fold = cross_fit_bilinear(
-        observation, action, reward, folds=folds, landmarks=landmarks, seed=seed
+        observation, action, reward, folds=folds, fold=fold, landmarks=landmarks, seed=seed
     )
     predicted, slope = out_of_fold(models, fold, observation, action)
     out = rows.copy()
@@ -104,7 +112,7 @@ def _vectors(rows: TensorDictBase, key: NestedKey) -> Tensor:
         raise ValueError(
             f"{key!r} must be one floating vector a row, [N, d], got {values.dtype} "
             f"{tuple(values.shape)}; item numbers have no direction to move in: give their "
-            "embeddings, or train taper-q (drpo train)"
+            "embeddings, or let drpo train --policy embedding look them up"
         )
     return values
 

@@ -16,6 +16,7 @@ def cross_fit_bilinear(
     reward: Tensor,
     *,
     folds: int = 5,
+    fold: Tensor | None = None,
     landmarks: int = 96,
     seed: int = 0,
 ) -> tuple[list[BilinearReward], Tensor]:
@@ -26,6 +27,9 @@ def cross_fit_bilinear(
         action: ``[N, d]``.
         reward: ``[N]``, finite.
         folds: at least 2, at most N / 2.
+        fold: of every row, int64 ``[N]`` in ``[0, folds)``; drawn at random by default. Where rows
+            of one user resemble each other, keep them together:
+            ``assign_folds(N, folds, group=user)``.
         landmarks: of each model.
         seed: of the folds and of the models.
 
@@ -35,7 +39,8 @@ def cross_fit_bilinear(
         its own rows: one of ``RIDGES`` is all that a row of another fold can have told its model.
 
     Raises:
-        ValueError: as :func:`fit_bilinear_reward`, and for a number of folds out of range.
+        ValueError: as :func:`fit_bilinear_reward`, for a number of folds out of range, and for
+            folds of another shape or that leave a model fewer than two rows.
 
     Examples:
         >>> import torch
@@ -47,8 +52,10 @@ def cross_fit_bilinear(
     check_rows(observation, action, reward)
     if not 2 <= folds <= len(reward) // 2:
         raise ValueError(f"folds must lie in [2, {len(reward) // 2}], half the rows, got {folds}")
-    order = torch.randperm(len(reward), generator=torch.Generator().manual_seed(seed))
-    fold = order.argsort().to(reward.device) % folds
+    if fold is None:
+        order = torch.randperm(len(reward), generator=torch.Generator().manual_seed(seed))
+        fold = order.argsort() % folds
+    fold = _checked_folds(fold, folds, len(reward)).to(reward.device)
     models: list[BilinearReward] = []
     ridge: float | None = None
     for number in range(folds):
@@ -111,7 +118,9 @@ def out_of_fold(
     return predicted, slope
 
 
-def uphill_actions(action: Tensor, slope: Tensor, step: float = 0.3) -> Tensor:
+def uphill_actions(
+    action: Tensor, slope: Tensor, step: float = 0.3, *, typical: Tensor | float | None = None
+) -> Tensor:
     r"""Moves logged actions up a reward model's slope: what they might better have been.
 
     .. math:: a_i' = a_i + \eta\, \|a\|_{rms}\, u_i / \overline{\|u\|}
@@ -126,6 +135,8 @@ def uphill_actions(action: Tensor, slope: Tensor, step: float = 0.3) -> Tensor:
         slope: of the prediction, ``[N, d]``; long where the model is sure, short elsewhere.
         step: eta, in units of the actions' norm; .3 was best of .1 to 2 on the simulator, and
             .1 to .6 all better than none.
+        typical: mean length of slopes, for rows that are a part of a log: the log's. By default
+            that of these rows.
 
     Returns:
         ``[N, d]``.
@@ -146,7 +157,28 @@ def uphill_actions(action: Tensor, slope: Tensor, step: float = 0.3) -> Tensor:
     if not 0 <= step < float("inf"):
         raise ValueError(f"step must be a finite number of at least 0, got {step}")
     size = action.norm(dim=-1).square().mean().sqrt()
-    typical = slope.norm(dim=-1).mean()
+    typical = slope.norm(dim=-1).mean() if typical is None else torch.as_tensor(typical).to(slope)
     # Where the model is flat everywhere there is no way up: 0 / 1, not 0 / 0.
     typical = torch.where(typical > torch.finfo(slope.dtype).tiny, typical, 1.0)
     return action + step * size / typical * slope
+
+
+def _checked_folds(fold: Tensor, folds: int, rows: int) -> Tensor:
+    """The folds, once every model is known to have rows to be fitted to."""
+    if fold.shape != (rows,) or fold.is_floating_point():
+        raise ValueError(
+            f"fold must hold one integer a row, shape [{rows}], got {fold.dtype} "
+            f"{tuple(fold.shape)}"
+        )
+    if fold.min() < 0 or fold.max() >= folds:
+        outside = int(((fold < 0) | (fold >= folds)).nonzero()[0])
+        raise ValueError(
+            f"fold must lie in [0, {folds}) but row {outside} holds {int(fold[outside])}"
+        )
+    largest = fold.bincount().max()
+    if rows - int(largest) < 2:
+        raise ValueError(
+            f"one fold holds {int(largest)} of {rows} rows, which leaves its model fewer than two; "
+            "spread them more evenly"
+        )
+    return fold
