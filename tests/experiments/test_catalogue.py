@@ -14,11 +14,11 @@ import torch
 
 from torchrl_drpo import cli
 from torchrl_drpo.data import LogSchema, Percentile
-from torchrl_drpo.experiments import catalogue
 from torchrl_drpo.experiments.catalogue import run_train
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
 from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
+from torchrl_drpo.experiments.catalogue_training import CatalogueTraining
 from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
 from torchrl_drpo.experiments.recommend import recommend
 
@@ -148,7 +148,7 @@ def test_a_finished_command_given_again_trains_nothing(trained, monkeypatch) -> 
     def never(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(catalogue, "_train", never)
+    monkeypatch.setattr(CatalogueTraining, "train", never)
     assert run_train(settings).runs == results.runs
     more = replace(settings, learning_rate=1e-3)
     with pytest.raises(AssertionError, match="trained again"):

@@ -1,4 +1,4 @@
-"""``drpo train``: a log to catalogue policies, their offline table, checkpoints and item indices.
+"""``drpo train``: a log to policies, their offline table, checkpoints and item indices.
 
 Everything lands in one folder: the converted log, one JSON a finished run, one checkpoint an
 objective (of the first seed), ``results.json`` and ``table.md``; and, under ``reward/``, the
@@ -10,18 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-from torchrl.modules import ProbabilisticActor
-from torchrl.record.loggers import CSVLogger, TensorboardLogger
-from torchrl.record.loggers.common import Logger
 
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.evaluation.statistics import Interval
@@ -37,16 +31,20 @@ from torchrl_drpo.experiments.catalogue_evaluation import (
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.experiments.catalogue_objectives import MODELLED_OBJECTIVES, make_objective
-from torchrl_drpo.experiments.catalogue_reward_fit import LogReward, RewardFit
-from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
-from torchrl_drpo.policies.catalogue import make_catalogue_actor
+from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL
+from torchrl_drpo.experiments.catalogue_training import (
+    CatalogueTraining,
+    PolicyTraining,
+    Progress,
+)
+from torchrl_drpo.experiments.embedding_training import EmbeddingTraining
 from torchrl_drpo.report.tables import Table
-from torchrl_drpo.rewards import AnnotatedBuffer
 
 RESULTS_VERSION = 1
-#: Called with a run's name, its step and its last step.
-Progress = Callable[[str, int, int], None]
+_KINDS: dict[str, Callable[[CatalogueData, TrainCatalogueConfig, Progress], PolicyTraining]] = {
+    "catalogue": CatalogueTraining,
+    "embedding": EmbeddingTraining,
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class CatalogueResults:
     reward_model: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON data; what is not a number is ``null``."""
+        """Strict JSON data; what is not a number is ``null``, an infinity ``"inf"``."""
         reference = next(iter(self.checkpoints))  # the first objective that was asked for
         paired = report.differences(self.runs, reference)
         modelled = {} if self.reward_model is None else {"reward_model": self.reward_model}
@@ -116,7 +114,8 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
             folder before is lost.
     """
     data = CatalogueData.open(config, config.output / "log")
-    reward = _reward_model(data, config, progress)
+    training = _KINDS[config.policy](data, config, progress)
+    reward = training.reward
     target = data.held_out.action
     popularity = popularity_scores(data.train_items(), data.num_items, target)
     runs = {
@@ -125,13 +124,13 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
     }
     for objective in config.objectives:
         runs[objective] = [
-            _metrics_of_run(objective, seed, data, config, reward, progress)
+            _metrics_of_run(objective, seed, data, config, training, progress)
             for seed in range(config.seeds)
         ]
     results = CatalogueResults(
         summary=report.summarise(runs),
         runs=runs,
-        data=data.facts,
+        data=data.facts | training.facts,
         config=config.settings() | {"objectives": config.objectives, "seeds": config.seeds},
         k=config.ks[-1],
         checkpoints={name: config.output / name for name in config.objectives},
@@ -139,26 +138,10 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()
-    notes = [table.note] if reward is None else [table.note, reward.describe()]
-    paragraphs = [f"{table.title}.", table.to_markdown(), *notes]
+    notes = [*training.notes, *([] if reward is None else [reward.describe()])]
+    paragraphs = [f"{table.title}.", table.to_markdown(), table.note, *notes]
     write_text(config.output / "table.md", "\n\n".join(paragraphs) + "\n")
     return results
-
-
-def _reward_model(
-    data: CatalogueData, config: TrainCatalogueConfig, progress: Progress
-) -> LogReward | None:
-    """The log's reward model, where an objective follows one.
-
-    Raises:
-        ValueError: if it explains nothing.
-    """
-    if not MODELLED_OBJECTIVES.keys() & set(config.objectives):
-        return None
-    fit = RewardFit(data, config.output / "reward", history=config.history, device=config.device)
-    reward = fit.open(partial(progress, "reward model, folds"))
-    reward.check()
-    return reward
 
 
 def _metrics_of_run(
@@ -166,26 +149,22 @@ def _metrics_of_run(
     seed: int,
     data: CatalogueData,
     config: TrainCatalogueConfig,
-    reward: LogReward | None,
+    training: PolicyTraining,
     progress: Progress,
 ) -> dict[str, float]:
     """Metrics of one run: read where the very same run has finished before, else trained."""
     name = f"{objective}, seed {seed}"
-    if objective not in MODELLED_OBJECTIVES:
-        reward = None
-    fingerprint = _fingerprint(objective, seed, data, config, reward)
+    fingerprint = _fingerprint(objective, seed, data, config, training)
     path = config.output / "runs" / f"{objective}-{seed}.json"
     old = _read_run(path)
     saved = seed > 0 or (config.output / objective / MANIFEST).is_file()
     if old.get("fingerprint") == fingerprint and saved:
         progress(name, config.steps, config.steps)
-        return {key: math.nan if v is None else v for key, v in old["metrics"].items()}
+        return report.metrics_from_json(old["metrics"])
     started = time.perf_counter()
     state = path.with_name(f"{objective}-{seed}-{fingerprint[:12]}.state")
-    actor, model, curve = _train(
-        objective, seed, data, config, reward, state, partial(progress, name)
-    )
-    metrics = _metrics(policy_scores(actor, data.test_batches(ROWS_SCORED)), data, config)
+    trained = training.train(objective, seed, state, partial(progress, name))
+    metrics = _metrics(policy_scores(trained.actor, data.test_batches(ROWS_SCORED)), data, config)
     run = {
         "fingerprint": fingerprint,
         "objective": objective,
@@ -193,63 +172,22 @@ def _metrics_of_run(
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": report.metrics_json(metrics),
     }
-    if reward is not None:
-        run["reward_model"] = reward.facts
+    if objective in FOLLOW_A_MODEL and training.reward is not None:
+        run["reward_model"] = training.reward.facts
     if seed == 0:
         facts = {**run, "config": config.settings(), "data": data.facts}
         CatalogueCheckpoint(
-            actor=actor.cpu().eval(),
-            model=model,
+            actor=trained.actor.cpu().eval(),
+            policy=config.policy,
+            model=trained.model,
             items=data.items,
             users=data.users(),
             contexts=list(data.log.contexts.values()),
             facts={**facts, "schema": data.log.schema.to_json()},
         ).save(config.output / objective)
-    write_json(path, {**run, "curve": curve})
+    write_json(path, {**run, "curve": trained.curve})
     state.unlink(missing_ok=True)
     return metrics
-
-
-def _train(
-    objective: str,
-    seed: int,
-    data: CatalogueData,
-    config: TrainCatalogueConfig,
-    reward: LogReward | None,
-    state: Path,
-    progress: Callable[[int, int], None],
-) -> tuple[ProbabilisticActor, dict[str, Any], dict[str, Any]]:
-    """The trained actor, the arguments that made it, and its training curve."""
-    torch.manual_seed(seed)
-    model = asdict(config.model) | {
-        "num_items": data.num_items,
-        "history": config.history,
-        "context_sizes": data.context_sizes,
-    }
-    actor = make_catalogue_actor(**model, device=config.device)
-    buffer = data.train_buffer(config.batch_size, seed, config.device)
-    trainer = OfflineTrainer(
-        make_objective(objective, actor, reward and reward.model).to(config.device),
-        buffer if reward is None else AnnotatedBuffer(buffer, reward.columns),
-        TrainConfig(
-            steps=config.steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            log_every=20,
-            checkpoint_every=200,
-        ),
-        progress=lambda step, values: progress(step, config.steps),
-        loggers=_loggers(config, f"{objective}-{seed}"),
-        checkpoint=state,  # of a run under way: a killed one goes on from it
-    )
-    return actor, model, trainer.run().training
-
-
-def _loggers(config: TrainCatalogueConfig, run: str) -> list[Logger]:
-    if config.logger == "none":
-        return []
-    kind = CSVLogger if config.logger == "csv" else TensorboardLogger
-    return [kind(exp_name=run, log_dir=str(config.output / "curves"))]
 
 
 def _metrics(
@@ -271,9 +209,11 @@ def _fingerprint(
     seed: int,
     data: CatalogueData,
     config: TrainCatalogueConfig,
-    reward: LogReward | None,
+    training: PolicyTraining,
 ) -> str:
     """What a run depends on; two runs of one fingerprint are the same run."""
     known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
-    known += [] if reward is None else [reward.fingerprint]
+    known += training.depends_on(objective)
+    # Runs that finished before there were metrics within contexts are not to be read for them.
+    known += ["within contexts"] if data.context_sizes else []
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchrl_drpo.experiments.catalogue_data import LogConfig
-from torchrl_drpo.experiments.catalogue_objectives import NAMES
+from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL, NAMES, check_fits
+from torchrl_drpo.experiments.embedding_config import UphillConfig
 from torchrl_drpo.policies.encoders import Pooling
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of the policy; see :func:`~torchrl_drpo.make_catalogue_actor`.
+
+    An embedding policy takes ``hidden``, and ``dim`` where its item vectors are found in the log.
 
     Attributes:
         dim: width of states and item embeddings.
@@ -35,12 +38,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainCatalogueConfig(LogConfig):
-    """Train catalogue policies on a log and evaluate them on its last days.
+    """Train policies on a log and evaluate them on its last days.
 
     Attributes:
         output: folder for everything that is written.
-        objectives: what to train, by name; random and popularity are always in the table. guided,
-            taper-q, positive-only-q and drpo-q first fit a reward model to the training rows.
+        policy: catalogue is a softmax over item numbers; embedding a Gaussian over item vectors,
+            which serves the items nearest to its mean. The vectors are those of the schema's item
+            table, or else found in which users were shown which items.
+        objectives: what to train, by name, of {names}; random and popularity are always in the
+            table. Of these, {modelled} first fit a reward model to the training rows.
         seeds: runs of each objective.
         steps: gradient steps a run.
         batch_size: rows a step.
@@ -50,9 +56,11 @@ class TrainCatalogueConfig(LogConfig):
         logger: also write the training curves for TensorBoard, or as CSV files.
         json: print the results as JSON instead of a table.
         model: shape of the policy.
+        uphill: the reward model of embedding policies.
     """
 
     output: Path = Path("runs/catalogue")
+    policy: Literal["catalogue", "embedding"] = "catalogue"
     objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
     seeds: int = 1
     steps: int = 1_200
@@ -63,6 +71,7 @@ class TrainCatalogueConfig(LogConfig):
     logger: Literal["none", "csv", "tensorboard"] = "none"
     json: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
+    uphill: UphillConfig = field(default_factory=UphillConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +80,8 @@ class TrainCatalogueConfig(LogConfig):
             raise ValueError(
                 f"objectives must be among {', '.join(NAMES)}, got {list(self.objectives)}"
             )
+        for name in self.objectives:
+            check_fits(name, self.policy)
         for name in ("seeds", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -82,6 +93,17 @@ class TrainCatalogueConfig(LogConfig):
         plain = asdict(self)
         for name in ("output", "objectives", "seeds", "logger", "json"):
             del plain[name]
+        if self.policy == "catalogue":
+            del plain["policy"], plain["uphill"]
+        else:
+            for name in ("pooling", "bias", "temperature", "tie_embeddings"):
+                del plain["model"][name]
         plain["logs"] = Path(self.logs).name
         plain["schema"] = None if self.schema is None else self.schema.name
         return json.loads(json.dumps(plain))
+
+
+# The docstring is the help of `drpo train`, and names come from where they are defined.
+TrainCatalogueConfig.__doc__ = (TrainCatalogueConfig.__doc__ or "").format(
+    names=", ".join(NAMES), modelled=", ".join(n for n in NAMES if n in FOLLOW_A_MODEL)
+)

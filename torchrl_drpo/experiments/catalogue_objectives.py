@@ -1,4 +1,4 @@
-"""The objectives that can be asked for by name when a catalogue policy is trained.
+"""The objectives that can be asked for by name when a policy is trained on a log.
 
 Those of ``MODELLED_OBJECTIVES`` first fit a cross-fitted reward model to the training rows:
 
@@ -7,7 +7,10 @@ Those of ``MODELLED_OBJECTIVES`` first fit a cross-fitted reward model to the tr
   repels.
 - ``positive-only-q``, ``drpo-q``: their namesakes on the predictions.
 - ``guided``: positive-only on the logged rewards, and ascent on the model's exact expectation
-  under the policy. It repels nothing.
+  under the policy. It repels nothing. For catalogue policies only.
+- ``uphill``, ``uphill-tapered``: positive-only and the tapered signed loss on actions that were
+  moved up the model's slope (:func:`~torchrl_drpo.rewards.uphill_log`). For policies over item
+  vectors only: an item number has no direction to move in.
 
 A signed loss measures rows against the batch's mean: a state in which everything is worth little
 (a tab that nobody watches) repels all that was shown there, and is then served badly. Where such
@@ -35,7 +38,9 @@ from torchrl_drpo.objectives import (
     GuidedLoss,
     RepulsiveLoss,
 )
+from torchrl_drpo.objectives._remoteness import RemotenessKind
 from torchrl_drpo.policies.catalogue import catalogue_policy
+from torchrl_drpo.policies.gaussian import DiagonalNormal
 from torchrl_drpo.rewards import CrossFittedReward
 
 #: From an actor to the loss that trains it.
@@ -44,20 +49,27 @@ LossFactory = Callable[[ProbabilisticActor], LossModule]
 ModelledLossFactory = Callable[[ProbabilisticActor, CrossFittedReward], LossModule]
 
 
-def _taper(actor: ProbabilisticActor) -> ExponentialTaper:
+def _taper(actor: ProbabilisticActor) -> tuple[ExponentialTaper, RemotenessKind]:
+    """The taper of a policy, and what it takes for remoteness."""
+    if is_gaussian(actor):  # one sigma from the mean in every entry, as in the reproduction
+        return ExponentialTaper(threshold=1.0), "per_dimension"
     # Half the surprisal of a uniform choice: a skipped item is pushed down while it is clearly
     # likelier than chance, and let go once it is not.
     num_items = catalogue_policy(actor).items.shape[0]
-    return ExponentialTaper(threshold=0.5 * math.log(num_items))
+    return ExponentialTaper(threshold=0.5 * math.log(num_items)), "auto"
 
 
 def _tapered(actor: ProbabilisticActor, **options: Any) -> LossModule:
-    return RepulsiveLoss(actor, taper=_taper(actor), **options)
+    taper, remoteness = _taper(actor)
+    return RepulsiveLoss(actor, taper=taper, remoteness=remoteness, **options)
 
 
 def _drpo_tapered(actor: ProbabilisticActor) -> LossModule:
     # On KuaiRand the most lift of all that kept nine tenths of BC's hits on the tuning days.
-    return DRPOLoss(actor, kappa=0.5, negative_taper=_taper(actor), negative_scale=0.3)
+    taper, remoteness = _taper(actor)
+    return DRPOLoss(
+        actor, kappa=0.5, negative_taper=taper, negative_scale=0.3, remoteness=remoteness
+    )
 
 
 def _on_predictions(loss: LossModule, key: str = "reward") -> LossModule:
@@ -89,33 +101,63 @@ MODELLED_OBJECTIVES: dict[str, ModelledLossFactory] = {
     "positive-only-q": lambda actor, _: _on_predictions(RepulsiveLoss(actor, negative_scale=0.0)),
     "drpo-q": lambda actor, _: _on_predictions(DRPOLoss(actor), "quality"),
 }
+#: The same rules on moved actions, which the rows that they are given already hold.
+UPHILL_OBJECTIVES: dict[str, LossFactory] = {
+    "uphill": lambda actor: RepulsiveLoss(actor, negative_scale=0.0),
+    "uphill-tapered": _tapered,
+}
 #: All that can be asked for.
-NAMES: tuple[str, ...] = (*OBJECTIVES, *MODELLED_OBJECTIVES)
+NAMES: tuple[str, ...] = (*OBJECTIVES, *MODELLED_OBJECTIVES, *UPHILL_OBJECTIVES)
+#: Those of them that one kind of policy alone can follow.
+CATALOGUE_ONLY, EMBEDDING_ONLY = frozenset({"guided"}), frozenset(UPHILL_OBJECTIVES)
+#: Those that first fit a reward model to the log.
+FOLLOW_A_MODEL = frozenset({*MODELLED_OBJECTIVES, *UPHILL_OBJECTIVES})
 
 
-def make_objective(
-    name: str, actor: ProbabilisticActor, reward_model: CrossFittedReward | None = None
-) -> LossModule:
+def make_objective(name: str, actor: ProbabilisticActor, reward_model: Any = None) -> LossModule:
     """The named objective on an actor.
 
     Args:
         name: a key of ``OBJECTIVES`` or ``MODELLED_OBJECTIVES``.
         actor: what it trains.
-        reward_model: of the log; for the names of ``MODELLED_OBJECTIVES`` only.
+        reward_model: of the log; for the names of ``FOLLOW_A_MODEL`` only, whose batches it has
+            annotated (and moved, for those of ``UPHILL_OBJECTIVES``).
 
     Raises:
-        ValueError: for an unknown name (the message lists the known ones), or one that needs a
-            reward model and has none.
+        ValueError: for an unknown name (the message lists the known ones), one that needs a
+            reward model and has none, or one that such a policy cannot follow.
 
     Example:
         >>> from torchrl_drpo.policies import make_catalogue_actor
         >>> type(make_objective("drpo", make_catalogue_actor(10))).__name__
         'DRPOLoss'
     """
+    if name not in NAMES:
+        raise ValueError(f"no objective {name!r}; there are {', '.join(NAMES)}")
+    check_fits(name, "embedding" if is_gaussian(actor) else "catalogue")
     if name in OBJECTIVES:
         return OBJECTIVES[name](actor)
-    if name not in MODELLED_OBJECTIVES:
-        raise ValueError(f"no objective {name!r}; there are {', '.join(NAMES)}")
     if reward_model is None:
         raise ValueError(f"objective {name!r} needs the log's reward model, got none")
+    if name in UPHILL_OBJECTIVES:
+        return UPHILL_OBJECTIVES[name](actor)
     return MODELLED_OBJECTIVES[name](actor, reward_model)
+
+
+def check_fits(name: str, policy: str) -> None:
+    """Raises ``ValueError`` for an objective that such a policy cannot follow."""
+    if name in EMBEDDING_ONLY and policy != "embedding":
+        raise ValueError(
+            f"objective {name!r} moves action vectors, and item numbers have no direction to move "
+            "in: train a policy over item vectors (policy 'embedding')"
+        )
+    if name in CATALOGUE_ONLY and policy != "catalogue":
+        raise ValueError(
+            f"objective {name!r} climbs an expectation over all items, which a policy over item "
+            "vectors does not give: train a catalogue policy, or 'uphill'"
+        )
+
+
+def is_gaussian(actor: ProbabilisticActor) -> bool:
+    """Whether it is a policy over vectors."""
+    return actor[-1].distribution_class is DiagonalNormal

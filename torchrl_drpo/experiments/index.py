@@ -1,4 +1,4 @@
-"""The item index: what a retrieval service needs of a trained catalogue policy."""
+"""The item index: what a retrieval service needs of a trained policy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl_drpo.experiments.artifacts import Artifact, save_artifact
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.decoding import MIPSDecoder
+from torchrl_drpo.policies.retrieval import RetrievalPolicy
 
 KIND = "torchrl-drpo item index"
 VERSION = 1
@@ -40,7 +41,9 @@ class ItemIndex:
             raise ValueError(f"{len(self.ids)} item ids for {self.vectors.shape[0]} vectors")
 
     @classmethod
-    def from_policy(cls, policy: CataloguePolicy, ids: list[int | str]) -> ItemIndex:
+    def from_policy(
+        cls, policy: CataloguePolicy | RetrievalPolicy, ids: list[int | str]
+    ) -> ItemIndex:
         """The index of a policy as it is now (copied: later training does not move it)."""
         parts = [policy.items.detach()]
         if policy.bias is not None:

@@ -1,0 +1,195 @@
+"""The reward model behind ``uphill`` and the ``-q`` objectives of policies over item vectors.
+
+Bilinear models of state and item direction, cross-fitted by user, in closed form: seconds, where
+the two towers of a catalogue's model take minutes. They are fitted once a command and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.experiments.catalogue_data import CatalogueData
+from torchrl_drpo.experiments.catalogue_reward_fit import LogReward
+from torchrl_drpo.experiments.embedding_config import UphillConfig
+from torchrl_drpo.policies.retrieval import VectorRows
+from torchrl_drpo.rewards import assign_folds
+from torchrl_drpo.rewards.bilinear import BilinearReward
+from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
+
+KIND = "torchrl-drpo embedding reward model"
+VERSION = 1
+_ROWS_AT_A_TIME = 8192
+
+#: Called with the number of steps that are done, and of all.
+Progress = Callable[[int, int], None]
+
+
+class UphillRows:
+    """Moves the actions of rows of :class:`~torchrl_drpo.policies.retrieval.VectorRows` uphill.
+
+    Args:
+        models: one a fold.
+        typical: mean length of the slopes over the log.
+        step: ``uphill_step`` of :class:`UphillConfig`.
+    """
+
+    def __init__(self, models: Sequence[BilinearReward], typical: float, step: float) -> None:
+        self._models, self._typical, self._step = models, typical, step
+
+    def __call__(self, rows: TensorDictBase) -> TensorDictBase:
+        """Moves ``action`` by the model of the row's ``fold``; ``logged_action`` is as it was."""
+        action = rows.get("action")
+        _, slope = out_of_fold(self._models, rows.get("fold"), rows.get("state"), action)
+        rows.set("logged_action", action)
+        moved = uphill_actions(action, slope, self._step, typical=self._typical)
+        return rows.set("action", moved)
+
+
+def fit_embedding_reward(
+    data: CatalogueData,
+    vectors: VectorRows,
+    folder: Path,
+    settings: UphillConfig,
+    progress: Progress,
+) -> LogReward:
+    """The log's models: read where this very fit has finished before, else fitted and written.
+
+    Args:
+        data: the log.
+        vectors: gives states and item vectors.
+        folder: where the models are kept, and found again.
+        settings: numbers of the fit.
+        progress: told when it is done.
+
+    Returns:
+        ``model`` is a pair of the models and of their slopes' mean length, as
+        :class:`UphillRows` takes them; ``columns`` as for a catalogue's model.
+
+    Raises:
+        ValueError: for a log with fewer users (or rows, where it has no users) than folds.
+    """
+    fingerprint = _fingerprint(data, vectors, settings)
+    progress(0, 1)
+    try:
+        reward = _read(folder, fingerprint)
+    except ArtifactError:
+        reward = _fit(data, vectors, settings, fingerprint)
+        _write(reward, folder)
+    progress(1, 1)
+    return reward
+
+
+def _fit(
+    data: CatalogueData, vectors: VectorRows, settings: UphillConfig, fingerprint: str
+) -> LogReward:
+    train = data.log.split("train")
+    by_user = data.log.schema.user is not None
+    user = train.column("user") if by_user else None
+    fold = assign_folds(len(train), settings.folds, group=user)
+    rows = _chosen_rows(data, vectors, fold, settings.max_rows)
+    models, _ = cross_fit_bilinear(
+        rows["state"],
+        rows["action"],
+        rows["reward"],
+        folds=settings.folds,
+        fold=rows["fold"],
+        landmarks=settings.landmarks,
+    )
+    fitted_to = len(rows)
+    del rows
+    predicted, length = [], []
+    for start, block in _blocks(data, vectors):
+        mine = fold[start : start + len(block)]
+        judged, slope = out_of_fold(models, mine, block["state"], block["action"])
+        predicted.append(judged)
+        length.append(slope.norm(dim=-1).sum(dtype=torch.float64))
+    columns = {"fold": fold.to(torch.int16), "predicted_reward": torch.cat(predicted)}
+    quality = train.quality.double()
+    error = (columns["predicted_reward"].double() - quality).square().mean()
+    typical = (torch.stack(length).sum() / len(train)).item()
+    facts = {
+        "explained_variance": (1 - error / quality.var(correction=0)).item(),
+        "scale": columns["predicted_reward"].std(correction=0).item(),
+        "slope": typical,
+        "ridge": float(models[0].ridge),
+        "rows": fitted_to,
+        "folds": settings.folds,
+        "folds_of": "users" if by_user else "rows",
+    }
+    return LogReward((models, typical), TensorDict(columns, [len(train)]), facts, fingerprint)
+
+
+def _chosen_rows(data: CatalogueData, vectors: VectorRows, fold: Tensor, most: int) -> TensorDict:
+    """The rows that are learned from, in memory: state, action, reward, fold."""
+    chosen = torch.ones(len(fold), dtype=torch.bool)
+    if len(fold) > most:
+        generator = torch.Generator().manual_seed(0)
+        chosen[torch.randperm(len(fold), generator=generator)[most:]] = False
+    parts = []
+    for start, block in _blocks(data, vectors):
+        mine = slice(start, start + len(block))
+        columns = {
+            "state": block["state"],
+            "action": block["action"],
+            "reward": block["next", "reward"].reshape(-1),
+            "fold": fold[mine],
+        }
+        parts.append(TensorDict(columns, [len(block)])[chosen[mine]])
+    return torch.cat(parts)
+
+
+def _blocks(data: CatalogueData, vectors: VectorRows) -> Iterator[tuple[int, TensorDictBase]]:
+    for number, block in enumerate(data.train_batches(_ROWS_AT_A_TIME)):
+        yield number * _ROWS_AT_A_TIME, vectors(block)
+
+
+def _fingerprint(data: CatalogueData, vectors: VectorRows, settings: UphillConfig) -> str:
+    """What the models depend on: rows, states, vectors and numbers, but for the step."""
+    numbers = {name: value for name, value in asdict(settings).items() if name != "uphill_step"}
+    train = data.log.split("train").storage.state_dict()
+    known: list[Any] = [VERSION, numbers, train, data.log.schema.to_json()]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for tensor in (vectors.policy.items, *vectors.policy.state.state_dict().values()):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(reward: LogReward, folder: Path) -> None:
+    models, _ = reward.model
+    tensors = {
+        f"{number}.{name}": tensor
+        for number, model in enumerate(models)
+        for name, tensor in model.state_dict().items()
+    }
+    save_artifact(
+        folder,
+        kind=KIND,
+        version=VERSION,
+        facts={"fingerprint": reward.fingerprint, "facts": reward.facts},
+        tensors={"models": tensors, "columns": dict(reward.columns.items())},
+    )
+
+
+def _read(folder: Path, fingerprint: str) -> LogReward:
+    artifact = Artifact(folder, kind=KIND, version=VERSION)
+    if artifact.facts.get("fingerprint") != fingerprint:
+        raise ArtifactError(f"{folder} holds a {KIND} of other rows or settings")
+    facts = artifact.facts["facts"]
+    tensors, columns = artifact.tensors("models"), artifact.tensors("columns")
+    models = []
+    for number in range(facts["folds"]):
+        mine = f"{number}."
+        parts = {k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)}
+        models.append(BilinearReward(**parts))
+    rows = len(columns["fold"])
+    return LogReward((models, facts["slope"]), TensorDict(columns, [rows]), facts, fingerprint)

@@ -1,0 +1,164 @@
+"""``drpo train --policy embedding``: Gaussians over item vectors, served by retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
+from torchrl_drpo.experiments.catalogue_data import CatalogueData
+from torchrl_drpo.experiments.catalogue_objectives import (
+    FOLLOW_A_MODEL,
+    UPHILL_OBJECTIVES,
+    make_objective,
+)
+from torchrl_drpo.experiments.catalogue_reward_fit import LogReward
+from torchrl_drpo.experiments.catalogue_training import Trained, run_trainer
+from torchrl_drpo.experiments.embedding_reward import UphillRows, fit_embedding_reward
+from torchrl_drpo.experiments.item_vectors import item_vectors
+from torchrl_drpo.policies.retrieval import (
+    CONTEXT,
+    FEATURES,
+    HISTORY,
+    RetrievalPolicy,
+    VectorRows,
+    gaussian_actor,
+    make_retrieval_actor,
+    retrieval_policy,
+)
+from torchrl_drpo.rewards import AnnotatedBuffer
+
+_ROWS_AT_A_TIME = 8192
+
+
+class EmbeddingTraining:
+    """Trains policies over item vectors on one log.
+
+    Args:
+        data: the log.
+        config: the settings.
+        progress: called with a name, a step and the last step while the reward model is fitted.
+    """
+
+    def __init__(
+        self,
+        data: CatalogueData,
+        config: TrainCatalogueConfig,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        self._data, self._config = data, config
+        self._vectors = item_vectors(data, config.model.dim)
+        vectors, source, unknown = self._vectors
+        self.facts = {
+            "item_vectors": source,
+            "item_vectors_dim": vectors.shape[1],
+            "items_without_vector": unknown,
+        }
+        self.notes = [
+            f"Policies over item vectors of width {vectors.shape[1]}, from the {source}; "
+            f"{unknown:,} of {len(vectors):,} items have none and get a random one."
+        ]
+        self.reward: LogReward | None = None
+        if FOLLOW_A_MODEL & set(config.objectives):
+            self.reward = fit_embedding_reward(
+                data,
+                VectorRows(self.template),
+                config.output / "reward-embedding",
+                config.uphill,
+                lambda done, of: progress("reward model", done, of),
+            )
+            self.reward.check()
+
+    def depends_on(self, objective: str) -> list[Any]:
+        """What a run depends on beside the settings, as JSON data."""
+        known: list[Any] = [self._vectors.source, self._vectors.unknown]
+        reward = self._reward_of(objective)
+        return known if reward is None else [*known, reward.fingerprint]
+
+    def train(
+        self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
+    ) -> Trained:
+        """Trains one policy.
+
+        Args:
+            objective: its name.
+            seed: of the initial weights and of the batches.
+            state: file of the run under way; a killed run goes on from it.
+            progress: called with the step and the last step.
+        """
+        config, device = self._config, self._config.device
+        torch.manual_seed(seed)
+        actor = make_retrieval_actor(**self._model)
+        policy = retrieval_policy(actor)
+        template = self.template
+        policy.items.copy_(template.items)
+        policy.state.load_state_dict(template.state.state_dict())
+        gaussian = gaussian_actor(policy).to(device)  # moves the head; rows are made on the CPU
+        reward = self._reward_of(objective)
+        curve = run_trainer(
+            make_objective(objective, gaussian, reward and reward.model).to(device),
+            self.rows(objective, seed),
+            config,
+            run=f"{objective}-{seed}",
+            state=state,
+            progress=progress,
+        )
+        return Trained(actor.to(device), self._model, curve)
+
+    def rows(self, objective: str, seed: int) -> AnnotatedBuffer:
+        """The training rows as the objective reads them, in random order.
+
+        Args:
+            objective: its name.
+            seed: of the order.
+        """
+        config, vectors = self._config, VectorRows(self.template)
+        reward = self._reward_of(objective)
+        buffer = self._data.train_buffer(config.batch_size, seed, "cpu")
+        columns = TensorDict({}, [len(buffer)]) if reward is None else reward.columns
+        uphill = None
+        if objective in UPHILL_OBJECTIVES:
+            assert reward is not None  # it follows a model
+            uphill = UphillRows(*reward.model, config.uphill.uphill_step)
+
+        def prepared(rows: TensorDictBase) -> TensorDictBase:
+            rows = vectors(rows)
+            rows = rows if uphill is None else uphill(rows)
+            return rows.to(config.device)
+
+        return AnnotatedBuffer(buffer, columns, then=prepared)
+
+    def _reward_of(self, objective: str) -> LogReward | None:
+        return self.reward if objective in FOLLOW_A_MODEL else None
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        """The arguments of the actor, as JSON data."""
+        data, vectors = self._data, self._vectors.vectors
+        return {
+            "num_items": data.num_items,
+            "dim": vectors.shape[1],
+            "history": self._config.history if data.has_histories else 0,
+            "context_sizes": data.context_sizes,
+            "num_features": data.num_features,
+            "hidden": self._config.model.hidden,
+        }
+
+    @cached_property
+    def template(self) -> RetrievalPolicy:
+        """A policy with the log's item vectors and calibrated states; its head is not trained."""
+        with torch.random.fork_rng(devices=[]):
+            actor = make_retrieval_actor(**self._model, item_vectors=self._vectors.vectors)
+        policy = retrieval_policy(actor)
+        policy.state.calibrate(self._state_parts(policy))
+        return policy
+
+    def _state_parts(self, policy: RetrievalPolicy) -> Iterator[Any]:
+        for block in self._data.train_batches(_ROWS_AT_A_TIME):
+            observed = (block.get(key, None) for key in (HISTORY, CONTEXT, FEATURES))
+            yield policy.state_parts(*observed)

@@ -1,0 +1,136 @@
+"""Item vectors for policies over embeddings: the item table's, or found in who was shown what."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchrl_drpo.experiments.catalogue_data import CatalogueData
+from torchrl_drpo.functional.checks import check_positive
+
+_OVERSAMPLED = 16  # directions beyond the wanted ones, which make the last of those accurate
+_POWER_STEPS = 8
+
+
+class ItemVectors(NamedTuple):
+    """Vectors of all items of a log.
+
+    Attributes:
+        vectors: float32 ``[V, D]``; only their directions are used.
+        source: ``"item table"`` or ``"training rows"``.
+        unknown: number of items about which the source says nothing. Each has a random direction:
+            in so many dimensions it lies near nothing, and is hardly ever served.
+    """
+
+    vectors: Tensor
+    source: str
+    unknown: int
+
+
+def item_vectors(data: CatalogueData, dim: int, *, seed: int = 0) -> ItemVectors:
+    """The vectors that the log's item table has, or else :func:`factorised_vectors`.
+
+    Args:
+        data: the log.
+        dim: width, where they are factorised; an item table's vectors have their own.
+        seed: of the factorisation, and of the directions of unknown items.
+
+    Raises:
+        ValueError: for a log with neither an embedding in its item table nor users, or an item
+            table without a single vector that is not zero.
+    """
+    vectors, source = data.log.item_embeddings, "item table"
+    if vectors is None:
+        schema = data.log.schema
+        if schema.user is None:
+            raise ValueError(
+                "a policy over embeddings needs item vectors: name the item table and its "
+                "`embedding` column in the schema (items=ItemTable(path=..., id=..., "
+                "embedding=...)); without users they cannot be found in the log"
+            )
+        train = data.log.split("train")
+        vectors = factorised_vectors(
+            train.column("user"),
+            train.column("action"),
+            num_users=len(data.log.users),
+            num_items=data.num_items,
+            dim=dim,
+            seed=seed,
+        )
+        source = "training rows"
+    known = vectors.abs().amax(-1) > 0
+    if not known.any():
+        raise ValueError(
+            f"none of the {len(vectors)} items has a vector that is not zero; does the item "
+            "table's id column hold the ids of the log?"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(vectors.shape, generator=generator)
+    filled = torch.where(known.unsqueeze(-1), vectors, random)
+    return ItemVectors(filled, source, int((~known).sum()))
+
+
+def factorised_vectors(
+    user: Tensor, item: Tensor, *, num_users: int, num_items: int, dim: int, seed: int = 0
+) -> Tensor:
+    r"""Item vectors from who was shown what: correspondence analysis of users and items.
+
+    With M = 1 where a user was shown an item and the degrees of users and items on the diagonals
+    :math:`D_u, D_i`, the items of :math:`D_u^{-1/2} M D_i^{-1/2} \approx U S V^\top` have the rows
+    of :math:`V S` as their vectors: items with the same audience point the same way, and an item
+    that everybody was shown says nothing. The pair of the degrees themselves is left out.
+
+    Source: Greenacre, "Correspondence Analysis in Practice", 3rd ed. 2017 (principal coordinates,
+    each but for its own length); randomised SVD.
+
+    Args:
+        user: int64 ``[N]`` in ``[0, num_users)``.
+        item: int64 ``[N]`` in ``[0, num_items)``; rows that repeat a pair count once.
+        num_users: U.
+        num_items: V.
+        dim: D, at most ``min(U, V) - 1`` of which are found; narrower vectors come back then.
+        seed: of the randomised SVD.
+
+    Returns:
+        float32 ``[V, D]``; zeros for items without rows.
+
+    Raises:
+        ValueError: if there are fewer than two users or items, or ``dim`` is below 1.
+
+    Examples:
+        Two audiences, each with its own items:
+
+        >>> user = torch.arange(40).repeat_interleave(3)
+        >>> item = torch.randint(0, 5, (120,)) + 5 * (user % 2)
+        >>> vectors = factorised_vectors(user, item, num_users=40, num_items=10, dim=2)
+        >>> alike = torch.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+        >>> bool(alike[:5, :5].mean() > alike[:5, 5:].mean() + 0.5)
+        True
+    """
+    check_positive("dim", dim)
+    if min(num_users, num_items) < 2:
+        raise ValueError(
+            f"vectors are found in who differs from whom: expected at least 2 users and 2 items, "
+            f"got {num_users} and {num_items}"
+        )
+    pair = torch.unique(user * num_items + item)  # int64: more pairs than a log could ever hold
+    row, column = pair // num_items, pair % num_items
+    of_user = torch.bincount(row, minlength=num_users)
+    of_item = torch.bincount(column, minlength=num_items)
+    weight = (of_user[row] * of_item[column]).double().rsqrt().float()
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([row, column]), weight, (num_users, num_items), check_invariants=False
+    ).coalesce()
+    width = min(dim + 1 + _OVERSAMPLED, num_users, num_items)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        users, strength, items = torch.svd_lowrank(matrix, q=width, niter=_POWER_STEPS)
+    # The degrees' own pair has strength 1, as has any other of a log that falls into parts: it is
+    # taken out by what it is, not as the first that comes.
+    first = [F.normalize(degree.sqrt().float(), dim=0) for degree in (of_user, of_item)]
+    core = strength.diag() - torch.outer(users.T @ first[0], items.T @ first[1])
+    _, strength, turn = torch.linalg.svd(core)
+    return ((items @ turn.T) * strength)[:, : min(dim, width - 1)].contiguous()
