@@ -104,6 +104,10 @@ class RetrievalPolicy(nn.Module):
         """
         return F.embedding(items, self.items) * self.items.shape[1] ** 0.5
 
+    def usual_features(self) -> Tensor | None:
+        """What to give for features that are not known: the training rows' mean ``[F]``."""
+        return self.state.usual_features()
+
     def distribution(self, hidden: Tensor) -> CatalogueCategorical:
         """Retrieval at directions ``hidden [*B, D]``: logits are cosines over the temperature."""
         return CatalogueCategorical(hidden, self.items, temperature=self.temperature)

@@ -109,6 +109,10 @@ class StateVector(nn.Module):
         rest, tail = out.split([self.width - self.num_features, self.num_features], -1)
         return torch.cat([rest, tail.clamp(-self.limit, self.limit)], -1)
 
+    def usual_features(self) -> Tensor | None:
+        """The training rows' mean features ``[F]``; ``None`` for a state without any."""
+        return self.mean[-self.num_features :] if self.num_features else None
+
     @torch.no_grad()
     def calibrate(
         self, rows: Iterable[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]
@@ -186,7 +190,7 @@ class StateVector(nn.Module):
 
     def _features(self, features: Tensor | None, batch: torch.Size) -> Tensor:
         if features is None:
-            return self.mean[-self.num_features :].expand(*batch, self.num_features)
+            features = self.mean[-self.num_features :].expand(*batch, self.num_features)
         if features.shape[-1] != self.num_features:
             raise ValueError(f"expected {self.num_features} features, got {features.shape[-1]}")
         return features.to(self.mean.dtype)
