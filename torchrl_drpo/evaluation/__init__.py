@@ -1,5 +1,6 @@
 """What a policy is worth: ranking and simulator metrics, and intervals over seeds."""
 
+from torchrl_drpo.evaluation.contexts import WithinContexts, within_contexts
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import (
     CatalogueScores,
@@ -28,6 +29,7 @@ __all__ = [
     "GroupedAUC",
     "Interval",
     "QualityBounds",
+    "WithinContexts",
     "action_distance",
     "catalogue_scores",
     "evaluate_policy",
@@ -44,4 +46,5 @@ __all__ = [
     "static_scores",
     "student_t_quantile",
     "top_k_quality",
+    "within_contexts",
 ]

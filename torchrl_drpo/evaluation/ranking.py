@@ -4,7 +4,8 @@ Plain hit rate on a log rewards whoever imitates the logging policy, poor rows i
 questions here are asked of the good and of the poor rows apart: a policy should rank what people
 liked high (:attr:`best`), what they skipped low (:attr:`worst`), and the ratio of the two hit
 rates is its *lift*. No single one of them is the answer: a policy that has lost the good items
-too can show a splendid lift, so hit rate on the best rows stands beside it in every table.
+too can show a splendid lift, so hit rate on the best rows stands beside it in every table, and
+lift within contexts (:mod:`~torchrl_drpo.evaluation.contexts`) where rows have contexts.
 
 Ties are broken at random and the metrics are the exact expectation over that draw, so a policy
 with all-equal scores gets precisely what random ranking gets (``k / V``), not rank one.
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.distributions import CatalogueCategorical
+from torchrl_drpo.evaluation.contexts import context_groups, within_contexts
 from torchrl_drpo.functional.checks import check_finite, check_same_shape
 
 #: Logits held at one time while a catalogue is scored (64 MiB of float32).
@@ -252,6 +254,7 @@ def ranking_metrics(
     user: Tensor,
     *,
     labels: Mapping[str, Tensor] | None = None,
+    context: Tensor | None = None,
     ks: Sequence[int] = (10, 50),
     top: int = 100,
     best: float = 0.75,
@@ -267,6 +270,8 @@ def ranking_metrics(
         user: their users' ids, int64 ``[N]``.
         labels: further 0/1 feedback by name (``long_view``, ``click``), each ``[N]``; one
             ``gauc_<name>`` each.
+        context: what each choice was made in, any integers, shape ``[N]`` or (a column each for
+            tab, country, ...) ``[N, C]``.
         ks: list lengths for hit rate and NDCG.
         top: list length for ``top<k>_quality``.
         best: rows with ``quality >= best`` are the best ones.
@@ -276,17 +281,22 @@ def ranking_metrics(
 
     Returns:
         ``hr@k``, ``hr@k_best``, ``hr@k_worst``, ``lift@k`` (their ratio), the same for ``ndcg``
-        without lift, ``top<k>_quality``, and the GAUCs. NaN marks what the rows cannot answer (no
-        best row, no user with both classes); a lift over no worst hit is infinite.
+        without lift, ``top<k>_quality``, and the GAUCs. With ``context`` also ``lift@k_within``,
+        the lift at one mix of contexts, and ``hr@k_best_lowest``, the lowest ``hr@k_best`` of a
+        context; see :func:`~torchrl_drpo.evaluation.contexts.within_contexts`. NaN marks what the
+        rows cannot answer (no best row, no user with both classes, no context with both best and
+        worst rows, none with 100 best ones); a lift over no worst hit is infinite.
 
     Raises:
-        ValueError: if shapes differ, quality is not finite, or ``worst >= best``.
+        ValueError: if shapes differ, quality is not finite, ``worst >= best``, or the context does
+            not hold integers.
     """
     check_same_shape(quality=quality, user=user, log_prob=scores.log_prob)
     check_finite("quality", quality)
     if not worst < best:
         raise ValueError(f"worst must lie below best, got worst={worst} and best={best}")
     is_best, is_worst = quality >= best, quality <= worst
+    group = None if context is None else context_groups(context, len(quality))
     out: dict[str, Tensor] = {}
     for k in ks:
         hit, gain = hit_rate(scores, k), ndcg(scores, k)
@@ -294,6 +304,10 @@ def ranking_metrics(
         out[f"hr@{k}_best"] = hit[is_best].mean()
         out[f"hr@{k}_worst"] = hit[is_worst].mean()
         out[f"lift@{k}"] = out[f"hr@{k}_best"] / out[f"hr@{k}_worst"]
+        if group is not None:
+            within = within_contexts(hit, is_best, is_worst, group)
+            out[f"lift@{k}_within"] = within.lift
+            out[f"hr@{k}_best_lowest"] = within.best_lowest
         out[f"ndcg@{k}_best"] = gain[is_best].mean()
         out[f"ndcg@{k}_worst"] = gain[is_worst].mean()
     out[f"top{top}_quality"] = top_k_quality(scores, quality, top)
