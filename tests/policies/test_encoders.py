@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchrl_drpo.policies.encoders import HistoryEncoder, HistoryPooling
+from torchrl_drpo.policies.encoders import FeatureScaler, HistoryEncoder, HistoryPooling
 
 POOLINGS = ["mean", "recency", "attention"]
 
@@ -111,3 +111,112 @@ def test_any_batch_shape_and_device() -> None:
     mask = torch.empty(2, 3, 5, dtype=torch.bool, device="meta")
     context = torch.empty(2, 3, 1, dtype=torch.long, device="meta")
     assert encoder(embedded, mask, context).shape == (2, 3, 4)
+
+
+# -- numeric features ---------------------------------------------------------------------------
+
+
+def test_a_scaler_gives_standard_units_cut_off_at_ten() -> None:
+    features = torch.randn(500, 3) * torch.tensor([1e5, 1e-4, 2.0]) + torch.tensor([7e5, 0.0, -3.0])
+    exact = features.double()
+    scaler = FeatureScaler(3).fit_(exact.mean(0), exact.std(0, correction=0))
+    scaled = scaler(features)
+    expected = (exact - exact.mean(0)) / exact.std(0, correction=0)
+    assert scaled.dtype == torch.float32
+    torch.testing.assert_close(scaled.double(), expected, atol=1e-5, rtol=1e-5)
+    far = scaler(torch.tensor([[1e30, -1e30, float("inf")]]))
+    assert far.tolist() == [[10.0, -10.0, 10.0]]
+
+
+def test_a_constant_column_stays_in_its_own_units() -> None:
+    # A mean of equal numbers is off by rounding, and so leaves a spread that is none.
+    column = torch.full((1000, 1), 0.1).double()
+    mean = column.mean(0) * (1 + 2e-16)
+    spread = (column - mean).square().mean(0).sqrt()
+    assert spread > 0
+    scaler = FeatureScaler(1).fit_(mean, spread)
+    assert scaler.scale.item() == 1.0
+    assert scaler(torch.tensor([[0.1], [0.6]])).flatten().tolist() == pytest.approx([0.0, 0.5])
+    # One ulp in one of a billion rows is a spread, though.
+    assert FeatureScaler(1).fit_(torch.ones(1), torch.tensor([4e-12])).scale.item() < 1e-11
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ([0.0], [1.0, 1.0], r"mean must have shape \[2\], one number a feature, got \[1\]"),
+        ([0.0, 0.0], [1.0], r"std must have shape \[2\]"),
+        ([0.0, float("nan")], [1.0, 1.0], "mean must be finite but that of feature 1 is nan"),
+        ([0.0, 0.0], [-1.0, 1.0], "std must be finite and at least 0 but that of feature 0 is -1"),
+        ([0.0, 0.0], [1.0, float("inf")], "that of feature 1 is inf"),
+    ],
+)
+def test_moments_that_are_none_are_refused(mean: list, std: list, message: str) -> None:
+    scaler = FeatureScaler(2)
+    with pytest.raises(ValueError, match=message):
+        scaler.fit_(torch.tensor(mean), torch.tensor(std))
+    assert scaler.mean.tolist() == [0.0, 0.0]
+    assert scaler.scale.tolist() == [1.0, 1.0]
+
+
+def test_features_enter_the_mlp_in_standard_units() -> None:
+    encoder = HistoryEncoder(4, 5, context_sizes=(3,), num_features=2, hidden=(6,)).double()
+    encoder.scaler.fit_(torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5]))
+    embedded, mask = history()
+    embedded, context, features = embedded.double(), torch.randint(-1, 3, (6, 1)), torch.randn(6, 2)
+    first, last = encoder.mlp[0], encoder.mlp[2]
+    pooled = torch.stack([e[m].mean(0) for e, m in zip(embedded, mask, strict=True)])
+    scaled = (features.double() - torch.tensor([3.0, -1.0])) / torch.tensor([2.0, 0.5])
+    entered = torch.cat([pooled, encoder.context[0].weight[context[:, 0] + 1], scaled], -1)
+    hidden = (entered @ first.weight.T + first.bias).clamp_min(0)
+    expected = hidden @ last.weight.T + last.bias
+    got = encoder(embedded, mask, context, features)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_an_encoder_without_features_is_the_one_it_was() -> None:
+    torch.manual_seed(3)
+    tables = [torch.nn.Embedding(size + 1, 4) for size in (3, 2)]
+    for table in tables:
+        torch.nn.init.normal_(table.weight, std=0.5)
+    linear = [torch.nn.Linear(12, 6), torch.nn.Linear(6, 4)]
+    torch.manual_seed(3)
+    state = HistoryEncoder(4, 5, context_sizes=(3, 2), hidden=(6,)).state_dict()
+    expected = {
+        "pooling.empty": torch.zeros(4),
+        "pooling.recency": torch.zeros(5),
+        "context.0.weight": tables[0].weight,
+        "context.1.weight": tables[1].weight,
+        "mlp.0.weight": linear[0].weight,
+        "mlp.0.bias": linear[0].bias,
+        "mlp.2.weight": linear[1].weight,
+        "mlp.2.bias": linear[1].bias,
+    }
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_features_are_counted() -> None:
+    embedded, mask = history()
+    encoder = HistoryEncoder(4, 5, num_features=3)
+    with pytest.raises(ValueError, match="expected 3 numeric features, got 0"):
+        encoder(embedded, mask)
+    with pytest.raises(ValueError, match="expected 3 numeric features, got 2"):
+        encoder(embedded, mask, None, torch.zeros(6, 2))
+    with pytest.raises(ValueError, match="expected 0 numeric features, got 2"):
+        HistoryEncoder(4, 5)(embedded, mask, None, torch.zeros(6, 2))
+    with pytest.raises(ValueError, match="num_features must be at least 0, got -1"):
+        HistoryEncoder(4, 5, num_features=-1)
+    with pytest.raises(ValueError, match="num_features must be at least 1, got 0"):
+        FeatureScaler(0)
+
+
+def test_half_precision_towers_read_features_of_full_precision() -> None:
+    encoder = HistoryEncoder(4, 5, num_features=1).bfloat16()
+    embedded, mask = history(batch=2)
+    embedded, mask = embedded[:1].expand(2, 5, 4).bfloat16(), mask[:1].expand(2, 5)
+    # 1001 and 1003 are one number in bfloat16, which has eight digits of two.
+    encoder.scaler.fit_(torch.tensor([1000.0]), torch.tensor([1.0]))
+    states = encoder(embedded, mask, None, torch.tensor([[1001.0], [1003.0]]))
+    assert states.dtype == torch.bfloat16
+    assert not torch.equal(states[0], states[1])

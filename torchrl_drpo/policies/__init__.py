@@ -6,11 +6,12 @@ from torchrl_drpo.policies.catalogue import (
     make_catalogue_actor,
 )
 from torchrl_drpo.policies.decoding import MIPSDecoder
-from torchrl_drpo.policies.encoders import HistoryEncoder, HistoryPooling
+from torchrl_drpo.policies.encoders import FeatureScaler, HistoryEncoder, HistoryPooling
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
 
 __all__ = [
     "CataloguePolicy",
+    "FeatureScaler",
     "HistoryEncoder",
     "HistoryPooling",
     "MIPSDecoder",
