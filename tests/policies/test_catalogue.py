@@ -14,6 +14,11 @@ from torchrl_drpo.distributions import CatalogueCategorical
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 
 V, D, L, N = 30, 8, 4, 12
+MEAN, STD = torch.tensor([5e4, -0.2]), torch.tensor([2e4, 0.01])
+#: No entry but the history, either of the others alone, and both.
+INPUTS = [
+    {"context_sizes": sizes, "num_features": count} for sizes in ((), (3,)) for count in (0, 2)
+]
 
 
 def make(**kwargs):
@@ -21,6 +26,8 @@ def make(**kwargs):
     policy = catalogue_policy(actor)
     if policy.bias is not None:
         torch.nn.init.normal_(policy.bias)
+    if policy.encoder.scaler is not None:
+        policy.encoder.scaler.fit_(MEAN, STD)
     return actor
 
 
@@ -28,7 +35,11 @@ def rows(n: int = N) -> TensorDict:
     history = torch.randint(V, (n, L))
     history[0] = -1
     history[1, :2] = -1
-    observation = {"history": history, "context": torch.randint(-1, 3, (n, 1))}
+    observation = {
+        "history": history,
+        "context": torch.randint(-1, 3, (n, 1)),
+        "features": MEAN + STD * torch.randn(n, 2),
+    }
     return TensorDict({"observation": observation, "action": torch.randint(V, (n,))}, [n])
 
 
@@ -41,7 +52,10 @@ def log_prob_by_hand(policy, td: TensorDict) -> Tensor:
         seen = row["observation", "history"]
         seen = seen[seen >= 0]
         pooled = table[seen].mean(0) if len(seen) else policy.encoder.pooling.empty
-        parts = [pooled, policy.encoder.context[0].weight[row["observation", "context"].item() + 1]]
+        number = row["observation", "context"].item() + 1
+        parts = [pooled, *(table.weight[number] for table in policy.encoder.context)]
+        if policy.encoder.scaler is not None:
+            parts.append((row["observation", "features"].double() - MEAN) / STD.double())
         logits = policy.items @ policy.encoder.mlp(torch.cat(parts))
         if policy.bias is not None:
             logits = logits + policy.bias
@@ -51,8 +65,12 @@ def log_prob_by_hand(policy, td: TensorDict) -> Tensor:
 
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_log_prob_equals_the_policy_written_out(tie: bool, temperature: float) -> None:
-    actor, td = make(tie_embeddings=tie, temperature=temperature, bias=temperature == 1), rows()
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_log_prob_equals_the_policy_written_out(
+    tie: bool, temperature: float, inputs: dict
+) -> None:
+    actor = make(tie_embeddings=tie, temperature=temperature, bias=temperature == 1, **inputs)
+    td = rows()
     dist = actor.get_dist(td)
     assert isinstance(dist, CatalogueCategorical)
     expected = log_prob_by_hand(catalogue_policy(actor), td)
@@ -77,6 +95,48 @@ def test_without_context_the_actor_reads_the_history_only() -> None:
     assert actor.get_dist(rows().exclude(("observation", "context"))).batch_shape == (N,)
 
 
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_the_actor_reads_what_it_was_made_for_and_names_what_is_missing(inputs: dict) -> None:
+    actor = make(**inputs)
+    names = ["history"]
+    names += ["context"] if inputs["context_sizes"] else []
+    names += ["features"] if inputs["num_features"] else []
+    assert actor.in_keys == [("observation", name) for name in names]
+    for name in names:
+        with pytest.raises(KeyError, match=name):
+            actor.get_dist(rows().exclude(("observation", name)))
+
+
+def test_entries_lie_where_one_says() -> None:
+    actor, td = make(context_sizes=(), num_features=2, features_key="x", history_key="h"), rows()
+    observation = td["observation"]
+    elsewhere = TensorDict({"x": observation["features"], "h": observation["history"]}, [N])
+    standard = make(context_sizes=(), num_features=2)
+    standard.load_state_dict(actor.state_dict())
+    got, expected = (a.get_dist(t).hidden for a, t in ((actor, elsewhere), (standard, td)))
+    torch.testing.assert_close(got, expected)
+
+
+def test_other_units_of_the_features_make_the_same_policy() -> None:
+    actor, other, td = make(num_features=2), make(num_features=2), rows(200)
+    features = td["observation", "features"]
+    moments = features.double().mean(0), features.double().std(0, correction=0)
+    catalogue_policy(actor).encoder.scaler.fit_(*moments)
+    other.load_state_dict(actor.state_dict())
+    catalogue_policy(other).encoder.scaler.fit_(moments[0] * 1000 + 5, moments[1] * 1000)
+    moved = td.clone().set(("observation", "features"), features * 1000 + 5)
+    got, expected = other.get_dist(moved).logits, actor.get_dist(td).logits
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(other.get_dist(td).logits, expected, atol=1e-1)
+
+
+def test_unknown_features_are_the_usual_ones() -> None:
+    policy = catalogue_policy(make(num_features=2))
+    assert torch.equal(policy.usual_features(), MEAN)
+    assert not policy.encoder.scaler(policy.usual_features()).any()
+    assert catalogue_policy(make()).usual_features() is None
+
+
 def test_gradients_reach_every_parameter() -> None:
     actor, td = make(tie_embeddings=False, pooling="attention"), rows()
     actor.get_dist(td).log_prob(td["action"]).sum().backward()
@@ -97,7 +157,8 @@ def test_a_deep_copy_is_independent() -> None:
 
 
 def test_a_state_dict_carries_the_whole_policy(tmp_path) -> None:
-    actor, other, td = make(), make(), rows()
+    actor, other, td = make(num_features=2), make(num_features=2), rows()
+    catalogue_policy(other).encoder.scaler.fit_(torch.zeros(2), torch.ones(2))
     torch.save(actor.state_dict(), tmp_path / "actor.pt")
     other.load_state_dict(torch.load(tmp_path / "actor.pt", weights_only=True))
     torch.testing.assert_close(
@@ -105,8 +166,9 @@ def test_a_state_dict_carries_the_whole_policy(tmp_path) -> None:
     )
 
 
-def test_functional_parameters_are_the_ones_that_count() -> None:
-    actor, other, td = make(), make(), rows()
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_functional_parameters_are_the_ones_that_count(inputs: dict) -> None:
+    actor, other, td = make(**inputs), make(**inputs), rows()
     theirs = TensorDict.from_module(other)
     with theirs.to_module(actor):
         got = actor.get_dist(td).log_prob(td["action"])
@@ -131,8 +193,9 @@ class NLL(LossModule):
         return TensorDict({"loss": -dist.log_prob(tensordict["action"]).mean()})
 
 
-def test_a_loss_module_trains_the_actor_that_it_was_given() -> None:
-    actor, td = make(), rows()
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_a_loss_module_trains_the_actor_that_it_was_given(inputs: dict) -> None:
+    actor, td = make(**inputs), rows()
     loss = NLL(actor)
     before = catalogue_policy(actor).items.clone()
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
@@ -146,8 +209,12 @@ def test_a_loss_module_trains_the_actor_that_it_was_given() -> None:
     assert loss(td)["loss"] < value
 
 
-def test_vmap_over_an_ensemble_equals_one_by_one() -> None:
-    actors, td = [make() for _ in range(3)], rows()
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_vmap_over_an_ensemble_equals_one_by_one(inputs: dict) -> None:
+    actors, td = [make(**inputs) for _ in range(3)], rows()
+    for number, actor in enumerate(actors):
+        if inputs["num_features"]:  # each member in units of its own
+            catalogue_policy(actor).encoder.scaler.fit_(MEAN, STD * (1 + number))
     stacked = torch.stack([TensorDict.from_module(a) for a in actors])
 
     def log_prob(params):
@@ -159,8 +226,9 @@ def test_vmap_over_an_ensemble_equals_one_by_one() -> None:
     torch.testing.assert_close(together, one_by_one, atol=1e-5, rtol=1e-5)
 
 
-def test_compiled_equals_eager() -> None:
-    actor, td = make(), rows()
+@pytest.mark.parametrize("inputs", INPUTS[1:])
+def test_compiled_equals_eager(inputs: dict) -> None:
+    actor, td = make(**inputs), rows()
 
     def log_prob(data):
         return actor.get_dist(data).log_prob(data["action"])

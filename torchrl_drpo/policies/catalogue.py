@@ -45,6 +45,7 @@ class CataloguePolicy(nn.Module):
         bias: bool = True,
         temperature: float = 1.0,
         tie_embeddings: bool = True,
+        num_features: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -53,7 +54,13 @@ class CataloguePolicy(nn.Module):
         check_positive("temperature", temperature)
         self.temperature = temperature
         self.encoder = HistoryEncoder(
-            dim, history, context_sizes=context_sizes, hidden=hidden, pooling=pooling, device=device
+            dim,
+            history,
+            context_sizes=context_sizes,
+            hidden=hidden,
+            pooling=pooling,
+            num_features=num_features,
+            device=device,
         )
         self.items = _item_table(num_items, dim, device)
         self.register_parameter(
@@ -63,11 +70,24 @@ class CataloguePolicy(nn.Module):
             "history_items", None if tie_embeddings else _item_table(num_items, dim, device)
         )
 
-    def forward(self, history: Tensor, context: Tensor | None = None) -> Tensor:
-        """The state ``[*B, D]`` after ``history [*B, L]`` (-1 pads) in ``context [*B, C]``."""
+    def forward(
+        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
+        """The state ``[*B, D]`` after a history, in a context, of numeric features.
+
+        Args:
+            history: item numbers, int64 ``[*B, L]``; -1 pads.
+            context: ids, int64 ``[*B, C]``; ``None`` without context columns.
+            features: raw numbers, ``[*B, F]``; ``None`` without features.
+        """
         table = self.items if self.history_items is None else self.history_items
         embedded = F.embedding(history.clamp(min=0), table)
-        return self.encoder(embedded, history >= 0, context)
+        return self.encoder(embedded, history >= 0, context, features)
+
+    def usual_features(self) -> Tensor | None:
+        """What to give for features that are not known: the training rows' mean ``[F]``."""
+        scaler = self.encoder.scaler
+        return None if scaler is None else scaler.mean
 
     def distribution(self, hidden: Tensor) -> CatalogueCategorical:
         """The policy at states ``hidden [*B, D]``, over the item table as it is now."""
@@ -87,15 +107,18 @@ def make_catalogue_actor(
     bias: bool = True,
     temperature: float = 1.0,
     tie_embeddings: bool = True,
+    num_features: int = 0,
     history_key: NestedKey = ("observation", "history"),
     context_key: NestedKey = ("observation", "context"),
+    features_key: NestedKey = ("observation", "features"),
     device: torch.device | str | None = None,
 ) -> ProbabilisticActor:
-    """A softmax policy over ``num_items`` items, from a user's recent items and the context.
+    """A softmax policy over ``num_items`` items, from a user's recent items and the situation.
 
-    Reads the history (int64 ``[*B, L]`` item indices, oldest first, -1 on the left for padding)
-    and, with ``context_sizes``, the context (int64 ``[*B, C]``); writes ``hidden [*B, D]`` and
-    ``action`` (int64 ``[*B]``: the most probable item, or a sample under
+    Reads the history (int64 ``[*B, L]`` item indices, oldest first, -1 on the left for padding),
+    with ``context_sizes`` the context (int64 ``[*B, C]``) and with ``num_features`` the features
+    (raw numbers, ``[*B, F]``); writes ``hidden [*B, D]`` and ``action`` (int64 ``[*B]``: the most
+    probable item, or a sample under
     ``set_exploration_type(ExplorationType.RANDOM)``). ``actor.get_dist(td)`` is a
     :class:`~torchrl_drpo.CatalogueCategorical`.
 
@@ -109,15 +132,20 @@ def make_catalogue_actor(
         bias: whether each item has a logit of its own.
         temperature: divides the logits; above 0.
         tie_embeddings: whether histories and the softmax share one item table.
+        num_features: number ``F`` of numeric features; 0 for none. They are read in standard
+            units, so give ``catalogue_policy(actor).encoder.scaler.fit_`` the moments of the
+            training rows before training.
         history_key: where the history lies in the tensordict.
         context_key: where the context lies, read only with ``context_sizes``.
+        features_key: where the features lie, read only with ``num_features``.
         device: where the parameters live.
 
     Returns:
         The actor, for any TorchRL loss, collector or buffer.
 
     Raises:
-        ValueError: if a size is below 1, the temperature is not positive or the pooling unknown.
+        ValueError: if a size is below 1 (``num_features``: below 0), the temperature is not
+            positive or the pooling unknown.
 
     Example:
         >>> from tensordict import TensorDict
@@ -138,11 +166,16 @@ def make_catalogue_actor(
         bias=bias,
         temperature=temperature,
         tie_embeddings=tie_embeddings,
+        num_features=num_features,
         device=device,
     )
-    in_keys = [history_key, context_key] if context_sizes else [history_key]
+    # By name: features without a context are the policy's third argument and the second entry.
+    inputs = {"history": history_key}
+    inputs |= {"context": context_key} if context_sizes else {}
+    inputs |= {"features": features_key} if num_features else {}
     return ProbabilisticActor(
-        TensorDictModule(policy, in_keys=in_keys, out_keys=["hidden"]),
+        # Strict, since a missing entry would reach the policy as None and fail there unnamed.
+        TensorDictModule(policy, in_keys=inputs, out_keys=["hidden"], strict=True),
         in_keys=["hidden"],
         out_keys=["action"],
         distribution_class=policy.distribution,
