@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -97,10 +99,15 @@ def test_differences_are_paired_and_leave_out_what_has_no_seeds() -> None:
     assert report.summarise(runs)["bc"]["m"].half_width == pytest.approx(12.706, rel=1e-3)
 
 
-def test_json_has_null_for_what_is_not_a_number() -> None:
+def test_json_has_null_for_what_is_not_a_number_and_words_for_infinities() -> None:
     summary = report.summarise({"a": [{"x": math.inf}, {"x": 1.0}], "b": [{"x": math.nan}]})
-    assert report.summary_json(summary)["a"]["x"]["mean"] is None
-    assert report.metrics_json({"x": math.nan, "y": 1.0}) == {"x": None, "y": 1.0}
+    written = json.loads(json.dumps(report.summary_json(summary), allow_nan=False))
+    assert written["a"]["x"] == {"mean": "inf", "half_width": None, "runs": 2}
+    assert written["b"]["x"]["mean"] is None
+    metrics = {"x": math.nan, "y": 0.1, "up": math.inf, "down": -math.inf}
+    written = json.loads(json.dumps(report.metrics_json(metrics), allow_nan=False))
+    assert written == {"x": None, "y": 0.1, "up": "inf", "down": "-inf"}
+    np.testing.assert_equal(report.metrics_from_json(written), metrics)
 
 
 def test_the_table_stands_upright_for_narrow_terminals() -> None:

@@ -84,7 +84,7 @@ def table(summary: Summary, title: str, k: int, *, upright: bool = False) -> Tab
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
-    """The summary as strict JSON data; what is not a number becomes ``null``."""
+    """The summary as strict JSON data; see :func:`number`."""
     return {
         method: {
             name: {"mean": number(v.mean), "half_width": number(v.half_width), "runs": v.count}
@@ -94,14 +94,33 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def metrics_json(metrics: Metrics) -> dict[str, float | None]:
-    """Metrics as strict JSON data; what is not a number becomes ``null``."""
+def metrics_json(metrics: Metrics) -> dict[str, float | str | None]:
+    """Metrics as strict JSON data, which :func:`metrics_from_json` reads; see :func:`number`."""
     return {name: number(value) for name, value in metrics.items()}
 
 
-def number(value: float) -> float | None:
-    """A finite number, or ``None``: strict JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
+def metrics_from_json(metrics: Mapping[str, float | str | None]) -> dict[str, float]:
+    """The metrics that :func:`metrics_json` was given.
+
+    Example:
+        >>> metrics_from_json({"lift": "inf", "gauc": None, "hr": 0.5})
+        {'lift': inf, 'gauc': nan, 'hr': 0.5}
+    """
+    return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
+
+
+def number(value: float) -> float | str | None:
+    """A number as strict JSON data: infinities are strings and NaN is ``None``.
+
+    JSON has neither. A lift over no worst hit is infinite, and not the same as an unknown one.
+
+    Example:
+        >>> [number(value) for value in (0.5, math.inf, -math.inf, math.nan)]
+        [0.5, 'inf', '-inf', None]
+    """
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
 
 
 def _headings(metrics: Sequence[str], k: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.experiments.catalogue_report import metrics_from_json
 from torchrl_drpo.experiments.reproduce.kuairand_frontier import (
     Point,
     best_within,
@@ -69,15 +70,11 @@ def runs_of(results: Results, part: str) -> Runs:
         settings = record["settings"]
         if name.startswith(f"{part}-"):
             key = settings["name"], float(settings["strength"])
-            out[key] = [_numbers(seed) for seed in record["result"]["metrics"]]
+            out[key] = [metrics_from_json(seed) for seed in record["result"]["metrics"]]
     order = {method.name: number for number, method in enumerate(METHODS)}
     values = {m.name: m.values for m in METHODS}
     place = lambda key: (order[key[0]], values[key[0]].index(key[1]))  # noqa: E731
     return {key: out[key] for key in sorted(out, key=place)}
-
-
-def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def methods_in(runs: Runs) -> list[str]:
