@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,10 +64,28 @@ def test_held_out_metrics_take_bounds_and_labels() -> None:
     assert found["gauc_quality"] == 1.0
     assert found["gauc_liked"] == 0.0
     taken = held.take(torch.tensor([True, False, True]))
+    assert taken.context is None
     assert taken.labels["liked"].tolist() == [1, 0]
     assert held_out_metrics(random_scores(3, taken.action), taken, ks=(2,))["hr@2"] == (
         pytest.approx(2 / 3)
     )
+
+
+def test_held_out_rows_with_contexts_are_compared_within_them() -> None:
+    # Item 0 ranks first and is logged in context (0, 1) only, where two rows in three are best.
+    held = HeldOut(
+        action=torch.tensor([0, 0, 0, 1, 1, 1]),
+        quality=torch.tensor([1.0, 1, 0, 1, 0, 0]),
+        user=torch.zeros(6, dtype=torch.long),
+        labels={},
+        context=torch.tensor([[0, 1]] * 3 + [[1, 0]] * 3),
+    )
+    scores = popularity_scores(torch.tensor([0]), 3, held.action)
+    found = held_out_metrics(scores, held, ks=(1,))
+    assert (found["lift@1"], found["lift@1_within"]) == (2.0, 1.0)
+    some = torch.tensor([0, 2, 5])
+    assert torch.equal(held.take(some).context, held.context[some])
+    assert "lift@1_within" not in held_out_metrics(scores, replace(held, context=None), ks=(1,))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -119,3 +138,15 @@ def test_the_table_stands_upright_for_narrow_terminals() -> None:
     assert [list(row) for row in upright.rows] == [
         [heading, cell] for heading, cell in zip(wide.header[1:], wide.rows[0][1:], strict=True)
     ]
+
+
+def test_the_table_compares_within_contexts_where_a_log_has_them() -> None:
+    plain = {"hr@5_best": 0.5, "lift@5": 2.0}
+    without = report.table(report.summarise({"bc": [plain]}), "t", 5)
+    assert without.note == report.NOTE
+    runs = {"bc": [{**plain, "lift@5_within": 1.5, "hr@5_best_lowest": 0.25}]}
+    shown = report.table(report.summarise(runs), "t", 5)
+    assert list(shown.header[-2:]) == ["lift within contexts ↑", "HR@5 best, lowest context ↑"]
+    assert list(shown.rows[0][-2:]) == ["1.500", "0.250"]
+    assert shown.note.startswith(report.NOTE)
+    assert "at least 100 best rows" in shown.note

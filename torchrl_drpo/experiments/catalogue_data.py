@@ -84,24 +84,28 @@ class LogConfig(SchemaConfig):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The columns of the held-out rows that metrics are made of, each ``[N]``.
+    """The columns of the held-out rows that metrics are made of, each ``[N]`` but ``context``.
 
     Attributes:
         action: logged item, int64.
         quality: float32.
         user: whose row it is, int64; all zero where the log has no users, and GAUC is then AUC.
         labels: 0/1 feedback by name.
+        context: numbers of the context columns' values, int64 ``[N, C]``; ``None`` where the log
+            has no contexts.
     """
 
     action: Tensor
     quality: Tensor
     user: Tensor
     labels: dict[str, Tensor]
+    context: Tensor | None = None
 
     def take(self, rows: Tensor) -> HeldOut:
         """The same columns of some rows."""
         labels = {name: values[rows] for name, values in self.labels.items()}
-        return HeldOut(self.action[rows], self.quality[rows], self.user[rows], labels)
+        context = None if self.context is None else self.context[rows]
+        return HeldOut(self.action[rows], self.quality[rows], self.user[rows], labels, context)
 
 
 class CatalogueData:
@@ -170,11 +174,13 @@ class CatalogueData:
         """The test rows' columns."""
         quality = self.test.quality
         has_users = self.log.schema.user is not None
+        has_context = bool(self.context_sizes)
         return HeldOut(
             action=self.test.column("action"),
             quality=quality,
             user=self.test.column("user") if has_users else torch.zeros(len(quality)).long(),
             labels=self._read_labels(),
+            context=self.test.column(("observation", "context")) if has_context else None,
         )
 
     def _read_labels(self) -> dict[str, Tensor]:

@@ -100,6 +100,7 @@ def held_out_metrics(
         rows.quality,
         rows.user,
         labels=rows.labels,
+        context=rows.context,
         ks=ks,
         best=bounds.best,
         worst=bounds.worst,

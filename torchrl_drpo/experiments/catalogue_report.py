@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchrl_drpo.evaluation.contexts import BEST_ROWS_NEEDED
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
 from torchrl_drpo.report.tables import Table
 
@@ -17,6 +18,12 @@ NOTE = (
     "Each held-out row's item is ranked in the full catalogue. Best and worst rows are the "
     "quarters by quality; lift is the ratio of their hit rates and says nothing by itself where "
     "the hit rate on the best rows is low. GAUC is the AUC within users."
+)
+#: What the note says besides where a log has contexts.
+CONTEXT_NOTE = (
+    "Lift within contexts gives best and worst rows one mix of contexts: it is 1 for a policy that "
+    "merely hits less in those where more is skipped. The lowest context is the one, of those with "
+    f"at least {BEST_ROWS_NEEDED} best rows, where these are hit least."
 )
 
 
@@ -73,14 +80,15 @@ def table(summary: Summary, title: str, k: int, *, upright: bool = False) -> Tab
         upright: see above.
     """
     shown = _headings(list(next(iter(summary.values()))), k)
+    note = f"{NOTE} {CONTEXT_NOTE}" if f"lift@{k}_within" in shown else NOTE
     if upright:
         body = [
             [heading, *(str(values[name]) for values in summary.values())]
             for name, heading in shown.items()
         ]
-        return Table(title, ["metric", *summary], body, note=NOTE)
+        return Table(title, ["metric", *summary], body, note=note)
     body = [[method, *(str(values[n]) for n in shown)] for method, values in summary.items()]
-    return Table(title, ["policy", *shown.values()], body, note=NOTE)
+    return Table(title, ["policy", *shown.values()], body, note=note)
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
@@ -129,6 +137,8 @@ def _headings(metrics: Sequence[str], k: int) -> dict[str, str]:
         f"hr@{k}_best": f"HR@{k} best ↑",
         f"hr@{k}_worst": f"HR@{k} worst ↓",
         f"lift@{k}": "lift ↑",
+        f"lift@{k}_within": "lift within contexts ↑",
+        f"hr@{k}_best_lowest": f"HR@{k} best, lowest context ↑",
         f"ndcg@{k}_best": f"NDCG@{k} best ↑",
         "top100_quality": "top-100 quality ↑",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, raw_ids
-from torchrl_drpo.experiments.catalogue_data import CatalogueData, HeldOut, LogConfig
+from torchrl_drpo.experiments.catalogue_data import CatalogueData, LogConfig
 from torchrl_drpo.experiments.catalogue_evaluation import (
     ROWS_SCORED,
     held_out_metrics,
@@ -102,8 +102,7 @@ def evaluate_checkpoint(
             f"none of the {len(action)} held-out rows shows an item that the policy knows; is this "
             "the log of another catalogue?"
         )
-    taken = data.held_out.take(known)
-    rows = HeldOut(action[known], taken.quality, taken.user, taken.labels)
+    rows = replace(data.held_out.take(known), action=action[known])
     logged = items[data.train_items()]
     num_items = len(checkpoint.items)
     scores = {
