@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
+from torchrl_drpo import cli
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.experiments import catalogue_report as report
 from torchrl_drpo.experiments.catalogue import run_train
 from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
+from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL, NAMES
 from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
 
 ROWS, DAYS, STEPS = 900, 9, 40
@@ -132,3 +134,16 @@ def test_a_log_without_contexts_is_not_compared_within_them(
     assert not [name for name in results.runs["bc"][0] if "within" in name or "lowest" in name]
     assert CatalogueData.open(plain, plain.output / "log").held_out.context is None
     assert "contexts" not in (plain.output / "table.md").read_text()
+
+
+def test_help_names_every_objective(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "79")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "--help"])
+    assert end.value.code == 0
+    shown = "".join(c for c in capsys.readouterr().out if not (c.isspace() or c == "│"))
+    assert f"byname,of{','.join(NAMES)};random" in shown
+    modelled = ",".join(name for name in NAMES if name in FOLLOW_A_MODEL)
+    assert f"Ofthese,{modelled}firstfit" in shown
