@@ -7,8 +7,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from torchrl_drpo import LogSchema, RecReplayBuffer
+from torchrl_drpo import LogSchema, RecReplayBuffer, RecSimEnv
 from torchrl_drpo.cli import main
 
 
@@ -70,3 +71,18 @@ def test_bad_options_are_one_line(simulated, tmp_path, capsys):
         assert main(["convert", *options, "--root", str(tmp_path / "c")]) == 2
         error = capsys.readouterr().err.strip()
         assert message in error.splitlines()[-1]
+
+
+def test_a_simulated_log_brings_states_and_item_vectors(simulated, tmp_path):
+    """What the simulator drew is what a policy reads, by number and bit by bit."""
+    env = RecSimEnv("table", seed=0)
+    drawn = env.simulate_log(800, "extreme", seed=1, propensity=False)
+    schema = LogSchema.from_json(simulated.with_suffix(".schema.json").read_text())
+    log = RecReplayBuffer.from_parquet(simulated, schema, root=tmp_path / "c", test_days=3)
+    assert schema.features == tuple(f"state_{j}" for j in range(10))
+    assert log.num_items == len(env.items)  # those that were never shown too
+    assert torch.equal(log.column(("observation", "features")), drawn["observation"])
+    numbers = torch.tensor(log.items.decode(range(log.num_items)))
+    assert torch.equal(log.item_embeddings, env.items[numbers])
+    assert torch.equal(numbers[log.column("action")], drawn["item"].flatten())
+    assert log.split("train")[:5]["observation", "features"].shape == (5, 10)

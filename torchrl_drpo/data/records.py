@@ -89,6 +89,8 @@ class Encoder:
         fields: list = [(name, kind) for name, kind, wanted in optional if wanted]
         if schema.context:
             fields.append(("context", "i4", (len(schema.context),)))
+        if schema.features:
+            fields.append(("features", "f4", (len(schema.features),)))
         if isinstance(quality, Percentile) and quality.shared_by:
             fields.append(("keys", "i4", (len(quality.shared_by),)))
         return [*fields, *((f"label.{name}", self.label_dtype(name)) for name in schema.labels)]
@@ -120,6 +122,8 @@ class Encoder:
         if schema.context:
             for place, column in enumerate(schema.context):
                 records["context"][:, place] = self._ids(f"context.{column}", column, table, fault)
+        for place, column in enumerate(schema.features):
+            records["features"][:, place] = _finite(column, table, fault)
         self._times(table, records, fault)
         self._quality(table, records, fault)
         for name in ("session", "slate"):
@@ -255,7 +259,8 @@ def check_kinds(schema: LogSchema, kinds: dict[str, str]) -> None:
     numeric = {"integer", "float", "boolean"}
     wanted = {name: {"integer", "string"} for name in id_columns(schema).values()}
     wanted |= {name: {"integer", "string", "boolean"} for name in schema.context}
-    wanted |= dict.fromkeys([*schema.quality.columns, *schema.labels], numeric)
+    numbers = [*schema.quality.columns, *schema.labels, *schema.features]
+    wanted |= dict.fromkeys(numbers, numeric)
     for name in (schema.propensity, schema.position, schema.terminal):
         wanted |= {name: numeric} if name else {}
     for name in (schema.time, schema.date):
@@ -289,6 +294,15 @@ def encode_items(flat: pa.Array, items: Catalogue) -> np.ndarray:
         raw, null = to_int(flat)
         number = items.encode_array(raw, "missing")
     return np.where(null, -1, number)
+
+
+def _finite(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
+    value = to_float(table.column(column))
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(value.astype(np.float32))
+    shown = lambda row: f"{column} is {value[row]}"  # noqa: E731
+    fault("feature is not finite", bad, shown, "fill it, or drop the feature")
+    return np.where(bad, 0.0, value)
 
 
 def _whole(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:

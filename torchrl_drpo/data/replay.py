@@ -45,7 +45,8 @@ class RecReplayBuffer(TensorDictReplayBuffer):
     ``[B, 1]``), ``("next", "done")``, ``("next", "terminated")``, ``("observation", "history")``
     (item numbers int64 ``[B, L]``, most recent last, left-padded with -1; all -1 where a log has
     neither users nor histories),
-    ``("observation", "context")`` (int64 ``[B, C]``, where the schema has context), and where
+    ``("observation", "context")`` (int64 ``[B, C]``, where the schema has context),
+    ``("observation", "features")`` (float32 ``[B, F]``, where it has numeric features), and where
     known ``user``, ``time``, ``propensity``, ``position``, ``slate``, ``policy``,
     ``trajectory_id``, ``step`` and the schema's labels, each ``[B]``.
 

@@ -83,6 +83,8 @@ class LogSchema:
         policy: id of the logging policy: any integer or string.
         terminal: true where the trajectory ended for good (else it was only cut off).
         context: categorical columns known before the choice, any integers or strings.
+        features: numeric columns known before the choice, finite; what a state consists of beside
+            the history and the context (:attr:`ItemTable.features` are an item's, not a row's).
         labels: numeric columns carried along unchanged, for evaluation.
         history: list column of item ids, oldest first, where every row brings its own history.
         split: column naming the part (such as "train", "valid", "test") that a row belongs to.
@@ -118,6 +120,7 @@ class LogSchema:
     policy: str | None = None
     terminal: str | None = None
     context: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     history: str | None = None
     split: str | None = None
@@ -140,6 +143,13 @@ class LogSchema:
         if not self.by_user:
             self._check_as_logged()
         self._check_percentile()
+        told = [name for name in self.features if name in {*self.quality.outcome, *self.labels}]
+        if told:
+            raise ValueError(
+                f"features {told} are labels, or the quality is computed from them: a policy that "
+                "reads what became of a row has seen the answer. Leave them out; a column that was "
+                "known before all the same needs a second name in the log"
+            )
         reserved = {"action", "user", "observation", "next", "index", "time", "trajectory_id"}
         clash = reserved & set(self.labels)
         if clash:
@@ -186,7 +196,8 @@ class LogSchema:
             self.propensity, self.policy, self.terminal, self.history, self.split,
         )  # fmt: skip
         named = [name for name in single if name is not None]
-        return tuple(dict.fromkeys([*named, *self.context, *self.labels, *self.quality.columns]))
+        several = [*self.context, *self.features, *self.labels, *self.quality.columns]
+        return tuple(dict.fromkeys([*named, *several]))
 
     def to_json(self, indent: int | None = 2) -> str:
         """The schema as JSON text, defaults included, so that the file explains itself."""

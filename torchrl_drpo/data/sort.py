@@ -50,6 +50,8 @@ def columns_of(encoder: Encoder) -> dict[str, tuple[str, tuple[int, ...]]]:
     columns: dict[str, tuple[str, tuple[int, ...]]] = {"action": ("i8", ())}
     if schema.context:
         columns["observation.context"] = ("i8", (len(schema.context),))
+    if schema.features:
+        columns["observation.features"] = ("f4", (len(schema.features),))
     columns["next.reward"] = ("f4", (1,))
     columns["next.done"] = columns["next.terminated"] = ("?", (1,))
     for name, dtype in (
@@ -195,6 +197,7 @@ class PartitionSorter:
             self._index("initial_offsets", ends if self.state.rows else np.append(0, ends))
             self.state.history_items += int(records["history"].sum())
         fields = {"action": "item", "observation.context": "context"}
+        fields["observation.features"] = "features"
         fields |= {name: f"label.{name}" for name in self.schema.labels}
         for key, (dtype, _) in self.columns.items():
             if key != "next.reward":

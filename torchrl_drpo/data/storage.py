@@ -115,15 +115,16 @@ class LogStorage(TensorStorage):
         return torch.where(index < 0, index + len(self), index)
 
     def _set_next(self, out: TensorDictBase, rows: Tensor) -> None:
-        """The state after the action: the history with it, the next row's context if it has one."""
+        """The state after the action: the history with it, and what the next row says of it."""
         if self.histories is not None:
             after = self.histories.window(rows, self.history_length, after=True)
             out.set(("next", "observation", "history"), after)
-        context = self._columns.get(("observation", "context"))
-        if context is not None:
-            done = out.get(("next", "done")).squeeze(-1)
-            following = torch.where(done, rows, rows + 1).clamp_max(len(context) - 1)
-            out.set(("next", "observation", "context"), context[following])
+        done = out.get(("next", "done")).squeeze(-1)
+        for name in ("context", "features"):
+            column = self._columns.get(("observation", name))
+            if column is not None:
+                following = torch.where(done, rows, rows + 1).clamp_max(len(column) - 1)
+                out.set(("next", "observation", name), column[following])
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
         """Refuses: a converted log does not change."""

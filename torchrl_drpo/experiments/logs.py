@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from torchrl_drpo.data import ConversionReport, LogSchema, ValidationReport, convert_log
+from torchrl_drpo.data import (
+    ConversionReport,
+    ItemTable,
+    LogSchema,
+    ValidationReport,
+    convert_log,
+)
 from torchrl_drpo.data import validate_log as validate
 from torchrl_drpo.envs import RecSimEnv
 from torchrl_drpo.experiments.artifacts import write_text
@@ -52,7 +59,8 @@ class SimulateConfig:
     """Write a simulated log (RecSim, arXiv 2602.10430) as Parquet, with its schema beside it.
 
     Attributes:
-        out: Parquet file; the schema goes to the same name with .schema.json.
+        out: Parquet file; the schema goes to the same name with .schema.json, the items and their
+            vectors to the same name with .items.parquet.
         rows: logged rows.
         scenario: logging mixture: "extreme" (90% random) or "medium".
         setting: simulator setting: "table" or "collapse".
@@ -102,7 +110,6 @@ def run_convert(config: ConvertConfig) -> None:
 def run_simulate(config: SimulateConfig) -> None:
     """Carries out ``drpo simulate``: one row an impression, propensities included."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     env = RecSimEnv(config.setting, seed=config.seed)
     log = env.simulate_log(config.rows, config.scenario, seed=config.seed + 1)
@@ -114,19 +121,34 @@ def run_simulate(config: SimulateConfig) -> None:
         "latent_reward": pa.array(log["latent_reward"].flatten().numpy()),
         "propensity": pa.array(log["propensity"].flatten().double().numpy()),
     }
-    columns |= {f"state_{j}": pa.array(state[:, j]) for j in range(state.shape[1])}
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = config.out.with_name(config.out.name + ".partial")
-    pq.write_table(pa.table(columns), partial, compression="zstd")
-    os.replace(partial, config.out)
+    features = tuple(f"state_{j}" for j in range(state.shape[1]))
+    columns |= {name: pa.array(state[:, j]) for j, name in enumerate(features)}
+    width = env.items.shape[1]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(env.items.numpy().reshape(-1)), width)
+    items = config.out.with_suffix(".items.parquet")
+    _write_table({"item": pa.array(range(len(env.items))), "vector": vectors}, items)
+    _write_table(columns, config.out)
     schema = LogSchema(
         item="item",
         time="time",
         quality="reward",
         propensity="propensity",
+        features=features,
         labels=("latent_reward",),
         duplicates="keep",  # without a user, two equal rows are two events
+        items=ItemTable(path=items.name, id="item", embedding="vector"),
     )
     described = config.out.with_suffix(".schema.json")
     write_text(described, schema.to_json())
-    say(f"{config.rows:,} rows: {config.out}   schema: {described}")
+    say(f"{config.rows:,} rows: {config.out}   items: {items}   schema: {described}")
+
+
+def _write_table(columns: dict[str, Any], path: Path) -> None:
+    """Writes a Parquet file in one step."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.table(columns), partial, compression="zstd")
+    os.replace(partial, path)
