@@ -19,10 +19,11 @@ def test_presets_survive_json(name):
 
 def test_columns_are_all_and_once():
     schema = LogSchema(
-        **BASE, quality="c + t", context=("tab", "u2"), labels=("c",), propensity="p"
-    )
-    assert schema.columns == ("u", "i", "t", "p", "tab", "u2", "c")
-    assert schema.quality == RewardFormula("c + t")
+        **BASE, quality="c + d", context=("tab", "u2"), labels=("c",), propensity="p",
+        features=("age", "tab", "t"),
+    )  # fmt: skip
+    assert schema.columns == ("u", "i", "t", "p", "tab", "u2", "age", "c", "d")
+    assert schema.quality == RewardFormula("c + d")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,22 @@ def test_columns_are_all_and_once():
             "within the user needs",
         ),
         ({"labels": ("action",)}, "collide"),
+        ({"features": "age"}, r"a tuple of column names, got 'age'; write features=\('age',\)"),
+        ({"features": ("a", "b", "a")}, "feature 'a' is named twice"),
+        ({"features": ("a", "i")}, "feature 'i' tells the answer: it is the choice"),
+        ({"features": ("p",), "propensity": "p"}, "'p' tells the answer: .* probability"),
+        ({"features": ("e",), "terminal": "e"}, "'e' tells the answer: it says what followed"),
+        ({"features": ("c",), "labels": ("c",)}, "'c' tells the answer: it is a label"),
+        ({"features": ("c",), "quality": "2 * c"}, "'c' tells .* the quality is computed from it"),
+        ({"features": ("c",), "quality": ReturnToGo("c")}, "the quality is computed from it"),
+        # the duration is the chosen item's
+        (
+            {
+                "features": ("d",),
+                "quality": Percentile("c", by=("duration_bucket",), duration="d / 1000"),
+            },
+            "feature 'd' tells the answer: the quality is computed from it",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes, message):
@@ -73,6 +90,21 @@ def test_json_explains_itself():
     table = ItemTable("x.csv", "id", codes=("a", "b"))
     again = LogSchema.from_json(LogSchema(**BASE, items=table).to_json())
     assert again.items == table
+
+
+def test_features_are_written_only_where_there_are_some():
+    """Without any, the text is what it was before they existed: fingerprints hang on it."""
+    plain = LogSchema(**BASE, quality="c")
+    before = (
+        "version item quality user time time_unit utc_offset_hours date session session_gap slate "
+        "position propensity log_propensity policy terminal context labels history split "
+        "duplicates items initial_history"
+    )
+    assert list(json.loads(plain.to_json())) == before.split()
+    assert LogSchema.from_json(plain.to_json()).features == ()
+    with_some = plain.replace(features=("age", "state_0"))
+    assert json.loads(with_some.to_json())["features"] == ["age", "state_0"]
+    assert LogSchema.from_json(with_some.to_json()) == with_some
 
 
 def test_unknown_preset_lists_the_known():

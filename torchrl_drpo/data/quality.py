@@ -36,11 +36,6 @@ class RewardFormula:
         """The log columns that the formula reads."""
         return Formula(self.formula).columns
 
-    @property
-    def outcome(self) -> tuple[str, ...]:
-        """The log columns that say what became of the row."""
-        return self.columns
-
 
 @dataclass(frozen=True)
 class Percentile:
@@ -88,11 +83,6 @@ class Percentile:
         return tuple(sorted({*Formula(self.value).columns, *duration}))
 
     @property
-    def outcome(self) -> tuple[str, ...]:
-        """The log columns that say what became of the row; its duration was known before."""
-        return Formula(self.value).columns
-
-    @property
     def shared_by(self) -> tuple[str, ...]:
         """The keys without the user: groups whose tables are kept."""
         return tuple(key for key in self.by if key != USER)
@@ -130,11 +120,6 @@ class ReturnToGo:
     def columns(self) -> tuple[str, ...]:
         """The log columns that the reward reads."""
         return Formula(self.reward).columns
-
-    @property
-    def outcome(self) -> tuple[str, ...]:
-        """The log columns that say what became of the row."""
-        return self.columns
 
 
 Quality = RewardFormula | Percentile | ReturnToGo

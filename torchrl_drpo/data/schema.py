@@ -25,7 +25,8 @@ class ItemTable:
         id: column of the item id.
         codes: columns of a semantic ID, coarsest level first.
         embedding: a list column, one vector an item.
-        features: numeric columns, looked at by the validation's leakage check.
+        features: numeric columns of an item, looked at by the validation's leakage check; no
+            sample holds them (:attr:`LogSchema.features` are a row's).
         features_until: last day (``"YYYY-MM-DD"``) whose rows went into ``features`` that are
             aggregates. Features that reach into the test period tell the answers.
         required: whether a missing file is an error; else it is reported and left out.
@@ -85,6 +86,7 @@ class LogSchema:
         context: categorical columns known before the choice, any integers or strings.
         features: numeric columns known before the choice, finite; what a state consists of beside
             the history and the context (:attr:`ItemTable.features` are an item's, not a row's).
+            Stored as float32, which rounds integers beyond 2**24.
         labels: numeric columns carried along unchanged, for evaluation.
         history: list column of item ids, oldest first, where every row brings its own history.
         split: column naming the part (such as "train", "valid", "test") that a row belongs to.
@@ -143,13 +145,7 @@ class LogSchema:
         if not self.by_user:
             self._check_as_logged()
         self._check_percentile()
-        told = [name for name in self.features if name in {*self.quality.outcome, *self.labels}]
-        if told:
-            raise ValueError(
-                f"features {told} are labels, or the quality is computed from them: a policy that "
-                "reads what became of a row has seen the answer. Leave them out; a column that was "
-                "known before all the same needs a second name in the log"
-            )
+        self._check_features()
         reserved = {"action", "user", "observation", "next", "index", "time", "trajectory_id"}
         clash = reserved & set(self.labels)
         if clash:
@@ -183,6 +179,25 @@ class LogSchema:
         if USER in self.quality.by and not self.by_user:
             raise ValueError("a percentile within the user needs `user` and `time` columns")
 
+    def _check_features(self) -> None:
+        if isinstance(self.features, str):
+            raise ValueError(
+                f"features must be a tuple of column names, got {self.features!r}; write "
+                f"features=({self.features!r},)"
+            )
+        answers = {self.item: "it is the choice", self.propensity: "it is the choice's probability"}
+        answers |= {self.terminal: "it says what followed"}
+        answers |= dict.fromkeys(self.labels, "it is a label")
+        answers |= dict.fromkeys(self.quality.columns, "the quality is computed from it")
+        for place, name in enumerate(self.features):
+            if name in answers:
+                raise ValueError(
+                    f"feature {name!r} tells the answer: {answers[name]}. Leave it out; a column "
+                    "that was known before the choice all the same needs a second name in the log"
+                )
+            if name in self.features[:place]:
+                raise ValueError(f"feature {name!r} is named twice; each feature is one column")
+
     @property
     def by_user(self) -> bool:
         """Whether rows are stored by user and time; else as logged."""
@@ -200,10 +215,12 @@ class LogSchema:
         return tuple(dict.fromkeys([*named, *several]))
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The schema as JSON text, defaults included, so that the file explains itself."""
+        """The schema as JSON text, defaults included (save empty features): it explains itself."""
         data = dataclasses.asdict(self)
         kind = next(name for name, cls in _KINDS.items() if type(self.quality) is cls)
         data["quality"] = {"kind": kind, **data["quality"]}
+        if not self.features:  # logs converted before there were features keep their fingerprint
+            del data["features"]
         return json.dumps({"version": SCHEMA_VERSION, **data}, indent=indent)
 
     @classmethod
