@@ -6,13 +6,20 @@ import pytest
 import torch
 
 from torchrl_drpo.data.catalogue import Catalogue
-from torchrl_drpo.experiments.artifacts import ArtifactError
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, UserHistories
+from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.experiments.catalogue_checkpoint import (
+    KIND,
+    VERSION,
+    CatalogueCheckpoint,
+    UserHistories,
+)
 from torchrl_drpo.experiments.index import ItemIndex
 from torchrl_drpo.experiments.recommend import RecommendConfig, recommend, run_recommend
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 
 V = 12
+FEATURES = torch.tensor([[150.0, 3.0], [-40.0, 5.0], [100.0, 4.5]])
+MEAN, STD = torch.tensor([100.0, 4.0]), torch.tensor([50.0, 0.5])
 
 
 def checkpoint(**changes) -> CatalogueCheckpoint:
@@ -23,20 +30,32 @@ def checkpoint(**changes) -> CatalogueCheckpoint:
     policy = catalogue_policy(actor)
     if policy.bias is not None:
         torch.nn.init.normal_(policy.bias)
+    if model.get("num_features"):
+        policy.encoder.scaler.fit_(MEAN, STD)
     users = UserHistories(
         ids=Catalogue([7, 9, 8]),
         items=torch.tensor([0, 1, 2, 3, 5]),
         offsets=torch.tensor([0, 4, 4, 5]),
         context=torch.tensor([[0], [1], [-1]])[:, : len(model["context_sizes"])],
+        features=FEATURES[:, : model.get("num_features", 0)],
     )
     items = Catalogue(list(range(100, 100 + V)))
     return CatalogueCheckpoint(actor.eval(), model, items, users, facts={"objective": "drpo"})
 
 
-def by_hand(model: CatalogueCheckpoint, history: list[int], context: list[int]) -> torch.Tensor:
+def by_hand(
+    model: CatalogueCheckpoint,
+    history: list[int],
+    context: list[int],
+    features: torch.Tensor | None = None,
+) -> torch.Tensor:
     policy = catalogue_policy(model.actor)
     with torch.no_grad():
-        hidden = policy(torch.tensor([history]), torch.tensor([context]) if context else None)
+        hidden = policy(
+            torch.tensor([history]),
+            torch.tensor([context]) if context else None,
+            None if features is None else features.unsqueeze(0),
+        )
         return policy.distribution(hidden).logits[0]
 
 
@@ -79,6 +98,21 @@ def test_an_unknown_user_is_an_error_or_a_cold_start(user: int | str) -> None:
     assert [place.item - 100 for place in cold] == logits.argsort(descending=True).tolist()
 
 
+@pytest.mark.parametrize("sizes", [(), (2,)])
+def test_features_are_the_user_s_latest_or_the_usual_ones(sizes: tuple[int, ...]) -> None:
+    model = checkpoint(num_features=2, context_sizes=sizes)
+    asked = [  # a user of the log, one with a history of the caller's, one that nobody knows
+        ({"user": 7}, [1, 2, 3], [0], FEATURES[0]),
+        ({"user": 8, "history": [110, 104]}, [-1, 10, 4], [-1], FEATURES[2]),
+        ({"user": 404, "cold_start": True}, [-1, -1, -1], [-1], MEAN),
+        ({"history": [110, 104]}, [-1, 10, 4], [-1], MEAN),
+    ]
+    for options, history, context, features in asked:
+        logits = by_hand(model, history, context if sizes else [], features)
+        got = recommend(model, k=V, exclude_seen=False, **options)
+        assert [place.item - 100 for place in got] == logits.argsort(descending=True).tolist()
+
+
 def test_a_history_may_come_from_the_caller() -> None:
     model = checkpoint()
     logits = by_hand(model, [-1, 10, 4], [-1])
@@ -90,8 +124,9 @@ def test_a_history_may_come_from_the_caller() -> None:
         recommend(model, 7, k=0)
 
 
-def test_a_checkpoint_survives_the_disk(tmp_path: Path) -> None:
-    model = checkpoint(tie_embeddings=False, pooling="attention")
+@pytest.mark.parametrize("num_features", [0, 2])
+def test_a_checkpoint_survives_the_disk(tmp_path: Path, num_features: int) -> None:
+    model = checkpoint(tie_embeddings=False, pooling="attention", num_features=num_features)
     model.save(tmp_path)
     loaded = CatalogueCheckpoint.load(tmp_path)
     assert loaded.facts == {"objective": "drpo"}
@@ -100,6 +135,21 @@ def test_a_checkpoint_survives_the_disk(tmp_path: Path) -> None:
         assert recommend(loaded, user, k=5) == recommend(model, user, k=5)
     config = RecommendConfig(checkpoint=tmp_path, user="8", k=4)
     assert run_recommend(config) == recommend(model, 8, k=4)
+
+
+def test_a_checkpoint_from_before_there_were_features_is_read(tmp_path: Path) -> None:
+    model = checkpoint()
+    model.save(tmp_path)
+    artifact = Artifact(tmp_path, kind=KIND, version=VERSION)
+    kept = {name: artifact.facts[name] for name in ("model", "facts")}
+    users = artifact.tensors("users")
+    assert users.pop("features").shape == (3, 0)
+    lists = {name: artifact.values(name) for name in ("item_ids", "user_ids", "contexts")}
+    tensors = {"policy": artifact.tensors("policy"), "users": users}
+    save_artifact(tmp_path, kind=KIND, version=VERSION, facts=kept, tensors=tensors, lists=lists)
+    loaded = CatalogueCheckpoint.load(tmp_path)
+    assert loaded.users.features.shape == (3, 0)
+    assert recommend(loaded, 7, k=5) == recommend(model, 7, k=5)
 
 
 def test_the_saved_index_serves_the_policy_alone(tmp_path: Path) -> None:

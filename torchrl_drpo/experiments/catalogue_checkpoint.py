@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.experiments.index import ItemIndex
-from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+from torchrl_drpo.policies.catalogue import CataloguePolicy, make_catalogue_actor
+from torchrl_drpo.policies.retrieval import RetrievalPolicy, make_retrieval_actor
 
 KIND = "torchrl-drpo catalogue policy"
 VERSION = 1
+
+#: By kind of policy, what makes its actor.
+MAKERS: dict[str, Callable[..., ProbabilisticActor]] = {
+    "catalogue": make_catalogue_actor,
+    "embedding": make_retrieval_actor,
+}
 
 RawId = int | str
 
@@ -47,12 +55,14 @@ class UserHistories:
         items: item indices of all users, one user after another, integer ``[M]``.
         offsets: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, int64 ``[U + 1]``.
         context: each user's latest context columns, int64 ``[U, C]``.
+        features: each user's latest numeric features, float32 ``[U, F]``.
     """
 
     ids: Catalogue
     items: Tensor
     offsets: Tensor
     context: Tensor
+    features: Tensor
 
     def sequence(self, row: int) -> Tensor:
         """All items of one user, oldest first, int64 ``[n]``."""
@@ -65,11 +75,13 @@ class CatalogueCheckpoint:
 
     Attributes:
         actor: the policy, in evaluation mode, on the CPU.
-        model: the arguments of :func:`make_catalogue_actor` that made it.
+        model: the arguments of :func:`make_catalogue_actor` that made it, or of
+            :func:`~torchrl_drpo.policies.retrieval.make_retrieval_actor`.
         items: the items, in the order of the policy's table.
         users: the users' histories.
         contexts: raw values of each context column, in the order of their numbers.
         facts: how it came about: objective, seed, steps, data configuration, schema, metrics.
+        policy: its kind, a key of ``MAKERS``.
     """
 
     actor: ProbabilisticActor
@@ -78,6 +90,7 @@ class CatalogueCheckpoint:
     users: UserHistories
     contexts: list[Catalogue] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    policy: str = "catalogue"
 
     @property
     def window(self) -> int:
@@ -86,13 +99,21 @@ class CatalogueCheckpoint:
 
     def index(self) -> ItemIndex:
         """The policy's item index."""
-        return ItemIndex.from_policy(catalogue_policy(self.actor), raw_ids(self.items))
+        return ItemIndex.from_policy(_policy_of(self.actor), raw_ids(self.items))
 
     @torch.no_grad()
-    def state(self, history: Tensor, context: Tensor | None = None) -> Tensor:
-        """The policy's state ``[D]`` after ``history [n]`` (oldest first) in ``context [C]``."""
+    def state(
+        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
+        """The policy's state ``[D]`` for one user.
+
+        Args:
+            history: item numbers, oldest first, int64 ``[n]``.
+            context: numbers of the context columns' values, ``[C]``; all unknown by default.
+            features: raw numbers, ``[F]``; the training rows' mean by default.
+        """
         window = history.new_full((1, self.window), -1)
-        recent = history[-self.window :]
+        recent = history[max(0, len(history) - self.window) :]
         if recent.numel():
             window[0, -recent.numel() :] = recent
         observation = {"history": window}
@@ -100,6 +121,10 @@ class CatalogueCheckpoint:
             if context is None:
                 context = window.new_full((len(self.model["context_sizes"]),), -1)
             observation["context"] = context.view(1, -1)
+        if self.model.get("num_features", 0):
+            if features is None:
+                features = _policy_of(self.actor).usual_features()
+            observation["features"] = features.view(1, -1)
         td = TensorDict({"observation": observation}, [1])
         return self.actor.get_dist(td).hidden[0]
 
@@ -111,13 +136,14 @@ class CatalogueCheckpoint:
             directory,
             kind=KIND,
             version=VERSION,
-            facts={"model": self.model, "facts": self.facts},
+            facts={"policy": self.policy, "model": self.model, "facts": self.facts},
             tensors={
-                "policy": catalogue_policy(self.actor).state_dict(),
+                "policy": _policy_of(self.actor).state_dict(),
                 "users": {
                     "items": self.users.items,
                     "offsets": self.users.offsets,
                     "context": self.users.context,
+                    "features": self.users.features,
                 },
             },
             lists={
@@ -137,18 +163,31 @@ class CatalogueCheckpoint:
         """
         artifact = Artifact(directory, kind=KIND, version=VERSION)
         model = dict(artifact.facts["model"])
+        kind = artifact.facts.get("policy", "catalogue")
+        if kind not in MAKERS:
+            raise ArtifactError(f"{directory}: a policy of unknown kind {kind!r}")
         try:
-            actor = make_catalogue_actor(**model)
-            catalogue_policy(actor).load_state_dict(artifact.tensors("policy"))
+            actor = MAKERS[kind](**model)
+            _policy_of(actor).load_state_dict(artifact.tensors("policy"))
         except (TypeError, RuntimeError) as error:
             raise ArtifactError(f"{directory}: the weights do not fit the model: {error}") from None
+        users = Catalogue(artifact.values("user_ids"))
+        known = artifact.tensors("users")
+        known.setdefault("features", torch.zeros(len(users), 0))  # written before there were any
         return cls(
             actor=actor.eval(),
             model=model,
             items=Catalogue(artifact.values("item_ids")),
-            users=UserHistories(
-                ids=Catalogue(artifact.values("user_ids")), **artifact.tensors("users")
-            ),
+            users=UserHistories(users, **known),
             contexts=[Catalogue(values) for values in artifact.values("contexts")],
             facts=artifact.facts["facts"],
+            policy=kind,
         )
+
+
+def _policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy:
+    """The module that owns the weights of an actor of either kind."""
+    for module in actor.modules():
+        if isinstance(module, CataloguePolicy | RetrievalPolicy):
+            return module
+    raise TypeError(f"expected an actor of a function in MAKERS, got {type(actor).__name__}")

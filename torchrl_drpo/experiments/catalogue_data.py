@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import SamplerWithoutReplacement
 from torchrl.envs.transforms import DeviceCastTransform, Transform
@@ -23,6 +24,9 @@ from torchrl_drpo.experiments.catalogue_checkpoint import UserHistories
 #: How many of a user's latest items a checkpoint keeps, to know what was seen.
 ITEMS_KEPT_A_USER = 500
 _USERS_AT_A_TIME = 4096
+_FEATURES = ("observation", "features")
+#: Numbers of a block of features whose moments are taken together: 16 MiB of float64.
+_NUMBERS_AT_A_TIME = 2**21
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,37 @@ class CatalogueData:
         return self.log.context_sizes
 
     @property
+    def num_features(self) -> int:
+        """Number of numeric features of a row."""
+        return len(self.log.schema.features)
+
+    def feature_moments(self) -> tuple[Tensor, Tensor]:
+        """What the features' scaler is fitted to: mean and standard deviation of training rows.
+
+        Returns:
+            Mean and population standard deviation, each float64 ``[F]``; read once, a block of
+            rows at a time.
+        """
+        return self._feature_moments
+
+    @cached_property
+    def _feature_moments(self) -> tuple[Tensor, Tensor]:
+        train = self.log.split("train").storage
+        size = max(1, _NUMBERS_AT_A_TIME // max(1, self.num_features))
+        mean = torch.zeros(self.num_features, dtype=torch.double)
+        squares = mean.clone()  # summed squares of the distances from the mean
+        for start in range(0, len(train), size):
+            stop = min(start + size, len(train))
+            block = train.column(_FEATURES, torch.arange(start, stop)).double()
+            # Merged by distances (Chan, Golub and LeVeque 1983, "Algorithms for computing the
+            # sample variance"): of squares alone, a clock's would leave rounding errors.
+            own = block.mean(0)
+            apart, share = own - mean, (stop - start) / stop
+            squares += (block - own).square().sum(0) + apart.square() * (start * share)
+            mean += apart * share
+        return mean, (squares / len(train)).sqrt()
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What tells this converted log from any other, as JSON data."""
         return self.log.storage.state_dict()
@@ -213,7 +248,7 @@ class CatalogueData:
                 f"batch_size is {batch_size} but the log has {len(buffer)} training rows; "
                 "ask for smaller batches"
             )
-        if not self._has_histories:
+        if not self.has_histories:
             buffer.append_transform(_EmptyHistory())
         if torch.device(device).type != "cpu":
             buffer.append_transform(DeviceCastTransform(device))
@@ -229,14 +264,15 @@ class CatalogueData:
 
     def _batches(self, part: RecReplayBuffer, rows: int) -> Iterator[TensorDictBase]:
         for block in part.batches(rows):
-            yield block if self._has_histories else _empty_history(block)
+            yield block if self.has_histories else _empty_history(block)
 
     @property
-    def _has_histories(self) -> bool:
+    def has_histories(self) -> bool:
+        """Whether rows know what came before them."""
         return self.log.schema.by_user or self.log.schema.history is not None
 
     def users(self) -> UserHistories:
-        """What every user did last, and in which context."""
+        """What every user did last, in which context and of which features."""
         log = self.log
         if not log.schema.by_user:
             return UserHistories(
@@ -244,6 +280,7 @@ class CatalogueData:
                 items=torch.zeros(0, dtype=torch.int32),
                 offsets=torch.zeros(1, dtype=torch.long),
                 context=torch.zeros(0, len(log.context_sizes), dtype=torch.long),
+                features=torch.zeros(0, self.num_features),
             )
         values, counts = [], []
         everyone = log.users.decode(range(len(log.users)))
@@ -253,15 +290,24 @@ class CatalogueData:
             values.append(latest[latest >= 0].int())
             counts.append((latest >= 0).sum(-1))
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(counts).cumsum(0)])
-        return UserHistories(log.users, torch.cat(values), offsets, self._latest_context())
+        latest = self._latest_rows()
+        return UserHistories(
+            log.users,
+            torch.cat(values),
+            offsets,
+            context=self._at(latest, ("observation", "context"), bool(log.context_sizes)).long(),
+            features=self._at(latest, _FEATURES, bool(self.num_features)),
+        )
 
-    def _latest_context(self) -> Tensor:
-        if not self.log.context_sizes:
-            return torch.zeros(len(self.log.users), 0, dtype=torch.long)
+    def _latest_rows(self) -> Tensor:
+        """Number of each user's latest row, int64 ``[U]``."""
         user = self.log.column("user")
         last = torch.zeros(len(self.log.users), dtype=torch.long)
-        last.scatter_reduce_(0, user, torch.arange(len(user)), "amax")  # rows are in time order
-        return self.log.column(("observation", "context"))[last]
+        return last.scatter_reduce_(0, user, torch.arange(len(user)), "amax")  # in time order
+
+    def _at(self, rows: Tensor, key: NestedKey, there: bool) -> Tensor:
+        """A column's values at some rows; no values where the log has no such column."""
+        return self.log.storage.column(key, rows) if there else torch.zeros(len(rows), 0)
 
 
 class _EmptyHistory(Transform):

@@ -69,7 +69,7 @@ def recommend(
     """The ``k`` items that the policy prefers for a user now.
 
     Args:
-        checkpoint: the policy, with the users' latest histories and contexts.
+        checkpoint: the policy, with the users' latest histories, contexts and features.
         user: raw user id.
         k: how many items, at least 1; fewer come back only where the catalogue runs out.
         history: raw item ids, oldest first, instead of what the log knows of the user (a user
@@ -86,8 +86,8 @@ def recommend(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    seen, context = _situation(checkpoint, user, history, cold_start)
-    state = checkpoint.state(seen, context)
+    seen, context, features = _situation(checkpoint, user, history, cold_start)
+    state = checkpoint.state(seen, context, features)
     exclude = seen.unique() if exclude_seen else None
     k = min(k, len(checkpoint.items))
     scores, indices = checkpoint.index().top_k(state, k, exclude)
@@ -101,21 +101,21 @@ def _situation(
     user: RawId | None,
     history: Sequence[RawId] | None,
     cold_start: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Item indices of the history, oldest first, and the context where one is known."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Item indices of the history, oldest first; context and features where they are known."""
     users = checkpoint.users
     row = -1 if user is None else find(users.ids, user)
-    context = users.context[row] if row >= 0 else None
+    context, features = (users.context[row], users.features[row]) if row >= 0 else (None, None)
     if history is not None:
-        return _encode(checkpoint, history), context
+        return _encode(checkpoint, history), context, features
     if row >= 0:
-        return users.sequence(row), context
+        return users.sequence(row), context, features
     if not cold_start:
         raise ValueError(
             f"user {user!r} is not among the {len(users.ids)} users of the log; pass the items "
             "seen as a history, or ask for the cold-start list"
         )
-    return torch.zeros(0, dtype=torch.long), None
+    return torch.zeros(0, dtype=torch.long), None, None
 
 
 def _encode(checkpoint: CatalogueCheckpoint, history: Sequence[RawId]) -> Tensor:
