@@ -2,12 +2,13 @@ r"""A reward model over a catalogue: two towers, cross-fitted, that scores all i
 
 .. math:: \hat Q(s, a) = v(x) + x^\top e_a + b_a, \qquad x = \mathrm{encoder}(s)
 
-The state's tower reads what the catalogue policy reads (history and context); v is what the state
-alone is worth, b what an item is worth to everybody, and the product what suits whom. A row of all
-V predictions is one product with the item table, which a softmax policy forms for itself anyway:
-so its expected reward is *exact*, where draws from a catalogue would be noise.
+The state's tower reads what the catalogue policy reads (history, context, features); v is what the
+state alone is worth, b what an item is worth to everybody, and the product what suits whom. A row
+of all V predictions is one product with the item table, which a softmax policy forms for itself
+anyway: so its expected reward is *exact*, where draws from a catalogue would be noise.
 
-Notation   B batch shape, L history, C context columns, V items, D width of the towers.
+Notation   B batch shape, L history, C context columns, F numeric features, V items, D width of the
+           towers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils.checkpoint import checkpoint
@@ -27,6 +29,9 @@ from torchrl_drpo.policies.encoders import HistoryEncoder
 from torchrl_drpo.rewards import CrossFittedReward
 
 HISTORY, CONTEXT = ("observation", "history"), ("observation", "context")
+FEATURES = ("observation", "features")
+#: Entries of a state, by the argument that takes each.
+STATE: dict[str, NestedKey] = {"history": HISTORY, "context": CONTEXT, "features": FEATURES}
 #: Numbers of a ``[rows, V]`` block of predictions: 64 MiB of float32.
 PREDICTIONS_AT_A_TIME = 2**24
 # Items start out alike. Large random embeddings would be noise that only many rows can undo, and
@@ -43,6 +48,8 @@ class TwoTowerReward(nn.Module):
         history: longest history L that will be given.
         context_sizes: number of values of each context column; empty for no context.
         hidden: widths of the state tower's hidden layers.
+        num_features: number F of numeric features, read in standard units: fit ``encoder.scaler``
+            to the training rows before training.
 
     Example:
         >>> network = TwoTowerReward(5, dim=4, history=3)
@@ -61,30 +68,44 @@ class TwoTowerReward(nn.Module):
         history: int = 20,
         context_sizes: Sequence[int] = (),
         hidden: Sequence[int] = (64,),
+        num_features: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = HistoryEncoder(
-            dim, history, context_sizes=context_sizes, hidden=hidden, pooling="recency"
+            dim,
+            history,
+            context_sizes=context_sizes,
+            hidden=hidden,
+            pooling="recency",
+            num_features=num_features,
         )
         self.items = nn.Parameter(_ITEM_STD * torch.randn(num_items, dim))
         self.bias = nn.Parameter(torch.zeros(num_items))
         self.value = nn.Linear(dim, 1)
 
-    def forward(self, action: Tensor, history: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        action: Tensor,
+        history: Tensor,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Predicted rewards ``[*B]`` of items ``action [*B]``."""
-        state = self._state(history, context)
+        state = self._state(history, context, features)
         match = (state * F.embedding(action, self.items)).sum(-1)
         return self.value(state).squeeze(-1) + match + self.bias[action]
 
-    def every(self, history: Tensor, context: Tensor | None = None) -> Tensor:
+    def every(
+        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
         """Predicted rewards of all items, ``[*B, V]``."""
-        state = self._state(history, context)
+        state = self._state(history, context, features)
         return self.value(state) + state @ self.items.T + self.bias
 
-    def _state(self, history: Tensor, context: Tensor | None) -> Tensor:
-        """``[*B, D]`` after ``history [*B, L]`` (-1 pads) in ``context [*B, C]``."""
+    def _state(self, history: Tensor, context: Tensor | None, features: Tensor | None) -> Tensor:
+        """``[*B, D]`` from ``history [*B, L]``, ``context [*B, C]`` and ``features [*B, F]``."""
         embedded = F.embedding(history.clamp(min=0), self.items)
-        return self.encoder(embedded, history >= 0, context)
+        return self.encoder(embedded, history >= 0, context, features)
 
 
 def two_tower_module(
@@ -94,13 +115,20 @@ def two_tower_module(
     history: int = 20,
     context_sizes: Sequence[int] = (),
     hidden: Sequence[int] = (64,),
+    num_features: int = 0,
 ) -> TensorDictModule:
     """A :class:`TwoTowerReward` that reads rows of a catalogue log; see there for the arguments."""
     network = TwoTowerReward(
-        num_items, dim=dim, history=history, context_sizes=context_sizes, hidden=hidden
+        num_items,
+        dim=dim,
+        history=history,
+        context_sizes=context_sizes,
+        hidden=hidden,
+        num_features=num_features,
     )
-    in_keys = ["action", HISTORY, *([CONTEXT] if context_sizes else [])]
-    return TensorDictModule(network, in_keys, ["predicted_reward"])
+    read = {"history": True, "context": bool(context_sizes), "features": num_features > 0}
+    inputs = {"action": "action"} | {name: STATE[name] for name, is_read in read.items() if is_read}
+    return TensorDictModule(network, inputs, ["predicted_reward"])
 
 
 class CatalogueReward(CrossFittedReward):
@@ -116,10 +144,11 @@ class CatalogueReward(CrossFittedReward):
         if fold is None:
             fold = torch.full(tensordict.shape, -1, device=tensordict.device)
         fold = self._checked(fold.reshape(-1))
-        inputs = [tensordict.get(key) for key in self.in_keys if key != "action"]
+        inputs = {name: tensordict.get(key) for name, key in STATE.items() if key in self.in_keys}
         out: Tensor | None = None
         for member, mine in self._own_rows(fold):
-            own = member.network.module.every(*(entry[mine] for entry in inputs))
+            mine_alone = {name: entry[mine] for name, entry in inputs.items()}
+            own = member.network.module.every(**mine_alone)
             own = torch.addcmul(member.mean, member.std, own)
             out = own.new_zeros(len(fold), own.shape[1]) if out is None else out
             if (fold >= 0).all():

@@ -12,12 +12,13 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_art
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.catalogue_reward import (
     CONTEXT,
+    FEATURES,
     HISTORY,
     CatalogueReward,
     two_tower_module,
@@ -70,7 +72,8 @@ class LogReward:
     """A log's reward model and what it says of the training rows.
 
     Attributes:
-        model: the model, frozen.
+        model: the model, frozen: a :class:`CatalogueReward`, or what
+            :func:`~torchrl_drpo.experiments.embedding_reward.fit_embedding_reward` says.
         columns: ``fold`` and the out-of-fold ``predicted_reward`` of every training row, in
             storage order: columns for an :class:`~torchrl_drpo.rewards.AnnotatedBuffer`.
         facts: how it was fitted and how good it is, as JSON data; ``explained_variance`` is the
@@ -78,7 +81,7 @@ class LogReward:
         fingerprint: of what the model depends on.
     """
 
-    model: CatalogueReward
+    model: Any
     columns: TensorDict
     facts: dict[str, Any]
     fingerprint: str
@@ -87,7 +90,7 @@ class LogReward:
         """One sentence for people."""
         facts = self.facts
         return (
-            "The reward model behind guided and the objectives that end in -q explains "
+            "The reward model behind uphill, guided and the objectives that end in -q explains "
             f"{facts['explained_variance']:.1%} of the variance of quality in {facts['rows']:,} "
             f"training rows, each judged by one of {facts['folds']} models that saw nothing of its "
             f"fold of {facts['folds_of']}."
@@ -105,7 +108,7 @@ class LogReward:
                 f"the reward model explains nothing of this log (out-of-fold explained variance "
                 f"{explained:.4f} over {self.facts['rows']:,} training rows), so following it "
                 "would be following noise; leave out the objectives that need it "
-                "(guided and those that end in -q)"
+                "(uphill, guided and those that end in -q)"
             )
 
 
@@ -236,19 +239,34 @@ class RewardFit:
 
     @property
     def _inputs(self) -> list[NestedKey]:
-        return ["action", HISTORY, *([CONTEXT] if self._data.context_sizes else [])]
+        keys: list[NestedKey] = ["action", HISTORY]
+        keys += [CONTEXT] if self._data.context_sizes else []
+        keys += [FEATURES] if self._data.num_features else []
+        return keys
+
+    def _network(self) -> TensorDictModule:
+        """An untrained member. All read features in the same units.
+
+        Those of all training rows, a member's held-out fold included: its features then move the
+        units a little, but of its rewards, which are what a member must not know, nothing is seen.
+        """
+        data, settings = self._data, self._settings
+        network = two_tower_module(
+            data.num_items,
+            dim=settings.dim,
+            history=self._history,
+            context_sizes=data.context_sizes,
+            hidden=settings.hidden,
+            num_features=data.num_features,
+        )
+        if data.num_features:
+            network.module.encoder.scaler.fit_(*data.feature_moments())
+        return network
 
     def _regression(self) -> RewardRegression:
         settings = self._settings
         return RewardRegression(
-            partial(
-                two_tower_module,
-                self._data.num_items,
-                dim=settings.dim,
-                history=self._history,
-                context_sizes=self._data.context_sizes,
-                hidden=settings.hidden,
-            ),
+            self._network,
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
