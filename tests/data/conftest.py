@@ -28,6 +28,9 @@ def random_log(rows: int = 400, seed: int = 0, users: int = 23, items: int = 40)
             "propensity": rng.uniform(0.01, 1.0, rows),
         }
     )
+    frame["age"] = 18 + frame["user"] % 50
+    frame["mood"] = np.sin(np.arange(rows))
+    frame["fresh"] = frame["time"] % 1200 == 0
     extra = frame.iloc[rng.integers(0, rows, rows // 20)]
     return pd.concat([frame, extra]).sort_values("time", kind="stable").reset_index(drop=True)
 

@@ -21,7 +21,7 @@ from torchrl_drpo.data.store import LogStore
 
 SCHEMA = LogSchema(
     user="user", item="item", time="time", quality="click + 0.5", propensity="propensity",
-    context=("tab",), labels=("play",),
+    context=("tab",), features=("mood", "age", "fresh"), labels=("play",),
 )  # fmt: skip
 
 
@@ -43,6 +43,8 @@ def test_rows_are_those_of_the_log_in_order(parquet, frame, tmp_path, batch_rows
     np.testing.assert_allclose(rows["propensity"], expected["propensity"], rtol=1e-6)
     np.testing.assert_array_equal(rows["play"], expected["play"])
     assert rows["observation", "context"].shape == (len(expected), 1)
+    features = expected[["mood", "age", "fresh"]].to_numpy(np.float32)
+    np.testing.assert_array_equal(rows["observation", "features"], features, strict=True)
     last = (expected["user"] != expected["user"].shift(-1)).tolist()
     assert rows["next", "done"][:, 0].tolist() == last
     assert not rows["next", "terminated"].any()
@@ -74,6 +76,17 @@ def test_string_ids_timestamps_and_nullable_columns(frame, tmp_path):
     tabs = buffer.contexts["tab"].decode(rows["observation", "context"])
     assert tabs == [str(t) for t in expected["tab"]]
     assert buffer.context_sizes == (4,)
+
+
+def test_a_column_may_be_a_feature_beside_another_role(frame):
+    schema = SCHEMA.replace(features=("tab", "time"))
+    rows = RecReplayBuffer.from_pandas(frame, schema, history=0)[:]
+    expected = ordered(frame)
+    np.testing.assert_array_equal(
+        rows["observation", "features"], expected[["tab", "time"]].to_numpy(np.float32)
+    )
+    context = rows["observation", "context"][:, 0].tolist()
+    assert context == expected["tab"].tolist()  # tabs 0 to 3 number themselves
 
 
 def test_fractions_of_a_second_put_rows_in_order(frame):

@@ -122,8 +122,8 @@ class Encoder:
         if schema.context:
             for place, column in enumerate(schema.context):
                 records["context"][:, place] = self._ids(f"context.{column}", column, table, fault)
-        for place, column in enumerate(schema.features):
-            records["features"][:, place] = _finite(column, table, fault)
+        if schema.features:
+            records["features"] = _features(schema.features, table, fault)
         self._times(table, records, fault)
         self._quality(table, records, fault)
         for name in ("session", "slate"):
@@ -259,13 +259,14 @@ def check_kinds(schema: LogSchema, kinds: dict[str, str]) -> None:
     numeric = {"integer", "float", "boolean"}
     wanted = {name: {"integer", "string"} for name in id_columns(schema).values()}
     wanted |= {name: {"integer", "string", "boolean"} for name in schema.context}
-    numbers = [*schema.quality.columns, *schema.labels, *schema.features]
-    wanted |= dict.fromkeys(numbers, numeric)
+    wanted |= dict.fromkeys([*schema.quality.columns, *schema.labels], numeric)
     for name in (schema.propensity, schema.position, schema.terminal):
         wanted |= {name: numeric} if name else {}
     for name in (schema.time, schema.date):
         wanted |= {name: {"integer", "float", "time"}} if name else {}
     wanted |= {schema.history: {"list"}} if schema.history else {}
+    for name in schema.features:  # where the column has another role too: what suits both
+        wanted[name] = wanted.get(name, numeric) & numeric
     for column, allowed in wanted.items():
         if kinds[column] not in allowed:
             raise LogError(
@@ -296,13 +297,20 @@ def encode_items(flat: pa.Array, items: Catalogue) -> np.ndarray:
     return np.where(null, -1, number)
 
 
-def _finite(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
-    value = to_float(table.column(column))
+def _features(names: tuple[str, ...], table: pa.RecordBatch, fault: Fault) -> np.ndarray:
+    """float32 ``[N, F]``; a row with several bad numbers is one fault."""
+    value = np.stack([to_float(table.column(name)) for name in names], axis=1)
     with np.errstate(over="ignore"):
-        bad = ~np.isfinite(value.astype(np.float32))
-    shown = lambda row: f"{column} is {value[row]}"  # noqa: E731
-    fault("feature is not finite", bad, shown, "fill it, or drop the feature")
-    return np.where(bad, 0.0, value)
+        features = value.astype(np.float32)
+    bad = ~np.isfinite(features)
+
+    def shown(row: int) -> str:
+        place = int(bad[row].argmax())
+        return f"{names[place]} is {value[row, place]}"
+
+    advice = "fill it, clip it to what float32 holds, or leave the feature out"
+    fault("feature is not finite", bad.any(axis=1), shown, advice)
+    return np.where(bad, np.float32(0), features)
 
 
 def _whole(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:

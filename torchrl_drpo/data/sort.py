@@ -197,7 +197,7 @@ class PartitionSorter:
             self._index("initial_offsets", ends if self.state.rows else np.append(0, ends))
             self.state.history_items += int(records["history"].sum())
         fields = {"action": "item", "observation.context": "context"}
-        fields["observation.features"] = "features"
+        fields |= {"observation.features": "features"}
         fields |= {name: f"label.{name}" for name in self.schema.labels}
         for key, (dtype, _) in self.columns.items():
             if key != "next.reward":
