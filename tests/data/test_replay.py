@@ -25,7 +25,7 @@ from torchrl_drpo.data import (
 
 SCHEMA = LogSchema(
     user="user", item="item", time="time", quality="click", context=("tab",),
-    propensity="propensity", session_gap=86_400.0,
+    features=("mood", "age"), propensity="propensity", session_gap=86_400.0,
 )  # fmt: skip
 KEPT = SCHEMA.replace(duplicates="keep")
 
@@ -85,6 +85,8 @@ def test_samples_are_rows(buffer):
     assert (everything[sample["index"]] == sample.exclude("index")).all()
     assert sample["next", "reward"].dtype == torch.float32
     assert sample["action"].dtype == sample["observation", "history"].dtype == torch.int64
+    assert sample["observation", "features"].dtype == torch.float32
+    assert sample["observation", "features"].shape == (64, 2)
     assert sample["next", "done"].shape == sample["next", "terminated"].shape == (64, 1)
     assert (buffer[3] == everything[3]).all()
     assert (buffer[torch.tensor([[1, 2], [0, -1]])][1] == everything[[0, -1]]).all()
@@ -111,15 +113,32 @@ def test_parts_cover_the_log_and_keep_histories_whole(frame):
         RecReplayBuffer.from_pandas(frame, SCHEMA).split("train")
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_features_are_the_row_s_own_in_every_way_out(frame, part):
+    buffer = RecReplayBuffer.from_pandas(frame, SCHEMA, history=0, test_days=2).split(part)
+    kept = frame.drop_duplicates().sort_values(["user", "time"], kind="stable")
+    kept = kept[(kept["time"] < 4 * 86_400) == (part == "train")]
+    expected = torch.tensor(kept[["mood", "age"]].to_numpy(np.float32))
+    key = ("observation", "features")
+    assert torch.equal(buffer.column(key), expected)
+    assert torch.equal(buffer[:][key], expected)
+    assert torch.equal(torch.cat([rows[key] for rows in buffer.batches(11)]), expected)
+    sample = buffer.sample(32)
+    assert torch.equal(sample[key], expected[sample["index"]])
+    plain = RecReplayBuffer.from_pandas(frame, SCHEMA.replace(features=()), test_days=2)
+    assert key not in plain.split(part)[:].keys(include_nested=True)
+
+
 def test_next_observations_are_the_following_states(frame):
     rows = RecReplayBuffer.from_pandas(frame, SCHEMA, history=6, next_observation=True)[:]
     history = rows["observation", "history"]
     after = torch.cat([history[:, 1:], rows["action"][:, None]], dim=1)
     assert (rows["next", "observation", "history"] == after).all()
-    context, done = rows["observation", "context"], rows["next", "done"].squeeze(-1)
-    following = rows["next", "observation", "context"]
-    assert (following[:-1][~done[:-1]] == context[1:][~done[:-1]]).all()
-    assert (following[done] == context[done]).all()
+    done = rows["next", "done"].squeeze(-1)
+    for name in ("context", "features"):
+        now, following = rows["observation", name], rows["next", "observation", name]
+        assert (following[:-1][~done[:-1]] == now[1:][~done[:-1]]).all()
+        assert (following[done] == now[done]).all()
 
 
 def test_torchrl_samplers_work(buffer):
@@ -278,6 +297,19 @@ def test_ted_rows_are_stored_as_they_are(tmp_path):
     assert (TensorDict.load_memmap(tmp_path / "rows") == rows).all()
     with pytest.raises(FileExistsError, match="choose another root"):
         RecReplayBuffer.from_tensordict(rows, root=tmp_path)
+
+
+def test_ted_rows_keep_the_next_observation_that_they_bring():
+    rows = ted().exclude("observation")
+    for name in ("context", "features"):
+        rows[("observation", name)] = torch.randn(40, 2)
+    rows["next", "observation", "features"] = torch.randn(40, 2)
+    read = RecReplayBuffer.from_tensordict(rows, next_observation=True)[:]
+    assert torch.equal(
+        read["next", "observation", "features"], rows["next", "observation", "features"]
+    )
+    # every row is done: the other's own stands in
+    assert torch.equal(read["next", "observation", "context"], rows["observation", "context"])
 
 
 def test_ted_rows_without_ends_are_one_step_interactions():

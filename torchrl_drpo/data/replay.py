@@ -46,9 +46,9 @@ class RecReplayBuffer(TensorDictReplayBuffer):
     (item numbers int64 ``[B, L]``, most recent last, left-padded with -1; all -1 where a log has
     neither users nor histories),
     ``("observation", "context")`` (int64 ``[B, C]``, where the schema has context),
-    ``("observation", "features")`` (float32 ``[B, F]``, where it has numeric features), and where
-    known ``user``, ``time``, ``propensity``, ``position``, ``slate``, ``policy``,
-    ``trajectory_id``, ``step`` and the schema's labels, each ``[B]``.
+    ``("observation", "features")`` (float32 ``[B, F]``, where it has features, in their order and
+    as logged), and where known ``user``, ``time``, ``propensity``, ``position``, ``slate``,
+    ``policy``, ``trajectory_id``, ``step`` and the schema's labels, each ``[B]``.
 
     Make one with :meth:`from_parquet`, :meth:`from_pandas`, :meth:`from_tensordict` or, for a
     folder that was converted before, :meth:`open`.
@@ -134,7 +134,8 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             part: show this part of the log only; also :meth:`split`.
             history: items of the history window, 0 for none.
             **options: ``next_observation=True`` adds ``("next", "observation")``, which critics
-                need; ``sample_index=False`` leaves ``"index"`` out of samples, so that they can be
+                need: history, context and features of the following state;
+                ``sample_index=False`` leaves ``"index"`` out of samples, so that they can be
                 joined with an online buffer's; and those of TorchRL's ``TensorDictReplayBuffer``:
                 ``batch_size``, ``sampler``, ``sample_unit``, ``transform``, ``generator``,
                 ``prefetch``, ...
@@ -243,7 +244,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             yield self[start : start + batch_size]
 
     def column(self, key: NestedKey) -> Tensor:
-        """One stored column of all rows shown, such as ``"user"`` or ``("next", "reward")``."""
+        """One stored column of all rows shown: ``"user"``, ``("observation", "features")``, ..."""
         return self._storage.column(key)
 
     @property

@@ -115,16 +115,19 @@ class LogStorage(TensorStorage):
         return torch.where(index < 0, index + len(self), index)
 
     def _set_next(self, out: TensorDictBase, rows: Tensor) -> None:
-        """The state after the action: the history with it, and what the next row says of it."""
+        """The state after the action: the history with it, the next row's context and features.
+
+        A row that ends its trajectory is followed by none: its own stand there.
+        """
         if self.histories is not None:
             after = self.histories.window(rows, self.history_length, after=True)
             out.set(("next", "observation", "history"), after)
         done = out.get(("next", "done")).squeeze(-1)
+        following = torch.where(done, rows, rows + 1).clamp_max(len(self._storage) - 1)
         for name in ("context", "features"):
             column = self._columns.get(("observation", name))
-            if column is not None:
-                following = torch.where(done, rows, rows + 1).clamp_max(len(column) - 1)
-                out.set(("next", "observation", name), column[following])
+            if column is not None and ("next", "observation", name) not in self._columns:
+                out.set(("next", "observation", name), torch.index_select(column, 0, following))
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
         """Refuses: a converted log does not change."""
