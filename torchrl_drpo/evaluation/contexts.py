@@ -65,7 +65,13 @@ def context_groups(context: Tensor, rows: int) -> Tensor:
             f"context must hold integers, [{rows}] or [{rows}, columns], got {context.dtype} "
             f"{list(context.shape)}; number raw values first, leave it out where there are none"
         )
-    return torch.unique(context, dim=0, return_inverse=True)[1]
+    group = torch.zeros(rows, dtype=torch.long, device=context.device)
+    # A column at a time: unique rows (dim=0) are the same groups, but comparing rows is slow.
+    for column in context.reshape(rows, context.shape[1:].numel()).unbind(-1):
+        values, place = torch.unique(column, return_inverse=True)
+        both = group * len(values) + place  # below N^2: groups and values are at most N
+        group = torch.unique(both, return_inverse=True)[1]
+    return group
 
 
 def within_contexts(
