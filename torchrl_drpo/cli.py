@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.experiments.terminal:demo",
     ),
     "simulate": Command(
-        "write a simulated log as Parquet, with its schema and true propensities",
+        "write a simulated log as Parquet, with schema, item vectors and true propensities",
         "torchrl_drpo.experiments.logs:SimulateConfig",
         "torchrl_drpo.experiments.logs:run_simulate",
     ),

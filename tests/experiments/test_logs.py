@@ -77,12 +77,28 @@ def test_a_simulated_log_brings_states_and_item_vectors(simulated, tmp_path):
     """What the simulator drew is what a policy reads, by number and bit by bit."""
     env = RecSimEnv("table", seed=0)
     drawn = env.simulate_log(800, "extreme", seed=1, propensity=False)
-    schema = LogSchema.from_json(simulated.with_suffix(".schema.json").read_text())
-    log = RecReplayBuffer.from_parquet(simulated, schema, root=tmp_path / "c", test_days=3)
+    folder = simulated.parent.rename(tmp_path / "moved")  # the schema's paths are relative
+    schema = LogSchema.from_json((folder / "recsim.schema.json").read_text())
+    log = RecReplayBuffer.from_parquet(
+        folder / "recsim.parquet", schema, root=tmp_path / "c", test_days=3
+    )
     assert schema.features == tuple(f"state_{j}" for j in range(10))
     assert log.num_items == len(env.items)  # those that were never shown too
     assert torch.equal(log.column(("observation", "features")), drawn["observation"])
     numbers = torch.tensor(log.items.decode(range(log.num_items)))
     assert torch.equal(log.item_embeddings, env.items[numbers])
-    assert torch.equal(numbers[log.column("action")], drawn["item"].flatten())
+    assert torch.equal(numbers, torch.arange(len(env.items)))  # so a policy's actions are the env's
+    assert torch.equal(log.column("action"), drawn["item"].flatten())
     assert log.split("train")[:5]["observation", "features"].shape == (5, 10)
+    assert (log.report.unknown_items, log.report.rows) == (0, 800)
+
+
+def test_the_simulator_s_item_table_is_a_plain_parquet_file(simulated):
+    names = {path.name for path in simulated.parent.iterdir()}  # and no half-written file
+    assert names == {"recsim.parquet", "recsim.items.parquet", "recsim.schema.json"}
+    table = pq.read_table(simulated.with_suffix(".items.parquet"))
+    assert table.schema.field("item").type == pa.int64()
+    assert table.schema.field("vector").type == pa.list_(pa.float32())
+    vectors = RecSimEnv("table", seed=0).items
+    assert table["item"].to_pylist() == list(range(len(vectors)))
+    assert torch.equal(torch.tensor(table["vector"].to_pylist()), vectors)

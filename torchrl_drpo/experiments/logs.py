@@ -56,11 +56,14 @@ class ConvertConfig(SchemaConfig):
 
 @dataclass(frozen=True)
 class SimulateConfig:
-    """Write a simulated log (RecSim, arXiv 2602.10430) as Parquet, with its schema beside it.
+    """Write a simulated log (RecSim, arXiv 2602.10430) as Parquet, its schema and items beside it.
+
+    The user's state is declared as the rows' features, the items' vectors as their embeddings.
 
     Attributes:
         out: Parquet file; the schema goes to the same name with .schema.json, the items and their
-            vectors to the same name with .items.parquet.
+            vectors to the same name with .items.parquet, which the schema names: keep the three in
+            one folder, and name this file, not the folder, as the log.
         rows: logged rows.
         scenario: logging mixture: "extreme" (90% random) or "medium".
         setting: simulator setting: "table" or "collapse".
@@ -108,7 +111,7 @@ def run_convert(config: ConvertConfig) -> None:
 
 
 def run_simulate(config: SimulateConfig) -> None:
-    """Carries out ``drpo simulate``: one row an impression, propensities included."""
+    """Carries out ``drpo simulate``: one row an impression, its state and propensity included."""
     import pyarrow as pa
 
     env = RecSimEnv(config.setting, seed=config.seed)
@@ -123,10 +126,11 @@ def run_simulate(config: SimulateConfig) -> None:
     }
     features = tuple(f"state_{j}" for j in range(state.shape[1]))
     columns |= {name: pa.array(state[:, j]) for j, name in enumerate(features)}
-    width = env.items.shape[1]
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(env.items.numpy().reshape(-1)), width)
+    count, width = env.items.shape
+    ends = pa.array(range(0, count * width + 1, width), pa.int32())
+    vectors = pa.ListArray.from_arrays(ends, pa.array(env.items.numpy().reshape(-1)))
     items = config.out.with_suffix(".items.parquet")
-    _write_table({"item": pa.array(range(len(env.items))), "vector": vectors}, items)
+    _write_table({"item": pa.array(range(count), pa.int64()), "vector": vectors}, items)
     _write_table(columns, config.out)
     schema = LogSchema(
         item="item",
