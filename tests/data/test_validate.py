@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import mannwhitneyu, spearmanr
 
-from torchrl_drpo.data import ItemTable, LogSchema, Percentile, convert_log, validate_log
+from torchrl_drpo.data import (
+    ItemTable,
+    LogSchema,
+    Percentile,
+    ReturnToGo,
+    convert_log,
+    validate,
+    validate_log,
+)
+from torchrl_drpo.data.leakage import rank_correlation_share
 from torchrl_drpo.data.presets import AMAZON_SID, KUAIRAND, MOVIELENS, OPEN_BANDIT
 
 SCHEMA = LogSchema(
@@ -78,10 +89,16 @@ def late_rows(frame):
 def test_what_a_conversion_drops_is_what_validation_counts(clean, tmp_path):
     bad = clean.copy()
     bad.loc[5:9, "propensity"] = 7.0
-    assert kinds(validate_log(bad, SCHEMA)) == {"propensity outside (0, 1]": 5}
-    assert convert_log(bad, tmp_path, SCHEMA, bad_rows="drop").dropped == {
-        "propensity outside (0, 1]": 5
-    }
+    bad.loc[[20, 21], "mood"] = [np.inf, -1e39]
+    bad["age"] = bad["age"].astype("Int64").mask(bad.index.isin([21, 22]))
+    schema = SCHEMA.replace(features=("mood", "age"))
+    expected = {"propensity outside (0, 1]": 5, "feature is not finite": 3}  # row 21 but once
+    report = validate_log(bad, schema)
+    assert kinds(report) == expected
+    assert [(e["row"], e["value"]) for e in report.fault("feature is not finite").examples] == [
+        (20, "mood is inf"), (21, "mood is -1e+39"), (22, "age is nan"),
+    ]  # fmt: skip
+    assert convert_log(bad, tmp_path, schema, bad_rows="drop").dropped == expected
 
 
 def test_a_log_that_cannot_be_read_is_one_fault(clean, tmp_path):
@@ -151,6 +168,62 @@ def test_features_that_know_the_test_period(tmp_path, until):
     assert report.ok == (until != "2020-12-31")
     without = validate_log(tmp_path / "log.parquet", SCHEMA.replace(items=table))
     assert without.fault("item features may leak") is None  # no test period, nothing to leak
+
+
+@pytest.mark.parametrize("rows", [1 << 16, 100])  # the latter looks at every fourth row
+@pytest.mark.parametrize(
+    "quality", ["click", ReturnToGo("click"), "play", Percentile("play", by=("tab",))]
+)
+def test_row_features_that_know_the_outcome(clean, monkeypatch, rows, quality):
+    monkeypatch.setattr(validate, "FEATURE_ROWS", rows)
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=len(clean))
+    told = "click" if quality in ("click", ReturnToGo("click")) else "play"
+    rank = clean[told].rank()
+    log = clean.assign(
+        copy=3 - 2 * clean[told],  # the outcome itself
+        score=rank + 0.001 * noise * rank.std(),  # ties broken: a model's score after the fact
+        hint=rank + 2 * noise * rank.std(),  # what an honest feature may well know
+        noise=noise, constant=1.0,
+    )  # fmt: skip
+    features = ("copy", "score", "hint", "noise", "constant")
+    schema = SCHEMA.replace(quality=quality, features=features)
+    report = validate_log(log, schema)
+    assert kinds(report) == {"row features may leak": 2}
+    assert report.ok  # a state may decide the outcome
+    examples = report.faults[0].examples
+    assert [e["feature"] for e in examples] == ["copy", "score"]
+    assert examples[0]["share of the possible"] == -1.0
+    assert validate_log(log.iloc[:8], schema).faults == []  # too few rows to say
+
+
+@pytest.mark.parametrize(("clicks", "reported"), [(1, False), (9, False), (10, True), (391, False)])
+def test_a_rare_outcome_may_be_met_by_chance(clean, clicks, reported):
+    click = np.arange(len(clean)) < clicks
+    log = clean.assign(click=click, copy=click, score=click + 1e-3 * np.sin(np.arange(len(clean))))
+    for name in ("copy", "score"):
+        report = validate_log(log, SCHEMA.replace(features=(name,)))
+        assert (report.fault("row features may leak") is not None) == reported
+
+
+@pytest.mark.parametrize("signal", [-1.0, 0.0, 1.0])
+def test_the_share_of_a_score_for_clicks_is_twice_its_auc_less_one(signal):
+    rng = np.random.default_rng(2)
+    click = rng.random(300) < 0.1
+    score = signal * click + rng.normal(size=300)
+    area = mannwhitneyu(score[click], score[~click]).statistic / click.sum() / (~click).sum()
+    share, correlation = rank_correlation_share(score, click)
+    assert share == pytest.approx(2 * area - 1, abs=1e-9)
+    assert correlation == pytest.approx(spearmanr(score, click).statistic, abs=1e-9)
+
+
+@pytest.mark.parametrize("x", [[0, 0, 1, 2, 2], [3, 1, 1, 1, 2], [5, 4, 3, 2, 2]])
+def test_no_order_of_the_values_has_a_larger_correlation(x):
+    y = np.array([0, 1, 1, 4, 9])
+    every = [spearmanr(order, y).statistic for order in itertools.permutations(x)]
+    found = spearmanr(x, y).statistic
+    largest = max(every) if found > 0 else -min(every)
+    assert rank_correlation_share(np.array(x), y)[0] == pytest.approx(found / largest, abs=1e-9)
 
 
 def test_real_logs(real_logs):

@@ -1,4 +1,7 @@
-"""Item features that know the test period: declared ones, and ones that behave as if they did."""
+"""Features that know too much: an item's, of the test period; a row's, of what became of the row.
+
+Both are found where they are declared to know, or behave as if they did.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ from .schema import LogSchema
 
 #: A partial rank correlation of at least so much, at so many standard errors, is reported.
 MIN_CORRELATION, MIN_SIGMAS, MIN_ITEMS = 0.1, 5.0, 50
+#: A row's feature is reported from this share of the largest rank correlation that it could have,
+#: at as many standard errors of no correlation (``1 / sqrt(rows - 1)``), where at least so many
+#: rows have another value than the commonest: one click may fall on a rare feature by chance.
+MIN_SHARE, MIN_VARIED = 0.95, 10
 Finding = tuple[str, str, str, list[dict[str, Any]]]
 
 
@@ -70,6 +77,57 @@ def leaking_features(
     return findings
 
 
+def telling_features(schema: LogSchema, features: np.ndarray, value: np.ndarray) -> list[Finding]:
+    """Row features that put rows in the order of the value that the quality is computed from.
+
+    The schema refuses the feedback columns themselves; this finds their copies, and what was
+    computed from one of them alone. What two features tell together goes unseen. A state may
+    happen to decide the outcome, so that is a warning.
+
+    Args:
+        schema: with features.
+        features: numbers of some rows ``[N, F]``, in the schema's order.
+        value: what their quality is computed from, ``[N]``: a formula's value, what a percentile
+            ranks, the one-step reward of a return.
+
+    Returns:
+        (severity, kind, advice, examples) of the finding, if there is one.
+    """
+    suspects = []
+    for name, feature in zip(schema.features, features.T, strict=True):
+        share, correlation = rank_correlation_share(feature, value)
+        clear = abs(correlation) * np.sqrt(max(len(value) - 1, 0)) >= MIN_SIGMAS
+        if (
+            abs(share) >= MIN_SHARE
+            and clear
+            and min(_varied(feature), _varied(value)) >= MIN_VARIED
+        ):
+            suspects.append({"feature": name, "share of the possible": round(share, 3)})
+    advice = (
+        "these features put rows in the order of what the quality is computed from, up to this "
+        "share of the largest rank correlation possible; were they known before the choice?"
+    )
+    return [("warning", "row features may leak", advice, suspects)] if suspects else []
+
+
+def rank_correlation_share(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Spearman's correlation over the largest that these values could have, and itself.
+
+    Ties keep the correlation below 1 even where ``x`` decides ``y``: a score that separates
+    clicks from the rest without an error has the share 1, and a correlation far below it.
+
+    >>> share, correlation = rank_correlation_share(np.arange(100.0), np.arange(100) >= 90)
+    >>> share, round(correlation, 2)
+    (1.0, 0.52)
+    """
+    if len(x) < 4:
+        return 0.0, 0.0
+    correlation = _rank_correlation(x, y)
+    towards = np.sort(y) if correlation >= 0 else np.sort(y)[::-1]
+    largest = abs(_rank_correlation(np.sort(x), towards))
+    return (float(np.round(correlation / largest, 12)) if largest else 0.0), correlation
+
+
 def partial_rank_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
     """Spearman's correlation of x and y once both are freed of what ``given``'s rank tells.
 
@@ -84,6 +142,11 @@ def partial_rank_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) ->
     xy, xz, yz = (_rank_correlation(a, b) for a, b in ((x, y), (x, given), (y, given)))
     scale = np.sqrt(max(1 - xz**2, 0.0) * max(1 - yz**2, 0.0))
     return float((xy - xz * yz) / scale) if scale > 1e-9 else 0.0
+
+
+def _varied(values: np.ndarray) -> int:
+    """How many differ from the commonest; not for empty arrays."""
+    return len(values) - int(np.unique(values, return_counts=True)[1].max())
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,7 +1,8 @@
 """`validate_log`: every fault of a log against its schema, counted, with examples; changes nothing.
 
 Errors are what a conversion refuses (or drops, if told so); warnings are what it mends or cannot
-judge: rows out of order, duplicates, items that the item table lacks, features that may leak.
+judge: rows out of order, duplicates, items that the item table lacks, features that may leak
+(an item's the test period, a row's its outcome).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .arrow import row_hashes, to_float
-from .leakage import leaking_features
+from .leakage import Finding, leaking_features, telling_features
 from .quality import DURATION_BUCKET, Percentile
 from .records import SECONDS_A_DAY, Encoder, Show
 from .scan import Outline, find_test_start, scan_log
@@ -21,6 +22,7 @@ from .schema import LogSchema
 from .sources import Batch, LogError, LogSource
 
 PLAUSIBLE_YEARS = (1990, 2100)
+FEATURE_ROWS = 1 << 16
 
 
 @dataclass
@@ -94,7 +96,8 @@ def validate_log(
 ) -> ValidationReport:
     """Reads a log twice and reports every fault.
 
-    Memory: one batch, the catalogues, and where duplicates are looked for some twenty bytes a row.
+    Memory: one batch, the catalogues, the features of at most 65,536 rows (every k-th of a longer
+    log), and where duplicates are looked for some twenty bytes a row.
 
     Args:
         source: as for :func:`~torchrl_drpo.data.convert.convert_log`.
@@ -150,6 +153,7 @@ class _Checks:
         users = len(outline.catalogues.get("users", ())) or 1
         self.last_time = np.full(users, np.iinfo(np.int64).min)
         self.item_days: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.some_rows: list[tuple[np.ndarray, np.ndarray]] = []  # features, what is judged
 
     def add(
         self,
@@ -177,6 +181,10 @@ class _Checks:
             self._check_order(batch, records)
             self._check_ranges(batch)
             self._check_items(batch, records)
+            if self.schema.features:
+                every = -(-self.outline.rows // FEATURE_ROWS)
+                some = (self.rows + self.encoder.kept) % every == 0
+                self.some_rows.append((records["features"][some], records["value"][some]))
             self.rows += batch.table.num_rows
 
     def finish(self, first_test_day: int | None) -> None:
@@ -188,8 +196,14 @@ class _Checks:
             self.add("missing table", "warning", 1, f"{name} is not beside the log; left out")
         if table is not None and self.outline.item_table is not None and table.features:
             found = leaking_features(self.schema, self.outline, self.item_days, first_test_day)
-            for severity, kind, advice, examples in found:
-                self.add(kind, severity, len(examples), advice, examples)
+            self._add_findings(found)
+        if self.some_rows:
+            features, value = (np.concatenate(part) for part in zip(*self.some_rows, strict=True))
+            self._add_findings(telling_features(self.schema, features, value))
+
+    def _add_findings(self, found: list[Finding]) -> None:
+        for severity, kind, advice, examples in found:
+            self.add(kind, severity, len(examples), advice, examples)
 
     def _observe(self, batch: Batch, kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
         rows = np.flatnonzero(bad)
