@@ -56,12 +56,15 @@ class RecReplayBuffer(TensorDictReplayBuffer):
     Examples:
         >>> import pandas as pd
         >>> log = pd.DataFrame(dict(u=[7, 7, 9], i=[30, 10, 30], t=[1, 2, 3], click=[1, 0, 1]))
-        >>> schema = LogSchema(user="u", item="i", time="t", quality="click")
+        >>> log["age"] = [31, 31, 40]
+        >>> schema = LogSchema(user="u", item="i", time="t", quality="click", features=("age",))
         >>> buffer = RecReplayBuffer.from_pandas(log, schema, history=2, batch_size=4)
         >>> buffer.sample()["observation", "history"].shape
         torch.Size([4, 2])
         >>> buffer[:]["observation", "history"].tolist()
         [[-1, -1], [-1, 1], [-1, -1]]
+        >>> buffer[:]["observation", "features"].tolist()
+        [[31.0], [31.0], [40.0]]
         >>> buffer.items.decode(buffer[:]["action"])
         [30, 10, 30]
     """

@@ -104,6 +104,9 @@ class LogSchema:
         True
         >>> LogSchema.preset("kuairand").item
         'video_id'
+        >>> LogSchema(user="u", item="i", time="t", quality="click", features=("age", "click"))
+        Traceback (most recent call last):
+        ValueError: feature 'click' tells the answer: the quality is computed from it...
     """
 
     item: str
