@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from torchrl_drpo.data import Catalogue
 
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)  # as in Arrow
 IDS = st.one_of(
     st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=40),
     st.lists(st.integers(0, 60), min_size=1, max_size=40),
-    st.lists(st.text(st.characters(exclude_characters="\0"), max_size=6), min_size=1, max_size=40),
+    st.lists(TEXT, min_size=1, max_size=40),
 )
 
 
