@@ -39,7 +39,9 @@ def section(
         )
     text = (
         f"{options.fresh_seeds} fresh seeds, paired by seed, Holm's correction over the baselines "
-        "of a setup."
+        "of a setup. *Uphill* moves the good rows' actions up the slope of a cross-fitted reward "
+        "model before a policy learns from them: `drpo train --policy embedding --objectives "
+        "uphill`, or `uphill-tapered`."
     )
     return Section("Beyond DRPO", text, tables=[table], claims=claims)
 
