@@ -213,9 +213,10 @@ def test_no_row_is_judged_by_a_model_that_saw_its_user(data, reward, tmp_path: P
     frame.loc[mine, "watched"] = 5.0 - 3.0 * frame.loc[mine, "watched"]
     other = fitted(open_data(tmp_path, frame), tmp_path / "reward")
     torch.testing.assert_close(other.columns["fold"], fold)
-    same = (other.columns["predicted_reward"] == reward.columns["predicted_reward"]).numpy()
-    assert same[fold == 1].all()
-    assert not same[fold != 1].any()
+    for column in ("predicted_reward", "state_value"):
+        same = (other.columns[column] == reward.columns[column]).numpy()
+        assert same[fold == 1].all()
+        assert not same[fold != 1].any()
 
 
 def test_samples_carry_the_columns_of_their_own_rows(data, reward) -> None:
@@ -257,36 +258,49 @@ def fits(monkeypatch) -> list[int]:
     return carried_out
 
 
-def test_a_killed_fit_goes_on_with_the_next_member(data, reward, tmp_path: Path, fits) -> None:
+@pytest.mark.parametrize("killed_at", [2, 5])  # among the members of Q, and among those of V
+def test_a_killed_fit_goes_on_with_the_next_member(
+    data, reward, tmp_path: Path, fits, killed_at: int
+) -> None:
     def killer(there: int, folds: int) -> None:
-        if there == 2:
+        if there == killed_at:
             raise KeyboardInterrupt
 
     fit = RewardFit(data, tmp_path, history=3, settings=SETTINGS)
     with pytest.raises(KeyboardInterrupt):
         fit.open(killer)
-    assert len(fits) == 2
+    assert len(fits) == killed_at
     seen = []
     resumed = fit.open(lambda *at: seen.append(at))
-    assert len(fits) == 3
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-    torch.testing.assert_close(
-        resumed.columns["predicted_reward"], reward.columns["predicted_reward"], rtol=0, atol=0
-    )
+    assert len(fits) == 6
+    assert seen == [(there, 6) for there in range(1, 7)]
+    for column in ("predicted_reward", "state_value"):
+        torch.testing.assert_close(resumed.columns[column], reward.columns[column], rtol=0, atol=0)
     assert not (tmp_path / "members").exists()
 
 
 def test_a_fitted_model_is_read_and_not_fitted_again(data, tmp_path: Path, fits) -> None:
     first = fitted(data, tmp_path)
     again = fitted(data, tmp_path)
-    assert len(fits) == 3
+    assert len(fits) == 6
     assert again.facts == first.facts
     assert (again.columns == first.columns).all()
-    state = again.model.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in first.model.state_dict().items())
+    for one, other in ((again.model, first.model), (again.state_model, first.state_model)):
+        state = one.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
     (tmp_path / "manifest.json").write_text("{")  # damaged: as if it were not there
     fitted(data, tmp_path)
-    assert len(fits) == 6
+    assert len(fits) == 12
+
+
+def test_a_model_of_the_version_without_a_state_value_is_fitted_anew(
+    data, tmp_path: Path, fits
+) -> None:
+    fitted(data, tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
+    assert "state_value" in fitted(data, tmp_path).columns
+    assert len(fits) == 12
 
 
 @pytest.mark.parametrize("what", ["settings", "history", "log"])
@@ -346,7 +360,7 @@ def test_another_reward_model_makes_another_run(trained, monkeypatch) -> None:
     monkeypatch.setattr(CatalogueTraining, "train", lambda *_: pytest.fail("trained again"))
     again = run_train(settings).runs
     assert again["guided"][0]["hr@3_best"] == results.runs["guided"][0]["hr@3_best"]
-    monkeypatch.setattr(catalogue_reward_fit, "VERSION", 2)
+    monkeypatch.setattr(catalogue_reward_fit, "VERSION", 3)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         run_train(replace(settings, objectives=("taper-q",)))
 

@@ -6,15 +6,19 @@ Those of ``MODELLED_OBJECTIVES`` first fit a cross-fitted reward model to the tr
   what rows of this kind are worth, without the luck of the one row; that matters most where a row
   repels.
 - ``positive-only-q``, ``drpo-q``: their namesakes on the predictions.
+- ``taper-a``, ``positive-only-a``, ``drpo-a``: their namesakes on A = Q - V, the prediction minus
+  that of a model which reads the state alone.
 - ``guided``: positive-only on the logged rewards, and ascent on the model's exact expectation
   under the policy. It repels nothing. For catalogue policies only.
 - ``uphill``, ``uphill-tapered``: positive-only and the tapered signed loss on actions that were
   moved up the model's slope (:func:`~torchrl_drpo.rewards.uphill_log`). For policies over item
   vectors only: an item number has no direction to move in.
 
-A signed loss measures rows against the batch's mean: a state in which everything is worth little
-(a tab that nobody watches) repels all that was shown there, and is then served badly. Where such
-states are served too, compare policies within them.
+Objectives on rewards, logged or predicted (``-q``), compare all rows of a batch with each other: a
+state in which everything is worth little (a tab that nobody watches) repels, or drops, all that was
+shown there, and is then served badly. Those on advantages (``-a``) compare a row with what its own
+state leads one to expect, so every state learns its better items; a row counts for nothing more
+where things go well anyway.
 """
 
 from __future__ import annotations
@@ -72,9 +76,25 @@ def _drpo_tapered(actor: ProbabilisticActor) -> LossModule:
     )
 
 
-def _on_predictions(loss: LossModule, key: str = "reward") -> LossModule:
-    loss.set_keys(**{key: "predicted_reward"})
+def _reading(loss: LossModule, **keys: str) -> LossModule:
+    loss.set_keys(**keys)
     return loss
+
+
+def _on_advantages(loss: RepulsiveLoss) -> LossModule:
+    # An advantage that is given is taken as it is: no mean of the batch is subtracted again. The
+    # reward's key is the same, so that rows without the column are an error, and are not measured
+    # by their logged rewards instead.
+    return _reading(loss, advantage="predicted_advantage", reward="predicted_advantage")
+
+
+def _drpo_on_advantages(actor: ProbabilisticActor) -> LossModule:
+    # The quota goes to the rows that exceed their own state's expectation most: to many where the
+    # choice of the item matters, to few where it does not, whatever the state is worth. Linear
+    # weights are A - nu, distances from the K-th best advantage: the zero of A plays no part, and
+    # while kappa is above the share of rows that beat their state (about a half) nu is below 0
+    # and some rows that fall short of it are imitated too, weakly.
+    return _reading(DRPOLoss(actor), quality="predicted_advantage")
 
 
 OBJECTIVES: dict[str, LossFactory] = {
@@ -97,10 +117,19 @@ OBJECTIVES: dict[str, LossFactory] = {
 # item that others watch is no longer a negative, nor a lucky row of a poor one a positive.
 MODELLED_OBJECTIVES: dict[str, ModelledLossFactory] = {
     "guided": GuidedLoss,
-    "taper-q": lambda actor, _: _on_predictions(_tapered(actor, normalize=True)),
-    "positive-only-q": lambda actor, _: _on_predictions(RepulsiveLoss(actor, negative_scale=0.0)),
-    "drpo-q": lambda actor, _: _on_predictions(DRPOLoss(actor), "quality"),
+    "taper-q": lambda actor, _: _reading(
+        _tapered(actor, normalize=True), reward="predicted_reward"
+    ),
+    "positive-only-q": lambda actor, _: _reading(
+        RepulsiveLoss(actor, negative_scale=0.0), reward="predicted_reward"
+    ),
+    "drpo-q": lambda actor, _: _reading(DRPOLoss(actor), quality="predicted_reward"),
+    "taper-a": lambda actor, _: _on_advantages(_tapered(actor, normalize=True)),
+    "positive-only-a": lambda actor, _: _on_advantages(RepulsiveLoss(actor, negative_scale=0.0)),
+    "drpo-a": lambda actor, _: _drpo_on_advantages(actor),
 }
+#: Those of them that follow Q - V, which is what the item adds to its state.
+ADVANTAGE_OBJECTIVES = frozenset({"taper-a", "positive-only-a", "drpo-a"})
 #: The same rules on moved actions, which the rows that they are given already hold.
 UPHILL_OBJECTIVES: dict[str, LossFactory] = {
     "uphill": lambda actor: RepulsiveLoss(actor, negative_scale=0.0),

@@ -7,13 +7,17 @@ state alone is worth, b what an item is worth to everybody, and the product what
 of all V predictions is one product with the item table, which a softmax policy forms for itself
 anyway: so its expected reward is *exact*, where draws from a catalogue would be noise.
 
-Notation   B batch shape, L history, C context columns, F numeric features, V items, D width of the
-           towers.
+Beside it stands :math:`\hat V(s) = v(x)`, a network of its own that reads the state alone: what is
+to be expected there of whatever the log shows. :math:`\hat Q - \hat V` is then what the item adds.
+
+Notation   B batch shape, L history, C context columns, F numeric features, V items (with a hat: the
+           value of a state), D width of the towers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,26 +43,8 @@ PREDICTIONS_AT_A_TIME = 2**24
 _ITEM_STD = 0.01
 
 
-class TwoTowerReward(nn.Module):
-    """The network of the module's formula.
-
-    Args:
-        num_items: size V of the catalogue.
-        dim: width D of the towers.
-        history: longest history L that will be given.
-        context_sizes: number of values of each context column; empty for no context.
-        hidden: widths of the state tower's hidden layers.
-        num_features: number F of numeric features, read in standard units: fit ``encoder.scaler``
-            to the training rows before training.
-
-    Example:
-        >>> network = TwoTowerReward(5, dim=4, history=3)
-        >>> history = torch.tensor([[-1, 0, 2], [-1, -1, -1]])
-        >>> every = network.every(history)
-        >>> one = network(torch.tensor([3, 1]), history)
-        >>> torch.equal(one, every[[0, 1], [3, 1]])
-        True
-    """
+class _StateTower(nn.Module):
+    """The state's tower and what a state is worth: all that the two networks have in common."""
 
     def __init__(
         self,
@@ -80,8 +66,58 @@ class TwoTowerReward(nn.Module):
             num_features=num_features,
         )
         self.items = nn.Parameter(_ITEM_STD * torch.randn(num_items, dim))
-        self.bias = nn.Parameter(torch.zeros(num_items))
         self.value = nn.Linear(dim, 1)
+
+    def _state(self, history: Tensor, context: Tensor | None, features: Tensor | None) -> Tensor:
+        """``[*B, D]`` from ``history [*B, L]``, ``context [*B, C]`` and ``features [*B, F]``."""
+        embedded = F.embedding(history.clamp(min=0), self.items)
+        return self.encoder(embedded, history >= 0, context, features)
+
+
+class StateReward(_StateTower):
+    """The network of V: what the state alone says of the reward, whatever item is shown.
+
+    Args:
+        num_items: size V of the catalogue, whose items are in the histories.
+        dim, history, context_sizes, hidden, num_features: as of :class:`TwoTowerReward`.
+
+    Example:
+        >>> network = StateReward(5, dim=4, history=3)
+        >>> network(torch.tensor([[-1, 0, 2], [-1, -1, -1]])).shape
+        torch.Size([2])
+    """
+
+    def forward(
+        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
+        """Expected rewards ``[*B]`` of states."""
+        return self.value(self._state(history, context, features)).squeeze(-1)
+
+
+class TwoTowerReward(_StateTower):
+    """The network of the module's formula.
+
+    Args:
+        num_items: size V of the catalogue.
+        dim: width D of the towers.
+        history: longest history L that will be given.
+        context_sizes: number of values of each context column; empty for no context.
+        hidden: widths of the state tower's hidden layers.
+        num_features: number F of numeric features, read in standard units: fit ``encoder.scaler``
+            to the training rows before training.
+
+    Example:
+        >>> network = TwoTowerReward(5, dim=4, history=3)
+        >>> history = torch.tensor([[-1, 0, 2], [-1, -1, -1]])
+        >>> every = network.every(history)
+        >>> one = network(torch.tensor([3, 1]), history)
+        >>> torch.equal(one, every[[0, 1], [3, 1]])
+        True
+    """
+
+    def __init__(self, num_items: int, **shape: Any) -> None:
+        super().__init__(num_items, **shape)
+        self.bias = nn.Parameter(torch.zeros(num_items))
 
     def forward(
         self,
@@ -102,33 +138,24 @@ class TwoTowerReward(nn.Module):
         state = self._state(history, context, features)
         return self.value(state) + state @ self.items.T + self.bias
 
-    def _state(self, history: Tensor, context: Tensor | None, features: Tensor | None) -> Tensor:
-        """``[*B, D]`` from ``history [*B, L]``, ``context [*B, C]`` and ``features [*B, F]``."""
-        embedded = F.embedding(history.clamp(min=0), self.items)
-        return self.encoder(embedded, history >= 0, context, features)
 
-
-def two_tower_module(
-    num_items: int,
-    *,
-    dim: int = 32,
-    history: int = 20,
-    context_sizes: Sequence[int] = (),
-    hidden: Sequence[int] = (64,),
-    num_features: int = 0,
-) -> TensorDictModule:
+def two_tower_module(num_items: int, **shape: Any) -> TensorDictModule:
     """A :class:`TwoTowerReward` that reads rows of a catalogue log; see there for the arguments."""
-    network = TwoTowerReward(
-        num_items,
-        dim=dim,
-        history=history,
-        context_sizes=context_sizes,
-        hidden=hidden,
-        num_features=num_features,
-    )
+    inputs = {"action": "action"} | _inputs(**shape)
+    return TensorDictModule(TwoTowerReward(num_items, **shape), inputs, ["predicted_reward"])
+
+
+def state_module(num_items: int, **shape: Any) -> TensorDictModule:
+    """A :class:`StateReward` that reads rows of a catalogue log; see there for the arguments."""
+    return TensorDictModule(StateReward(num_items, **shape), _inputs(**shape), ["state_value"])
+
+
+def _inputs(
+    *, context_sizes: Sequence[int] = (), num_features: int = 0, **_: Any
+) -> dict[str, NestedKey]:
+    """The entries of a state that a network of this shape reads, by its argument."""
     read = {"history": True, "context": bool(context_sizes), "features": num_features > 0}
-    inputs = {"action": "action"} | {name: STATE[name] for name, is_read in read.items() if is_read}
-    return TensorDictModule(network, inputs, ["predicted_reward"])
+    return {name: STATE[name] for name, is_read in read.items() if is_read}
 
 
 class CatalogueReward(CrossFittedReward):

@@ -1,5 +1,7 @@
 """The reward model of a log: fitted to its training rows once, and kept in the output folder.
 
+Q(s, a) and, on the same folds and from the same rows, V(s), which is fitted whatever was asked
+for: how much of Q is the item is what everybody should know of it, and one fit serves all commands.
 All objectives and seeds of a command share it. A fit that is killed keeps the members that it has
 finished; a model that was fitted to other rows, or with other numbers, is fitted anew.
 """
@@ -14,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -29,13 +30,15 @@ from torchrl_drpo.experiments.catalogue_reward import (
     FEATURES,
     HISTORY,
     CatalogueReward,
+    state_module,
     two_tower_module,
 )
-from torchrl_drpo.rewards import RewardRegression, assign_folds
+from torchrl_drpo.experiments.log_reward import LogReward, reward_columns
+from torchrl_drpo.rewards import CrossFittedReward, RewardRegression, assign_folds
 from torchrl_drpo.rewards.regression import StandardisedReward
 
 KIND, MEMBER_KIND = "torchrl-drpo catalogue reward model", "torchrl-drpo catalogue reward member"
-VERSION = 1
+VERSION = 2  # 1 had no V
 _ROWS_AT_A_TIME = 8192
 
 #: Called with the number of members that are there, and of all.
@@ -65,51 +68,6 @@ class RewardConfig:
     learning_rate: float = 3e-4
     max_rows: int = 2_000_000
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class LogReward:
-    """A log's reward model and what it says of the training rows.
-
-    Attributes:
-        model: the model, frozen: a :class:`CatalogueReward`, or what
-            :func:`~torchrl_drpo.experiments.embedding_reward.fit_embedding_reward` says.
-        columns: ``fold`` and the out-of-fold ``predicted_reward`` of every training row, in
-            storage order: columns for an :class:`~torchrl_drpo.rewards.AnnotatedBuffer`.
-        facts: how it was fitted and how good it is, as JSON data; ``explained_variance`` is the
-            share of the variance of rewards that no member in question had seen.
-        fingerprint: of what the model depends on.
-    """
-
-    model: Any
-    columns: TensorDict
-    facts: dict[str, Any]
-    fingerprint: str
-
-    def describe(self) -> str:
-        """One sentence for people."""
-        facts = self.facts
-        return (
-            "The reward model behind uphill, guided and the objectives that end in -q explains "
-            f"{facts['explained_variance']:.1%} of the variance of quality in {facts['rows']:,} "
-            f"training rows, each judged by one of {facts['folds']} models that saw nothing of its "
-            f"fold of {facts['folds_of']}."
-        )
-
-    def check(self) -> None:
-        """Refuses a model that knows nothing.
-
-        Raises:
-            ValueError: if it explains nothing of the rewards that it had not seen.
-        """
-        explained = self.facts["explained_variance"]
-        if not explained > 0:
-            raise ValueError(
-                f"the reward model explains nothing of this log (out-of-fold explained variance "
-                f"{explained:.4f} over {self.facts['rows']:,} training rows), so following it "
-                "would be following noise; leave out the objectives that need it "
-                "(uphill, guided and those that end in -q)"
-            )
 
 
 class RewardFit:
@@ -153,13 +111,18 @@ class RewardFit:
             artifact = _own(self._folder, KIND, self.fingerprint)
         except ArtifactError:
             return self._fit(progress)
-        progress(self._settings.folds, self._settings.folds)
-        make = self._regression().untrained
-        model = CatalogueReward([make() for _ in range(self._settings.folds)])
-        model.load_state_dict(artifact.tensors("model"))
+        folds = self._settings.folds
+        progress(2 * folds, 2 * folds)
         columns = artifact.tensors("columns")
+        model, state_model = (
+            kind([regression.untrained() for _ in range(folds)], out_key=key)
+            for kind, key, regression in self._kinds()
+        )
+        model.load_state_dict(artifact.tensors("model"))
+        state_model.load_state_dict(artifact.tensors("state_model"))
         return LogReward(
             model.requires_grad_(False).eval().to(self._device),
+            state_model.requires_grad_(False).eval().to(self._device),
             TensorDict(columns, [len(columns["fold"])]),
             artifact.facts["facts"],
             self.fingerprint,
@@ -173,21 +136,24 @@ class RewardFit:
         user = train.column("user") if self._by_user else None
         fold = assign_folds(len(train), settings.folds, group=user, seed=settings.seed)
         rows = self._chosen_rows(fold, user)
-        fit = _Members(
-            self._regression(),
-            self._folder,
-            self.fingerprint,
-            lambda there: progress(there, settings.folds),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # LogReward.check says it better
-            model = CatalogueReward.fit(rows, fit, folds=settings.folds)
-        columns = TensorDict(
-            {"fold": fold.to(torch.int16), "predicted_reward": self._judged(model, fold)},
-            [len(fold)],
-        )
+        models = []
+        for number, (kind, key, regression) in enumerate(self._kinds()):
+            fit = _Members(
+                regression,
+                self._folder / "members" / key,
+                self.fingerprint,
+                lambda there, before=number * settings.folds: progress(
+                    before + there, 2 * settings.folds
+                ),
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # LogReward.check says it better
+                models.append(kind.fit(rows, fit, folds=settings.folds, out_key=key))
+        model, state_model = models
+        columns = reward_columns(fold, self._judged(model, fold), self._judged(state_model, fold))
         facts = {
             "explained_variance": model.explained_variance.item(),
+            "explained_variance_of_state": state_model.explained_variance.item(),
             "scale": model.scale.item(),
             "rows": len(rows),
             "folds": settings.folds,
@@ -198,10 +164,14 @@ class RewardFit:
             kind=KIND,
             version=VERSION,
             facts={"fingerprint": self.fingerprint, "facts": facts},
-            tensors={"model": model.state_dict(), "columns": dict(columns.items())},
+            tensors={
+                "model": model.state_dict(),
+                "state_model": state_model.state_dict(),
+                "columns": dict(columns.items()),
+            },
         )
-        fit.forget()  # the artifact has them all
-        return LogReward(model, columns, facts, self.fingerprint)
+        shutil.rmtree(self._folder / "members", ignore_errors=True)  # the artifact has them all
+        return LogReward(model, state_model, columns, facts, self.fingerprint)
 
     def _chosen_rows(self, fold: Tensor, user: Tensor | None) -> TensorDictBase:
         """The rows that are learned from, in memory: what the network reads, reward, user, fold."""
@@ -220,7 +190,7 @@ class RewardFit:
             parts.append(rows[chosen[mine]])
         return torch.cat(parts).to(self._device)
 
-    def _judged(self, model: CatalogueReward, fold: Tensor) -> Tensor:
+    def _judged(self, model: CrossFittedReward, fold: Tensor) -> Tensor:
         """Out-of-fold predictions of all training rows, float32 ``[N]``."""
         parts = []
         for start, block in self._blocks():
@@ -244,14 +214,21 @@ class RewardFit:
         keys += [FEATURES] if self._data.num_features else []
         return keys
 
-    def _network(self) -> TensorDictModule:
+    def _kinds(self) -> tuple[tuple[type[CrossFittedReward], str, RewardRegression], ...]:
+        """Of Q and of V: what holds the members, what they write, and how one is fitted."""
+        return (
+            (CatalogueReward, "predicted_reward", self._regression(two_tower_module)),
+            (CrossFittedReward, "state_value", self._regression(state_module)),
+        )
+
+    def _network(self, make: Callable[..., TensorDictModule]) -> TensorDictModule:
         """An untrained member. All read features in the same units.
 
         Those of all training rows, a member's held-out fold included: its features then move the
         units a little, but of its rewards, which are what a member must not know, nothing is seen.
         """
         data, settings = self._data, self._settings
-        network = two_tower_module(
+        network = make(
             data.num_items,
             dim=settings.dim,
             history=self._history,
@@ -263,10 +240,10 @@ class RewardFit:
             network.module.encoder.scaler.fit_(*data.feature_moments())
         return network
 
-    def _regression(self) -> RewardRegression:
+    def _regression(self, make: Callable[..., TensorDictModule]) -> RewardRegression:
         settings = self._settings
         return RewardRegression(
-            self._network,
+            lambda: self._network(make),
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
@@ -285,7 +262,7 @@ class _Members:
         fingerprint: str,
         progress: Callable[[int], None],
     ) -> None:
-        self._regression, self._folder = regression, folder / "members"
+        self._regression, self._folder = regression, folder
         self._fingerprint, self._progress = fingerprint, progress
         self._there = 0
 
@@ -308,10 +285,6 @@ class _Members:
         self._there += 1
         self._progress(self._there)
         return model
-
-    def forget(self) -> None:
-        """Removes what was kept for a fit that might have been killed."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _own(folder: Path, kind: str, fingerprint: str) -> Artifact:

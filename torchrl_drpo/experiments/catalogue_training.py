@@ -17,7 +17,8 @@ from torchrl.record.loggers.common import Logger
 from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.catalogue_objectives import MODELLED_OBJECTIVES, make_objective
-from torchrl_drpo.experiments.catalogue_reward_fit import LogReward, RewardFit
+from torchrl_drpo.experiments.catalogue_reward_fit import RewardFit
+from torchrl_drpo.experiments.log_reward import LogReward
 from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 from torchrl_drpo.rewards import AnnotatedBuffer
@@ -80,7 +81,7 @@ class CatalogueTraining:
                 data, config.output / "reward", history=config.history, device=config.device
             )
             self.reward = fit.open(partial(progress, "reward model, folds"))
-            self.reward.check()
+            self.reward.check(config.objectives)
 
     def depends_on(self, objective: str) -> list[Any]:
         """What a run depends on beside the settings, as JSON data."""

@@ -1,7 +1,8 @@
-"""The reward model behind ``uphill`` and the ``-q`` objectives of policies over item vectors.
+"""The reward model behind ``uphill``, ``-q`` and ``-a`` for policies over item vectors.
 
 Bilinear models of state and item direction, cross-fitted by user, in closed form: seconds, where
-the two towers of a catalogue's model take minutes. They are fitted once a command and kept.
+the two towers of a catalogue's model take minutes. Beside them the same of the state alone, which
+``-a`` needs. They are fitted once a command and kept.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from torch import Tensor
 
 from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_reward_fit import LogReward
 from torchrl_drpo.experiments.embedding_config import UphillConfig
+from torchrl_drpo.experiments.log_reward import LogReward, reward_columns
 from torchrl_drpo.policies.retrieval import VectorRows
 from torchrl_drpo.rewards import assign_folds
 from torchrl_drpo.rewards.bilinear import BilinearReward
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 
 KIND = "torchrl-drpo embedding reward model"
-VERSION = 1
+VERSION = 2  # 1 had no V
 _ROWS_AT_A_TIME = 8192
 
 #: Called with the number of steps that are done, and of all.
@@ -73,7 +74,8 @@ def fit_embedding_reward(
 
     Returns:
         ``model`` is a pair of the models and of their slopes' mean length, as
-        :class:`UphillRows` takes them; ``columns`` as for a catalogue's model.
+        :class:`UphillRows` takes them; ``state_model`` the models of the state alone, which read
+        :func:`no_action`; ``columns`` as for a catalogue's model.
 
     Raises:
         ValueError: for a log with fewer users (or rows, where it has no users) than folds.
@@ -97,28 +99,31 @@ def _fit(
     user = train.column("user") if by_user else None
     fold = assign_folds(len(train), settings.folds, group=user)
     rows = _chosen_rows(data, vectors, fold, settings.max_rows)
-    models, _ = cross_fit_bilinear(
-        rows["state"],
-        rows["action"],
-        rows["reward"],
-        folds=settings.folds,
-        fold=rows["fold"],
-        landmarks=settings.landmarks,
+    models, state_models = (
+        cross_fit_bilinear(
+            rows["state"],
+            action,
+            rows["reward"],
+            folds=settings.folds,
+            fold=rows["fold"],
+            landmarks=settings.landmarks,
+        )[0]
+        for action in (rows["action"], no_action(rows["state"]))
     )
     fitted_to = len(rows)
     del rows
-    predicted, length = [], []
+    predicted, value, length = [], [], []
     for start, block in _blocks(data, vectors):
-        mine = fold[start : start + len(block)]
-        judged, slope = out_of_fold(models, mine, block["state"], block["action"])
+        mine, state = fold[start : start + len(block)], block["state"]
+        judged, slope = out_of_fold(models, mine, state, block["action"])
         predicted.append(judged)
         length.append(slope.norm(dim=-1).sum(dtype=torch.float64))
-    columns = {"fold": fold.to(torch.int16), "predicted_reward": torch.cat(predicted)}
-    quality = train.quality.double()
-    error = (columns["predicted_reward"].double() - quality).square().mean()
+        value.append(out_of_fold(state_models, mine, state, no_action(state))[0])
+    columns = reward_columns(fold, torch.cat(predicted), torch.cat(value))
     typical = (torch.stack(length).sum() / len(train)).item()
     facts = {
-        "explained_variance": (1 - error / quality.var(correction=0)).item(),
+        "explained_variance": _explained(columns["predicted_reward"], train.quality),
+        "explained_variance_of_state": _explained(columns["state_value"], train.quality),
         "scale": columns["predicted_reward"].std(correction=0).item(),
         "slope": typical,
         "ridge": float(models[0].ridge),
@@ -126,7 +131,28 @@ def _fit(
         "folds": settings.folds,
         "folds_of": "users" if by_user else "rows",
     }
-    return LogReward((models, typical), TensorDict(columns, [len(train)]), facts, fingerprint)
+    return LogReward((models, typical), state_models, columns, facts, fingerprint)
+
+
+def no_action(state: Tensor) -> Tensor:
+    """The action ``[N, 1]`` of models of the state ``[N, p]`` alone.
+
+    A bilinear reward reads an action's direction, and zero has none: what is left of the model is
+    the kernel ridge regression on the state.
+
+    Example:
+        >>> import torch
+        >>> no_action(torch.ones(2, 5))
+        tensor([[0.],
+                [0.]])
+    """
+    return state.new_zeros(len(state), 1)
+
+
+def _explained(predicted: Tensor, quality: Tensor) -> float:
+    quality = quality.double()
+    error = (predicted.double() - quality).square().mean()
+    return (1 - error / quality.var(correction=0)).item()
 
 
 def _chosen_rows(data: CatalogueData, vectors: VectorRows, fold: Tensor, most: int) -> TensorDict:
@@ -166,17 +192,16 @@ def _fingerprint(data: CatalogueData, vectors: VectorRows, settings: UphillConfi
 
 def _write(reward: LogReward, folder: Path) -> None:
     models, _ = reward.model
-    tensors = {
-        f"{number}.{name}": tensor
-        for number, model in enumerate(models)
-        for name, tensor in model.state_dict().items()
-    }
     save_artifact(
         folder,
         kind=KIND,
         version=VERSION,
         facts={"fingerprint": reward.fingerprint, "facts": reward.facts},
-        tensors={"models": tensors, "columns": dict(reward.columns.items())},
+        tensors={
+            "models": _tensors(models),
+            "state_models": _tensors(reward.state_model),
+            "columns": dict(reward.columns.items()),
+        },
     )
 
 
@@ -184,12 +209,26 @@ def _read(folder: Path, fingerprint: str) -> LogReward:
     artifact = Artifact(folder, kind=KIND, version=VERSION)
     if artifact.facts.get("fingerprint") != fingerprint:
         raise ArtifactError(f"{folder} holds a {KIND} of other rows or settings")
-    facts = artifact.facts["facts"]
-    tensors, columns = artifact.tensors("models"), artifact.tensors("columns")
+    facts, columns = artifact.facts["facts"], artifact.tensors("columns")
+    models, state_models = (
+        _models(artifact.tensors(group), facts["folds"]) for group in ("models", "state_models")
+    )
+    rows = TensorDict(columns, [len(columns["fold"])])
+    return LogReward((models, facts["slope"]), state_models, rows, facts, fingerprint)
+
+
+def _tensors(models: Sequence[BilinearReward]) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": tensor
+        for number, model in enumerate(models)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _models(tensors: dict[str, Tensor], count: int) -> list[BilinearReward]:
     models = []
-    for number in range(facts["folds"]):
+    for number in range(count):
         mine = f"{number}."
         parts = {k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)}
         models.append(BilinearReward(**parts))
-    rows = len(columns["fold"])
-    return LogReward((models, facts["slope"]), TensorDict(columns, [rows]), facts, fingerprint)
+    return models

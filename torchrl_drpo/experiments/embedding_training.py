@@ -17,10 +17,10 @@ from torchrl_drpo.experiments.catalogue_objectives import (
     UPHILL_OBJECTIVES,
     make_objective,
 )
-from torchrl_drpo.experiments.catalogue_reward_fit import LogReward
 from torchrl_drpo.experiments.catalogue_training import Trained, run_trainer
 from torchrl_drpo.experiments.embedding_reward import UphillRows, fit_embedding_reward
 from torchrl_drpo.experiments.item_vectors import item_vectors
+from torchrl_drpo.experiments.log_reward import LogReward
 from torchrl_drpo.policies.retrieval import (
     CONTEXT,
     FEATURES,
@@ -72,7 +72,7 @@ class EmbeddingTraining:
                 config.uphill,
                 lambda done, of: progress("reward model", done, of),
             )
-            self.reward.check()
+            self.reward.check(config.objectives)
 
     def depends_on(self, objective: str) -> list[Any]:
         """What a run depends on beside the settings, as JSON data."""

@@ -1,0 +1,102 @@
+"""What a reward model says of a log's training rows, whichever kind of policy it is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from torchrl_drpo.experiments.catalogue_objectives import ADVANTAGE_OBJECTIVES
+
+
+def reward_columns(fold: Tensor, predicted_reward: Tensor, state_value: Tensor) -> TensorDict:
+    """Columns for an :class:`~torchrl_drpo.rewards.AnnotatedBuffer`, in storage order.
+
+    Args:
+        fold: of each training row, integer ``[N]``.
+        predicted_reward: Q(s, a) by the models that did not see the row's fold, ``[N]``.
+        state_value: V(s) by such models, ``[N]``.
+
+    Returns:
+        These three and ``predicted_advantage``, Q - V, all of batch size ``[N]``.
+
+    Example:
+        >>> import torch
+        >>> columns = reward_columns(torch.zeros(1), torch.tensor([0.5]), torch.tensor([0.75]))
+        >>> columns["predicted_advantage"]
+        tensor([-0.2500])
+    """
+    columns = {
+        "fold": fold.to(torch.int16),
+        "predicted_reward": predicted_reward,
+        "state_value": state_value,
+        "predicted_advantage": predicted_reward - state_value,
+    }
+    return TensorDict(columns, [len(fold)])
+
+
+@dataclass(frozen=True)
+class LogReward:
+    """A log's reward model and what it says of the training rows.
+
+    Attributes:
+        model: Q(s, a), frozen: a
+            :class:`~torchrl_drpo.experiments.catalogue_reward.CatalogueReward`, or what
+            :func:`~torchrl_drpo.experiments.embedding_reward.fit_embedding_reward` says.
+        state_model: V(s), the expected reward of the state alone, by models of the same folds.
+        columns: of every training row, as :func:`reward_columns` makes them, out of fold.
+        facts: how it was fitted and how good it is, as JSON data; ``explained_variance`` is the
+            share of the variance of rewards that no member in question had seen,
+            ``explained_variance_of_state`` the share that V alone explains.
+        fingerprint: of what the model depends on.
+    """
+
+    model: Any
+    state_model: Any
+    columns: TensorDict
+    facts: dict[str, Any]
+    fingerprint: str
+
+    def describe(self) -> str:
+        """Two sentences for people."""
+        facts = self.facts
+        whole, state = facts["explained_variance"], facts["explained_variance_of_state"]
+        return (
+            "The reward model behind uphill, guided and the objectives that end in -q or -a "
+            f"explains {whole:.1%} of the variance of quality in {facts['rows']:,} "
+            f"training rows, each judged by one of {facts['folds']} models that saw nothing of its "
+            f"fold of {facts['folds_of']}. A model that reads the state and not the item explains "
+            f"{state:.1%}: what the item adds, {whole - state:.1%}, is what there is to choose by."
+        )
+
+    def check(self, objectives: Iterable[str] = ()) -> None:
+        """Refuses a model that knows nothing of what the objectives follow.
+
+        Args:
+            objectives: names of those that are to follow it.
+
+        Raises:
+            ValueError: if it explains nothing of the rewards that it had not seen; or, where one
+                of the objectives follows Q - V, nothing beyond what V explains.
+        """
+        explained = self.facts["explained_variance"]
+        if not explained > 0:
+            raise ValueError(
+                f"the reward model explains nothing of this log (out-of-fold explained variance "
+                f"{explained:.4f} over {self.facts['rows']:,} training rows), so following it "
+                "would be following noise; leave out the objectives that need it "
+                "(uphill, guided and those that end in -q or -a)"
+            )
+        of_state = self.facts["explained_variance_of_state"]
+        follow_advantage = [name for name in objectives if name in ADVANTAGE_OBJECTIVES]
+        if follow_advantage and not explained > of_state:
+            raise ValueError(
+                "the reward model explains nothing of this log beyond the state (out-of-fold "
+                f"explained variance {explained:.4f}, {of_state:.4f} without the item, over "
+                f"{self.facts['rows']:,} training rows), so the advantage of one item over another "
+                f"would be noise; leave out {', '.join(follow_advantage)}"
+            )
