@@ -98,6 +98,46 @@ def test_constants_and_broken_features_disturb_nobody() -> None:
     assert torch.isfinite(one)
 
 
+@pytest.mark.parametrize(
+    ("centre", "spread"),
+    [(1.7e9, 1000.0), (-4e12, 2e6), (0.0, 1e-8), (3e-9, 1e-12), (0.0, 1e36)],
+    ids=["clock", "large", "small", "rates", "huge"],
+)
+def test_a_feature_that_hardly_varies_is_in_standard_units(centre: float, spread: float) -> None:
+    g = torch.Generator().manual_seed(2)
+    drawn = centre + spread * (2 * torch.rand(500, 2, generator=g, dtype=torch.double) - 1)
+    features = drawn.float()
+    mask, history = torch.zeros(500, 1, dtype=torch.bool), torch.zeros(500, 1, 9)
+    state = StateVector(0, num_features=2)
+    columns = zip(*(x.split(90) for x in (history, mask, features)), strict=True)
+    blocks = ((h, m, None, f) for h, m, f in columns)
+    out = state.calibrate(blocks)(history, mask, None, features).double()
+    exact = features.double()
+    expected = (exact - exact.mean(0)) / exact.std(0, correction=0)
+    # The mean is a float32 too, and may lie half of its last place beside.
+    atol = 1e-5 + 2.0**-24 * abs(centre) / exact.std(0, correction=0).min().item()
+    torch.testing.assert_close(out, expected, atol=atol, rtol=1e-5)
+
+
+def test_a_constant_is_zero_whatever_it_is() -> None:
+    mask, history = torch.zeros(64, 1, dtype=torch.bool), torch.zeros(64, 1, 9)
+    for constant in (0.1, 1.7e9, -3.3e37, 1e-40):
+        features = torch.full((64, 1), constant)
+        rows = (history, mask, None, features)
+        state = StateVector(0, num_features=1).calibrate([rows, rows])
+        assert state.scale.item() == 1.0
+        assert not state(*rows).any()
+
+
+def test_a_history_that_is_the_same_everywhere_is_not_blown_up_from_rounding() -> None:
+    direction = F.normalize(torch.randn(3, generator=torch.Generator().manual_seed(0)), dim=0)
+    mask = torch.arange(30)[:, None] > torch.arange(30)  # one item, 0 to 29 times
+    mask[0, 0] = True
+    state = StateVector(3)
+    rows = (direction.expand(30, 30, 3), mask, None, None)
+    assert state.calibrate([rows])(*rows).abs().max() < 1e-6
+
+
 def test_unknown_features_count_as_the_mean() -> None:
     directions, mask, context, features = make_rows()
     state = make_state().calibrate([(directions, mask, context, features)])

@@ -31,7 +31,9 @@ class StateVector(nn.Module):
 
     :meth:`calibrate` centres them on the training rows and scales them so that all blocks have the
     same mean square (features: all columns have), and the entries together a mean square of one:
-    no block drowns another in a distance, and a network's first layer starts where it should.
+    no block drowns another in a distance, and a network's first layer starts where it should. A
+    block or feature that is constant there is centred only: it says nothing in training, and what
+    it says of a new row is in its own units.
 
     Args:
         dim: width of the item vectors; 0 leaves histories out.
@@ -131,16 +133,25 @@ class StateVector(nn.Module):
         """
         self.mean.zero_()
         self.scale.fill_(1.0)
-        count, total, squares = 0, self.mean.double(), self.mean.double()
+        count = 0
+        mean, squares = (
+            self.mean.double(),
+            self.mean.double(),
+        )  # squares: of distances from the mean
         for block in rows:
             raw = self._raw(*block).reshape(-1, self.width)
+            if not len(raw):
+                continue
             check_finite("states", raw, hint="drop or mend these features")
-            count, total = count + len(raw), total + raw.sum(0, dtype=torch.float64)
-            squares = squares + raw.double().square().sum(0)
+            # Merged by distances (Chan, Golub and LeVeque 1983, "Algorithms for computing the
+            # sample variance"): squares alone would leave nothing of a clock's variance.
+            own, count = raw.mean(0, dtype=torch.float64), count + len(raw)
+            apart, part = own - mean, len(raw) / count
+            squares += (raw - own).square().sum(0) + apart.square() * (len(raw) * (1.0 - part))
+            mean += apart * part
         if count == 0:
             raise ValueError("states cannot be calibrated on no rows at all")
-        mean = total / count
-        spread = (squares / count - mean.square()).clamp_min(0.0)
+        spread = squares / count
         self.mean.copy_(mean)
         share = self.width / max(1, len(self._blocks) + bool(self.num_features))
         self.scale.copy_(self._scales(spread, mean, share))
@@ -151,7 +162,7 @@ class StateVector(nn.Module):
     def _scales(self, variance: Tensor, mean: Tensor, share: float) -> Tensor:
         """Divisors of all entries: each block (each feature within its block) to an equal share."""
         scale = torch.ones_like(variance)
-        tiny = 1e-12 * (1.0 + mean.square())  # what is left of a constant after rounding
+        tiny = 1e-12 * (1.0 + mean.square())  # what float32 leaves of a constant block
         start = 0
         for size in self._blocks:
             block = slice(start, start + size)
@@ -160,9 +171,11 @@ class StateVector(nn.Module):
                 scale[block] = (total / share).sqrt()
             start += size
         own, tail = variance[start:], slice(start, None)
-        if self.num_features:
-            varies = own > tiny[tail]
-            scale[tail] = torch.where(varies, (own * self.num_features / share).sqrt(), 1.0)
+        if self.num_features:  # as they were logged: a constant leaves float64's rounding only
+            varies = own > 1e-24 * mean[tail].square()
+            wanted = (own * self.num_features / share).sqrt()
+            least = torch.finfo(self.scale.dtype).tiny
+            scale[tail] = torch.where(varies, wanted.clamp_min(least), 1.0)
         return scale
 
     def _raw(
