@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from torchrl_drpo.experiments.item_vectors import factorised_vectors
+from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.experiments import item_vectors as module
+from torchrl_drpo.experiments.item_vectors import factorised_vectors, item_vectors
 
 
 def make_pairs(users: int = 60, items: int = 30, rows: int = 900, seed: int = 0):
@@ -79,3 +83,61 @@ def test_narrower_than_asked_where_there_is_no_more_to_find() -> None:
         factorised_vectors(user * 0, item, num_users=1, num_items=3, dim=2)
     with pytest.raises(ValueError, match="dim"):
         factorised_vectors(user, item, num_users=4, num_items=3, dim=0)
+
+
+def make_data(vectors: torch.Tensor | None, user: torch.Tensor | None = None, items: int = 3):
+    """The parts of a log that its item vectors are made of."""
+    train = SimpleNamespace(column=lambda name: {"user": user, "action": item}[name])
+    item = None if user is None else torch.arange(len(user)) % items
+    log = SimpleNamespace(
+        item_embeddings=vectors,
+        schema=SimpleNamespace(user=None if user is None else "user"),
+        users=range(0 if user is None else int(user.max()) + 1),
+        split=lambda part: train,
+    )
+    count = items if vectors is None else len(vectors)
+    return SimpleNamespace(
+        log=log, num_items=count, items=Catalogue([f"v{row}" for row in range(count)])
+    )
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_vector_that_is_not_finite_is_named_by_its_raw_id(value: float) -> None:
+    vectors = torch.randn(9, 5)
+    vectors[4, 1] = vectors[7, 0] = value
+    message = rf"vector of item 'v4' \(item table\) must be finite but is \[.*{value}.*\] \(2 such"
+    with pytest.raises(ValueError, match=message):
+        item_vectors(make_data(vectors), 4)
+
+
+def test_a_complete_item_table_is_not_copied() -> None:
+    vectors = torch.randn(9, 5)
+    found = item_vectors(make_data(vectors), 4)
+    assert found.vectors.data_ptr() == vectors.data_ptr()
+    assert (found.source, found.unknown) == ("item table", 0)
+
+
+@pytest.mark.parametrize(("items", "dim"), [(101, 7), (97, 3), (5, 2), (33, 1)])
+def test_random_directions_are_those_of_a_single_draw(
+    items: int, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the size of the blocks that they are drawn in: vectors are the same everywhere."""
+    monkeypatch.setattr(module, "_ITEMS_AT_A_TIME", 16)
+    vectors = torch.randn(items, dim)
+    missing = torch.arange(items) % 3 == 1
+    vectors[missing] = 0.0
+    before = vectors.clone()
+    found = item_vectors(make_data(vectors), 4, seed=6)
+    single = torch.randn(items, dim, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(found.vectors, torch.where(missing.unsqueeze(-1), single, before))
+    assert torch.equal(vectors, before)  # the log's own
+    assert found.unknown == int(missing.sum())
+
+
+def test_users_who_were_all_shown_the_same_tell_no_items_apart() -> None:
+    for users, items in ((30, 12), (400, 100)):
+        user = torch.arange(users).repeat_interleave(items)
+        with pytest.raises(ValueError, match="all users were shown the same items"):
+            item_vectors(make_data(None, user, items), 8)
+    with pytest.raises(ValueError, match="does the item table's id column hold the ids"):
+        item_vectors(make_data(torch.zeros(4, 2)), 8)

@@ -13,16 +13,21 @@ from torchrl_drpo.functional.checks import check_positive
 
 _OVERSAMPLED = 16  # directions beyond the wanted ones, which make the last of those accurate
 _POWER_STEPS = 8
+_FLOOR = 1e-4  # of singular values: what rounding leaves; those of real audiences are larger
+#: Items that are looked at together; a multiple of 16, see _with_random_rows.
+_ITEMS_AT_A_TIME = 65_536
 
 
 class ItemVectors(NamedTuple):
     """Vectors of all items of a log.
 
     Attributes:
-        vectors: float32 ``[V, D]``; only their directions are used.
+        vectors: float32 ``[V, D]``; only their directions are used. Not to be written to: they may
+            be the log's own.
         source: ``"item table"`` or ``"training rows"``.
-        unknown: number of items about which the source says nothing. Each has a random direction:
-            in so many dimensions it lies near nothing, and is hardly ever served.
+        unknown: number of items about which the source says nothing (no vector, or zeros). Each has
+            a random direction: far from everything in many dimensions, but not in a few, where
+            such items are served as often as any.
     """
 
     vectors: Tensor
@@ -39,8 +44,8 @@ def item_vectors(data: CatalogueData, dim: int, *, seed: int = 0) -> ItemVectors
         seed: of the factorisation, and of the directions of unknown items.
 
     Raises:
-        ValueError: for a log with neither an embedding in its item table nor users, or an item
-            table without a single vector that is not zero.
+        ValueError: for a log with neither an embedding in its item table nor users, a vector that
+            is not finite, or a source without a single vector that is not zero.
     """
     vectors, source = data.log.item_embeddings, "item table"
     if vectors is None:
@@ -61,16 +66,59 @@ def item_vectors(data: CatalogueData, dim: int, *, seed: int = 0) -> ItemVectors
             seed=seed,
         )
         source = "training rows"
-    known = vectors.abs().amax(-1) > 0
-    if not known.any():
-        raise ValueError(
-            f"none of the {len(vectors)} items has a vector that is not zero; does the item "
-            "table's id column hold the ids of the log?"
+    unknown = _unknown_items(vectors, data, source)
+    if unknown.all():
+        why = (
+            "does the item table's id column hold the ids of the log?"
+            if source == "item table"
+            else "all users were shown the same items, which tells none of them from the others; "
+            "name an item table with an `embedding` column in the schema"
         )
+        raise ValueError(f"none of the {len(vectors)} items has a vector that is not zero; {why}")
+    count = int(unknown.sum())
+    filled = _with_random_rows(vectors, unknown, seed) if count else vectors
+    return ItemVectors(filled, source, count)
+
+
+def _unknown_items(vectors: Tensor, data: CatalogueData, source: str) -> Tensor:
+    """Which items have no vector, bool ``[V]``; raises ``ValueError`` for one that is not finite.
+
+    Item tables may be larger than what else is in memory: blocks of rows leave no copy of them.
+    """
+    largest = torch.cat([block.abs().amax(-1) for block in vectors.split(_ITEMS_AT_A_TIME)])
+    broken = (~largest.isfinite()).nonzero().squeeze(-1)
+    if broken.numel():
+        item = int(broken[0])
+        raise ValueError(
+            f"the vector of item {data.items.decode([item])[0]!r} ({source}) must be finite but is "
+            f"{_shown(vectors[item])} ({len(broken)} such items); mend them, or leave these items "
+            "out of the item table: each then gets a random direction"
+        )
+    return largest == 0
+
+
+def _shown(vector: Tensor) -> str:
+    """The first numbers of a vector."""
+    numbers = ", ".join(f"{number:g}" for number in vector[:4].tolist())
+    return f"[{numbers}{', ...' if len(vector) > 4 else ''}]"
+
+
+def _with_random_rows(vectors: Tensor, where: Tensor, seed: int) -> Tensor:
+    """A copy with random rows at ``where``: those of one ``randn`` of its shape, made in blocks.
+
+    Blocks of whole sixteens, the last of at least one, draw what a single call would draw.
+    """
     generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(vectors.shape, generator=generator)
-    filled = torch.where(known.unsqueeze(-1), vectors, random)
-    return ItemVectors(filled, source, int((~known).sum()))
+    out, count = vectors.clone(), len(vectors)
+    start = 0
+    while start < count:
+        stop = min(start + _ITEMS_AT_A_TIME, count)
+        stop = count if (count - stop) * vectors.shape[1] < 16 else stop
+        random = torch.randn(stop - start, vectors.shape[1], generator=generator)
+        mine = where[start:stop]
+        out[start:stop][mine] = random[mine]
+        start = stop
+    return out
 
 
 def factorised_vectors(
@@ -95,7 +143,7 @@ def factorised_vectors(
         seed: of the randomised SVD.
 
     Returns:
-        float32 ``[V, D]``; zeros for items without rows.
+        float32 ``[V, D]``; zeros for items without rows, and for all where nobody differs.
 
     Raises:
         ValueError: if there are fewer than two users or items, or ``dim`` is below 1.
@@ -113,8 +161,8 @@ def factorised_vectors(
     check_positive("dim", dim)
     if min(num_users, num_items) < 2:
         raise ValueError(
-            f"vectors are found in who differs from whom: expected at least 2 users and 2 items, "
-            f"got {num_users} and {num_items}"
+            "vectors are found in who differs from whom: expected at least 2 users and 2 items, "
+            f"got {num_users} and {num_items}; an item table with an `embedding` column needs none"
         )
     pair = torch.unique(user * num_items + item)  # int64: more pairs than a log could ever hold
     row, column = pair // num_items, pair % num_items
@@ -133,4 +181,5 @@ def factorised_vectors(
     first = [F.normalize(degree.sqrt().float(), dim=0) for degree in (of_user, of_item)]
     core = strength.diag() - torch.outer(users.T @ first[0], items.T @ first[1])
     _, strength, turn = torch.linalg.svd(core)
+    strength = torch.where(strength > _FLOOR, strength, 0.0)  # else noise would pass for a vector
     return ((items @ turn.T) * strength)[:, : min(dim, width - 1)].contiguous()

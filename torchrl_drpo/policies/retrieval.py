@@ -25,6 +25,7 @@ from torchrl_drpo.policies.states import StateVector
 
 HISTORY, CONTEXT = ("observation", "history"), ("observation", "context")
 FEATURES = ("observation", "features")
+_ITEMS_AT_A_TIME = 65_536
 
 
 class RetrievalPolicy(nn.Module):
@@ -91,11 +92,6 @@ class RetrievalPolicy(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """The arguments of :class:`StateVector` for the rows of :meth:`states`."""
         return F.embedding(history.clamp(min=0), self.items), history >= 0, context, features
-
-    def usual_features(self) -> Tensor | None:
-        """What to give for features that are not known: the training rows' mean ``[F]``."""
-        count = self.state.num_features
-        return self.state.mean[-count:] if count else None
 
     def action_vectors(self, items: Tensor) -> Tensor:
         """Vectors ``[*B, D]`` of item numbers ``[*B]`` as a Gaussian learns them.
@@ -166,7 +162,7 @@ def make_retrieval_actor(
         temperature=temperature,
     )
     if item_vectors is not None:
-        policy.items.copy_(_directions(item_vectors, num_items, dim))
+        policy.items = _directions(item_vectors, num_items, dim)
     keys: list[NestedKey] = [HISTORY]
     keys += [CONTEXT] if context_sizes else []
     keys += [FEATURES] if num_features else []
@@ -236,11 +232,17 @@ def _directions(vectors: Tensor, num_items: int, dim: int) -> Tensor:
             f"item_vectors must be floating point of shape [{num_items}, {dim}], "
             f"got {vectors.dtype} of shape {tuple(vectors.shape)}"
         )
-    finite = torch.isfinite(vectors).all(-1)
-    if not finite.all():
-        item = int((~finite).nonzero()[0])
-        raise ValueError(
-            f"item_vectors must be finite but item {item} holds {vectors[item].tolist()[:4]}... "
-            f"({int((~finite).sum())} such items); mend them, or leave these items out"
-        )
-    return unit(vectors.float())
+    out = torch.empty(num_items, dim)
+    for start in range(0, num_items, _ITEMS_AT_A_TIME):  # a block's copies are all that is needed
+        block = vectors[start : start + _ITEMS_AT_A_TIME]
+        finite = torch.isfinite(block).all(-1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            count = num_items - int(torch.isfinite(vectors).all(-1).sum())
+            raise ValueError(
+                f"item_vectors must be finite but item {start + row} holds "
+                f"{block[row].tolist()[:4]}... ({count} such items); mend them, or leave these "
+                "items out"
+            )
+        out[start : start + len(block)] = unit(block.float())
+    return out
