@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from torchrl_drpo import LogSchema, cli
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.experiments.catalogue_checkpoint import (
@@ -36,11 +38,14 @@ def checkpoint(**changes) -> CatalogueCheckpoint:
         ids=Catalogue([7, 9, 8]),
         items=torch.tensor([0, 1, 2, 3, 5]),
         offsets=torch.tensor([0, 4, 4, 5]),
-        context=torch.tensor([[0], [1], [-1]])[:, : len(model["context_sizes"])],
+        context=torch.tensor([[0, 1], [1, 0], [-1, -1]])[:, : len(model["context_sizes"])],
         features=FEATURES[:, : model.get("num_features", 0)],
     )
     items = Catalogue(list(range(100, 100 + V)))
-    return CatalogueCheckpoint(actor.eval(), model, items, users, facts={"objective": "drpo"})
+    contexts = [Catalogue([4, 6]), Catalogue(["app", "web"])][: len(model["context_sizes"])]
+    return CatalogueCheckpoint(
+        actor.eval(), model, items, users, contexts, facts={"objective": "drpo"}
+    )
 
 
 def by_hand(
@@ -122,6 +127,82 @@ def test_a_history_may_come_from_the_caller() -> None:
         recommend(model, history=[101, 5])
     with pytest.raises(ValueError, match="k must be at least 1"):
         recommend(model, 7, k=0)
+
+
+@pytest.mark.parametrize(
+    ("now", "context", "features"),
+    [
+        ({"context": [6]}, [1], FEATURES[0]),
+        ({"context": ["6"]}, [1], FEATURES[0]),  # as command lines spell it
+        ({"context": [5]}, [-1], FEATURES[0]),  # nothing that the log knows
+        ({"features": [120, -2.5]}, [0], torch.tensor([120.0, -2.5])),
+        ({"context": [6], "features": (0.0, 4.0)}, [1], torch.tensor([0.0, 4.0])),
+    ],
+)
+def test_a_situation_of_the_caller_s_stands_before_the_log_s(
+    now: dict, context: list[int], features: torch.Tensor
+) -> None:
+    model = checkpoint(num_features=2)
+    for asked, history in (({"user": 7}, [1, 2, 3]), ({"user": 7, "history": [105]}, [-1, -1, 5])):
+        logits = by_hand(model, history, context, features)
+        got = recommend(model, k=V, exclude_seen=False, **asked, **now)
+        assert [place.item - 100 for place in got] == logits.argsort(descending=True).tolist()
+
+
+def test_a_user_who_came_after_the_log_has_a_situation() -> None:
+    model = checkpoint(num_features=2, context_sizes=(2, 2))
+    now = {"context": [6, "web"], "features": [150.0, 3.0]}
+    logits = by_hand(model, [-1, 10, 4], [1, 1], FEATURES[0])
+    got = recommend(model, history=[110, 104], k=V, exclude_seen=False, **now)
+    assert [place.item - 100 for place in got] == logits.argsort(descending=True).tolist()
+    empty = by_hand(model, [-1, -1, -1], [1, 1], FEATURES[0])
+    assert recommend(model, 404, k=1, cold_start=True, **now)[0].item == 100 + int(empty.argmax())
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (
+            {"context": [4, 6]},
+            r"one value for each of the 1 context columns .*, got 2: \[4, 6\]",
+        ),
+        ({"context": "46"}, "context must be a sequence of values, got the text '46'"),
+        ({"features": [1.0]}, r"each of the 2 features columns .*, got 1: \[1.0\]"),
+        ({"features": [1.0, float("nan")]}, r"finite float32 .* number 1 \(from 0\) is nan; leave"),
+        ({"features": [1e39, 0.0]}, r"finite float32 .* number 0 \(from 0\) is 1e\+39"),
+    ],
+)
+def test_a_situation_that_does_not_fit_the_log_is_an_error(now: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recommend(checkpoint(num_features=2), 7, **now)
+
+
+def test_a_checkpoint_with_its_schema_names_the_columns() -> None:
+    model = checkpoint(context_sizes=())
+    schema = LogSchema(user="user", item="item", time="time", quality="click")
+    schema = schema.replace(features=("age", "hour"))
+    model.facts["schema"] = schema.to_json()
+    with pytest.raises(ValueError, match=r"the 0 context columns of the log, got 1: \[4\]"):
+        recommend(model, 7, context=[4])
+    model.model["num_features"] = 2
+    with pytest.raises(ValueError, match=r"features columns of the log \(age, hour\), got 1"):
+        recommend(model, 7, features=[4.0])
+
+
+def test_the_command_line_takes_a_situation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = checkpoint(num_features=2, context_sizes=(2, 2))
+    model.save(tmp_path)
+    asked = ["recommend", "--checkpoint", str(tmp_path), "--user", "7", "--k", "3", "--json"]
+    now = ["--context", "6", "app", "--features", "-40", "5.5"]
+    assert cli.main([*asked, *now]) == 0
+    found = json.loads(capsys.readouterr().out)["recommendations"]
+    expected = recommend(model, 7, k=3, context=[6, "app"], features=[-40.0, 5.5])
+    assert [place["item"] for place in found] == [place.item for place in expected]
+    assert expected != recommend(model, 7, k=3)
+    assert cli.main([*asked, "--context", "6"]) == 2
+    assert "one value for each of the 2 context columns" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_features", [0, 2])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from torchrl_drpo.data import LogSchema
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, RawId, find
 
 
@@ -24,6 +25,10 @@ class RecommendConfig:
         exclude_seen: leave out what the user has seen in the log.
         cold_start: give an unknown user the list for an empty history, instead of an error.
         json: print the list as JSON instead of a table.
+        context: the user's situation now, instead of the latest one in the log: a value of each
+            context column, in the schema's order, as in the log. One that the log does not hold
+            counts as unknown.
+        features: the same of the numeric features, in their raw units.
     """
 
     checkpoint: Path
@@ -32,6 +37,8 @@ class RecommendConfig:
     exclude_seen: bool = True
     cold_start: bool = False
     json: bool = False
+    context: tuple[str, ...] = ()
+    features: tuple[float, ...] = ()
 
 
 class Recommendation(NamedTuple):
@@ -52,6 +59,8 @@ def run_recommend(config: RecommendConfig) -> list[Recommendation]:
         CatalogueCheckpoint.load(config.checkpoint),
         config.user,
         k=config.k,
+        context=config.context or None,
+        features=config.features or None,
         exclude_seen=config.exclude_seen,
         cold_start=config.cold_start,
     )
@@ -63,6 +72,8 @@ def recommend(
     *,
     k: int = 10,
     history: Sequence[RawId] | None = None,
+    context: Sequence[RawId] | None = None,
+    features: Sequence[float] | None = None,
     exclude_seen: bool = True,
     cold_start: bool = False,
 ) -> list[Recommendation]:
@@ -74,6 +85,11 @@ def recommend(
         k: how many items, at least 1; fewer come back only where the catalogue runs out.
         history: raw item ids, oldest first, instead of what the log knows of the user (a user
             who came after the log has one; ``user`` may then be ``None``).
+        context: raw values of the context columns, in the schema's order, instead of the latest
+            ones that the log knows of the user; a value that the log does not hold counts as
+            unknown.
+        features: raw numbers, in the schema's order and units, instead of the latest ones that
+            the log knows of the user.
         exclude_seen: leave out the items of the user's whole history.
         cold_start: take an empty history for a user whom the log does not know.
 
@@ -81,13 +97,18 @@ def recommend(
         The list, best first.
 
     Raises:
-        ValueError: if ``k`` is below 1, the user is unknown, or ``history`` names an item that
-            is not in the catalogue.
+        ValueError: if ``k`` is below 1, the user is unknown, ``history`` names an item that is not
+            in the catalogue, ``context`` or ``features`` are of another number than the log's
+            columns, or a feature is not finite.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    seen, context, features = _situation(checkpoint, user, history, cold_start)
-    state = checkpoint.state(seen, context, features)
+    # Before the user is looked for: what is wrong for everybody is the first thing to say.
+    given = (_context_now(checkpoint, context), _features_now(checkpoint, features))
+    seen, *known = _situation(checkpoint, user, history, cold_start)
+    state = checkpoint.state(
+        seen, *(new if new is not None else old for new, old in zip(given, known, strict=True))
+    )
     exclude = seen.unique() if exclude_seen else None
     k = min(k, len(checkpoint.items))
     scores, indices = checkpoint.index().top_k(state, k, exclude)
@@ -126,3 +147,48 @@ def _encode(checkpoint: CatalogueCheckpoint, history: Sequence[RawId]) -> Tensor
             f"{len(checkpoint.items)} items ({numbers.count(-1)} of {len(numbers)} are unknown)"
         )
     return torch.tensor(numbers, dtype=torch.long)
+
+
+def _context_now(checkpoint: CatalogueCheckpoint, context: Sequence[RawId] | None) -> Tensor | None:
+    """Numbers of raw context values, int64 ``[C]``; -1 for a value that the log does not hold."""
+    if context is None:
+        return None
+    _check_count(checkpoint, "context", context, len(checkpoint.model["context_sizes"]))
+    pairs = zip(checkpoint.contexts, context, strict=True)
+    return torch.tensor([find(values, raw) for values, raw in pairs], dtype=torch.long)
+
+
+def _features_now(
+    checkpoint: CatalogueCheckpoint, features: Sequence[float] | None
+) -> Tensor | None:
+    """Raw numbers as the policy reads them, float32 ``[F]``."""
+    if features is None:
+        return None
+    _check_count(checkpoint, "features", features, checkpoint.model.get("num_features", 0))
+    numbers = torch.tensor([float(value) for value in features], dtype=torch.float32)
+    bad = (~numbers.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"features must be finite float32 numbers but number {bad[0]} (from 0) is "
+            f"{features[bad[0]]}; leave features out to take the latest ones that the log knows"
+        )
+    return numbers
+
+
+def _check_count(
+    checkpoint: CatalogueCheckpoint,
+    name: Literal["context", "features"],
+    values: Sequence[RawId] | Sequence[float],
+    count: int,
+) -> None:
+    """Raises ``ValueError`` unless there is one value for each of the log's columns."""
+    if isinstance(values, str):  # a sequence of letters
+        raise ValueError(f"{name} must be a sequence of values, got the text {values!r}")
+    if len(values) == count:
+        return
+    schema = checkpoint.facts.get("schema")
+    columns = [] if schema is None else list(getattr(LogSchema.from_json(schema), name))
+    raise ValueError(
+        f"{name} must hold one value for each of the {count} {name} columns of the log"
+        f"{' (' + ', '.join(columns) + ')' if columns else ''}, got {len(values)}: {list(values)}"
+    )
