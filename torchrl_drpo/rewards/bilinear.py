@@ -85,9 +85,21 @@ class BilinearReward(nn.Module):
         Returns:
             Shape ``[*B]``.
         """
+        return self.judge(observation, action)[0]
+
+    def judge(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction and its slope, from one pass over the state's features.
+
+        Args:
+            observation: states, ``[*B, p]``.
+            action: ``[*B, d]``; only its direction counts.
+
+        Returns:
+            What :meth:`forward` and :meth:`slope` give, ``[*B]`` and ``[*B, d]``.
+        """
         taste = self._features(observation) @ self.weight
         match = (taste[..., :-1] * _direction(action)).sum(-1)
-        return self.offset + match + _BIAS * taste[..., -1]
+        return self.offset + match + _BIAS * taste[..., -1], taste[..., :-1]
 
     def slope(self, observation: Tensor) -> Tensor:
         """What the state wants: the slope of the prediction in the action's direction.

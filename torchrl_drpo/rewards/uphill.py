@@ -113,8 +113,7 @@ def out_of_fold(
     predicted, slope = action.new_empty(len(action)), torch.empty_like(action)
     for number, model in enumerate(models):
         rows = (fold == number).nonzero().squeeze(-1)
-        predicted[rows] = model(observation[rows], action[rows])
-        slope[rows] = model.slope(observation[rows])
+        predicted[rows], slope[rows] = model.judge(observation[rows], action[rows])
     return predicted, slope
 
 
