@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
@@ -43,6 +43,10 @@ class EmbeddingTraining:
         data: the log.
         config: the settings.
         progress: called with a name, a step and the last step while the reward model is fitted.
+
+    Attributes:
+        template: a policy with the log's item vectors and calibrated states; its head is not
+            trained.
     """
 
     def __init__(
@@ -52,17 +56,19 @@ class EmbeddingTraining:
         progress: Callable[[str, int, int], None],
     ) -> None:
         self._data, self._config = data, config
-        self._vectors = item_vectors(data, config.model.dim)
-        vectors, source, unknown = self._vectors
+        vectors, source, unknown = item_vectors(data, config.model.dim)
+        self._dim = vectors.shape[1]
         self.facts = {
             "item_vectors": source,
-            "item_vectors_dim": vectors.shape[1],
+            "item_vectors_dim": self._dim,
             "items_without_vector": unknown,
         }
         self.notes = [
-            f"Policies over item vectors of width {vectors.shape[1]}, from the {source}; "
+            f"Policies over item vectors of width {self._dim}, from the {source}; "
             f"{unknown:,} of {len(vectors):,} items have none and get a random one."
         ]
+        self.template = self._make_template(vectors)
+        del vectors  # the template has their directions; a table may be most of what memory holds
         self.reward: LogReward | None = None
         if FOLLOW_A_MODEL & set(config.objectives):
             self.reward = fit_embedding_reward(
@@ -76,7 +82,7 @@ class EmbeddingTraining:
 
     def depends_on(self, objective: str) -> list[Any]:
         """What a run depends on beside the settings, as JSON data."""
-        known: list[Any] = [self._vectors.source, self._vectors.unknown]
+        known: list[Any] = [self.facts["item_vectors"], self.facts["items_without_vector"]]
         reward = self._reward_of(objective)
         return known if reward is None else [*known, reward.fingerprint]
 
@@ -96,7 +102,7 @@ class EmbeddingTraining:
         actor = make_retrieval_actor(**self._model)
         policy = retrieval_policy(actor)
         template = self.template
-        policy.items.copy_(template.items)
+        policy.items = template.items  # nothing writes to it, so one table serves all policies
         policy.state.load_state_dict(template.state.state_dict())
         gaussian = gaussian_actor(policy).to(device)  # moves the head; rows are made on the CPU
         reward = self._reward_of(objective)
@@ -139,21 +145,19 @@ class EmbeddingTraining:
     @property
     def _model(self) -> dict[str, Any]:
         """The arguments of the actor, as JSON data."""
-        data, vectors = self._data, self._vectors.vectors
+        data = self._data
         return {
             "num_items": data.num_items,
-            "dim": vectors.shape[1],
+            "dim": self._dim,
             "history": self._config.history if data.has_histories else 0,
             "context_sizes": data.context_sizes,
             "num_features": data.num_features,
             "hidden": self._config.model.hidden,
         }
 
-    @cached_property
-    def template(self) -> RetrievalPolicy:
-        """A policy with the log's item vectors and calibrated states; its head is not trained."""
+    def _make_template(self, vectors: Tensor) -> RetrievalPolicy:
         with torch.random.fork_rng(devices=[]):
-            actor = make_retrieval_actor(**self._model, item_vectors=self._vectors.vectors)
+            actor = make_retrieval_actor(**self._model, item_vectors=vectors)
         policy = retrieval_policy(actor)
         policy.state.calibrate(self._state_parts(policy))
         return policy

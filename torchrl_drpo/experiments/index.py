@@ -45,10 +45,10 @@ class ItemIndex:
         cls, policy: CataloguePolicy | RetrievalPolicy, ids: list[int | str]
     ) -> ItemIndex:
         """The index of a policy as it is now (copied: later training does not move it)."""
-        parts = [policy.items.detach()]
+        vectors = policy.items.detach()
         if policy.bias is not None:
-            parts.append(policy.bias.detach().unsqueeze(-1))
-        vectors = torch.cat(parts, -1).float().cpu() / policy.temperature
+            vectors = torch.cat([vectors, policy.bias.detach().unsqueeze(-1)], -1)
+        vectors = vectors.float().cpu() / policy.temperature
         return cls(list(ids), vectors, policy.items.shape[1])
 
     def top_k(self, hidden: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
