@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl_drpo.data import LogSchema
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, raw_ids
 from torchrl_drpo.experiments.catalogue_data import CatalogueData, LogConfig
@@ -70,12 +71,12 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     checkpoint = CatalogueCheckpoint.load(config.checkpoint)
     with tempfile.TemporaryDirectory(prefix="drpo-evaluate-") as scratch:
         schema = Path(scratch) / "schema.json"
-        schema.write_text(checkpoint.facts["schema"], encoding="utf-8")
+        schema.write_text(_schema_of(checkpoint).to_json(), encoding="utf-8")
         log = LogConfig(
             logs=config.logs,
             schema=schema,
             test_days=config.test_days,
-            history=checkpoint.window,
+            history=max(1, checkpoint.window),  # rows that know no history have one empty place
             labels=config.labels,
         )
         data = CatalogueData.open(log, Path(scratch) / "log")
@@ -121,6 +122,17 @@ def evaluate_checkpoint(
         unknown_rows=len(action) - len(rows.action),
         k=ks[-1],
     )
+
+
+def _schema_of(checkpoint: CatalogueCheckpoint) -> LogSchema:
+    """How to read logs: as in training, but that vectors and codes of items need not be there.
+
+    The policy has its own; a later log need not come with the item table, nor is it copied.
+    """
+    schema = LogSchema.from_json(checkpoint.facts["schema"])
+    if schema.items is None:
+        return schema
+    return schema.replace(items=replace(schema.items, codes=(), embedding=None, required=False))
 
 
 def _renumber(theirs: Catalogue, ours: Catalogue) -> Tensor:
