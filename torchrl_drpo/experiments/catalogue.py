@@ -20,8 +20,8 @@ from typing import Any
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.experiments import catalogue_report as report
-from torchrl_drpo.experiments.artifacts import MANIFEST, write_json, write_text
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
+from torchrl_drpo.experiments.artifacts import write_json, write_text
+from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, saved_fingerprint
 from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.catalogue_evaluation import (
@@ -114,6 +114,7 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
             folder before is lost.
     """
     data = CatalogueData.open(config, config.output / "log")
+    _ = data.bounds  # refuses a quality that tells no rows apart before anything is fitted to it
     training = _KINDS[config.policy](data, config, progress)
     reward = training.reward
     target = data.held_out.action
@@ -157,7 +158,8 @@ def _metrics_of_run(
     fingerprint = _fingerprint(objective, seed, data, config, training)
     path = config.output / "runs" / f"{objective}-{seed}.json"
     old = _read_run(path)
-    saved = seed > 0 or (config.output / objective / MANIFEST).is_file()
+    # Policies of both kinds lie at the same place: a killed run may have left another one there.
+    saved = seed > 0 or saved_fingerprint(config.output / objective) == fingerprint
     if old.get("fingerprint") == fingerprint and saved:
         progress(name, config.steps, config.steps)
         return report.metrics_from_json(old["metrics"])

@@ -129,10 +129,14 @@ class CatalogueCheckpoint:
         return self.actor.get_dist(td).hidden[0]
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Writes the checkpoint and, under ``index/``, its item index; replaces an older one."""
+        """Writes the checkpoint and, under ``index/``, its item index; replaces an older one.
+
+        The index is for services that retrieve with another program: item vectors and raw ids,
+        ready for inner products. It holds the item table a second time; nothing here reads it, and
+        it may be moved elsewhere or deleted.
+        """
         directory = Path(directory)
-        self.index().save(directory / "index")
-        return save_artifact(
+        save_artifact(
             directory,
             kind=KIND,
             version=VERSION,
@@ -152,6 +156,10 @@ class CatalogueCheckpoint:
                 "contexts": [raw_ids(values) for values in self.contexts],
             },
         )
+        # Last: after a kill in between, the manifest says that the older policy is gone, and
+        # neither run counts as finished.
+        self.index().save(directory / "index")
+        return directory
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> CatalogueCheckpoint:
@@ -183,6 +191,18 @@ class CatalogueCheckpoint:
             facts=artifact.facts["facts"],
             policy=kind,
         )
+
+
+def saved_fingerprint(directory: str | os.PathLike[str]) -> str | None:
+    """Fingerprint of the run whose policy lies there; ``None`` where none does, or a nameless one.
+
+    Of the manifest alone: weights are neither read nor checked.
+    """
+    try:
+        facts = Artifact(directory, kind=KIND, version=VERSION).facts.get("facts", {})
+    except ArtifactError:
+        return None
+    return facts.get("fingerprint")
 
 
 def _policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy:
