@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def test_the_command_line_trains_the_recipe(
     assert cli.main(train) == 0
     shown = capsys.readouterr().out
     assert "HR@5 best" in shown
-    assert "reward model: explains" in shown
+    assert re.search(r"reward model: explains [\d.]+% .*, -?[\d.]+% without the item", shown)
     policy = ("--checkpoint", str(output / "uphill"))
     assert cli.main(["recommend", *policy, "--user", "1003", "--k", "3", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["recommendations"]) == 3

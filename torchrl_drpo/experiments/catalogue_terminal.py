@@ -25,8 +25,11 @@ def train(config: TrainCatalogueConfig) -> None:
     )
     show(results.table(upright=True))
     if results.reward_model is not None:
-        explained = results.reward_model["explained_variance"]
-        say(f"reward model: explains {explained:.1%} of the variance of rewards it had not seen")
+        facts = results.reward_model
+        say(
+            f"reward model: explains {facts['explained_variance']:.1%} of the variance of rewards "
+            f"it had not seen, {facts['explained_variance_of_state']:.1%} without the item"
+        )
     for objective, folder in results.checkpoints.items():
         say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
     say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
