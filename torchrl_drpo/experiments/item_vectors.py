@@ -26,8 +26,8 @@ class ItemVectors(NamedTuple):
             be the log's own.
         source: ``"item table"`` or ``"training rows"``.
         unknown: number of items about which the source says nothing (no vector, or zeros). Each has
-            a random direction: far from everything in many dimensions, but not in a few, where
-            such items are served as often as any.
+            a random direction: in many dimensions that lies near nothing and is hardly ever served;
+            in two or three it lies among the others.
     """
 
     vectors: Tensor
