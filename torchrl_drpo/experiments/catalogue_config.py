@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torchrl_drpo.experiments.catalogue_data import LogConfig
 from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL, NAMES, check_fits
 from torchrl_drpo.experiments.embedding_config import UphillConfig
+from torchrl_drpo.experiments.log_config import LogConfig
 from torchrl_drpo.policies.encoders import Pooling
 
 

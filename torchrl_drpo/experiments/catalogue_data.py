@@ -16,10 +16,11 @@ from torch import Tensor
 from torchrl.data import SamplerWithoutReplacement
 from torchrl.envs.transforms import DeviceCastTransform, Transform
 
-from torchrl_drpo.data import LogSchema, Percentile, RecReplayBuffer
+from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.experiments.catalogue_checkpoint import UserHistories
+from torchrl_drpo.experiments.log_config import LogConfig
 
 #: How many of a user's latest items a checkpoint keeps, to know what was seen.
 ITEMS_KEPT_A_USER = 500
@@ -27,63 +28,6 @@ _USERS_AT_A_TIME = 4096
 _FEATURES = ("observation", "features")
 #: Numbers of a block of features whose moments are taken together: 16 MiB of float64.
 _NUMBERS_AT_A_TIME = 2**21
-
-
-@dataclass(frozen=True)
-class SchemaConfig:
-    """Which log, and what its columns mean.
-
-    Attributes:
-        logs: Parquet or CSV file, folder, glob or URI of the log.
-        preset: name of a published log's schema, such as kuairand.
-        schema: JSON file with the log's schema (LogSchema.to_json), instead of a preset.
-        test_days: the last so many days are held out.
-    """
-
-    logs: str
-    preset: str | None = None
-    schema: Path | None = None
-    test_days: int = 3
-
-    def __post_init__(self) -> None:
-        if (self.preset is None) == (self.schema is None):
-            raise ValueError(
-                "say what the log's columns mean: either preset=<name> or schema=<file.json>"
-            )
-        if self.test_days < 1:
-            raise ValueError(f"test_days must be at least 1, got {self.test_days}")
-
-    def log_schema(self) -> LogSchema:
-        """The schema that was asked for.
-
-        Raises:
-            ValueError: for an unknown preset or a file that is not a schema.
-        """
-        if self.preset is not None:
-            return LogSchema.preset(self.preset)
-        assert self.schema is not None  # __post_init__ saw to it
-        try:
-            return LogSchema.from_json(self.schema.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"cannot read the schema {self.schema}: {error.strerror}") from None
-
-
-@dataclass(frozen=True)
-class LogConfig(SchemaConfig):
-    """Which log, and what a policy reads of it.
-
-    Attributes:
-        history: length of the history that a policy reads.
-        labels: 0/1 columns of the schema for GAUC; all of them by default.
-    """
-
-    history: int = 20
-    labels: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.history < 1:
-            raise ValueError(f"history must be at least 1, got {self.history}")
 
 
 @dataclass(frozen=True)

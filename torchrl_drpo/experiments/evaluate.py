@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, raw_ids
-from torchrl_drpo.experiments.catalogue_data import CatalogueData, LogConfig
+from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.catalogue_evaluation import (
     ROWS_SCORED,
     held_out_metrics,
@@ -22,6 +22,7 @@ from torchrl_drpo.experiments.catalogue_evaluation import (
     popularity_scores,
     random_scores,
 )
+from torchrl_drpo.experiments.log_config import LogConfig
 
 
 @dataclass(frozen=True)

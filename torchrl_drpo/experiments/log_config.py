@@ -1,0 +1,65 @@
+"""The settings of every command that reads a log: which one, and what its columns mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrl_drpo.data import LogSchema
+
+
+@dataclass(frozen=True)
+class SchemaConfig:
+    """Which log, and what its columns mean.
+
+    Attributes:
+        logs: Parquet or CSV file, folder, glob or URI of the log.
+        preset: name of a published log's schema, such as kuairand.
+        schema: JSON file with the log's schema (LogSchema.to_json), instead of a preset.
+        test_days: the last so many days are held out.
+    """
+
+    logs: str
+    preset: str | None = None
+    schema: Path | None = None
+    test_days: int = 3
+
+    def __post_init__(self) -> None:
+        if (self.preset is None) == (self.schema is None):
+            raise ValueError(
+                "say what the log's columns mean: either preset=<name> or schema=<file.json>"
+            )
+        if self.test_days < 1:
+            raise ValueError(f"test_days must be at least 1, got {self.test_days}")
+
+    def log_schema(self) -> LogSchema:
+        """The schema that was asked for.
+
+        Raises:
+            ValueError: for an unknown preset or a file that is not a schema.
+        """
+        if self.preset is not None:
+            return LogSchema.preset(self.preset)
+        assert self.schema is not None  # __post_init__ saw to it
+        try:
+            return LogSchema.from_json(self.schema.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"cannot read the schema {self.schema}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class LogConfig(SchemaConfig):
+    """Which log, and what a policy reads of it.
+
+    Attributes:
+        history: length of the history that a policy reads.
+        labels: 0/1 columns of the schema for GAUC; all of them by default.
+    """
+
+    history: int = 20
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.history < 1:
+            raise ValueError(f"history must be at least 1, got {self.history}")
