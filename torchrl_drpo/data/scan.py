@@ -225,17 +225,31 @@ def item_embeddings(schema: LogSchema, table: LogSource, items: Catalogue) -> np
         return None
     out: np.ndarray | None = None
     for batch in table.batches([schema.items.id, schema.items.embedding]):
-        flat, lengths = list_parts(batch.table.column(schema.items.embedding))
+        vectors = batch.table.column(schema.items.embedding)
+        kind = getattr(vectors.type, "value_type", None)  # of lists only
+        if kind is None or column_kind(kind) not in ("float", "integer"):
+            raise LogError(
+                f"{batch.file}: the embedding {schema.items.embedding!r} is of type "
+                f"{vectors.type}, expected lists of numbers; write it as such, in Parquet"
+            )
+        flat, lengths = list_parts(vectors)
         if out is None:
             out = np.zeros((len(items), int(lengths[0])), dtype=np.float32)
-        if np.any(lengths != out.shape[1]):
-            row = int(np.flatnonzero(lengths != out.shape[1])[0])
+        wrong = np.flatnonzero((lengths != out.shape[1]) | (lengths == 0))
+        if len(wrong):
+            found = lengths[wrong[0]]
             raise LogError(
-                f"{batch.file}, row {batch.first_row + row}: embedding of {lengths[row]} numbers, "
-                f"expected {out.shape[1]} as in the first row"
+                f"{batch.file}, row {batch.first_row + int(wrong[0])}: "
+                + (
+                    f"embedding of {found} numbers, expected {out.shape[1]} as in the first row"
+                    if found
+                    else "an empty embedding; leave items without a vector out of the table"
+                )
             )
         number = item_numbers(batch.table.column(schema.items.id), items)
-        out[number] = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, out.shape[1])
+        numbers = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, out.shape[1])
+        with np.errstate(over="ignore"):  # infinite: whoever uses the vectors says whose they are
+            out[number] = numbers
     return out
 
 
