@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from torchrl_drpo.data import ItemTable, LogSchema
+from torchrl_drpo.data import ItemTable, LogSchema, Percentile
 from torchrl_drpo.experiments import catalogue
 from torchrl_drpo.experiments.catalogue import run_train
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
@@ -179,3 +179,12 @@ def test_a_later_log_of_other_items_and_contexts_is_evaluated(tmp_path: Path) ->
     assert without["gauc_quality"] > 0.6
     make_table().to_parquet(tmp_path / "later" / "items.parquet")
     assert metrics_of(settings, path) == same(without)
+
+
+def test_a_percentile_of_a_constant_is_a_constant(tmp_path: Path) -> None:
+    schema = SCHEMA.replace(quality=Percentile("q"))
+    settings = settings_for(
+        tmp_path, make_log().assign(q=2.0), schema=schema, objectives=("uphill",)
+    )
+    with pytest.raises(ValueError, match=r"training rows have quality 0.5; declare a quality that"):
+        run_train(settings)

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.experiments import catalogue_report as report
@@ -114,7 +115,8 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
             folder before is lost.
     """
     data = CatalogueData.open(config, config.output / "log")
-    _ = data.bounds  # refuses a quality that tells no rows apart before anything is fitted to it
+    # Refuses a quality that tells no rows apart before anything is fitted to it.
+    QualityBounds.from_quality(data.log.split("train").quality)
     training = _KINDS[config.policy](data, config, progress)
     reward = training.reward
     target = data.held_out.action
