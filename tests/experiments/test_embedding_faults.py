@@ -188,3 +188,30 @@ def test_a_percentile_of_a_constant_is_a_constant(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"training rows have quality 0.5; declare a quality that"):
         run_train(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 5_000}, "batch_size is 5000 but the log has 7.. training rows"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' cannot be used here \(.+\); try 'cpu'"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+        (
+            {"uphill": UphillConfig(folds=21)},
+            "21 folds need as many users, but the training rows have 20; ask for fewer folds, or",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_model_is_fitted(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    settings = settings_for(tmp_path, make_log(), objectives=("uphill",), **changes)
+    with pytest.raises(ValueError, match=message):
+        run_train(settings)
+    assert not (settings.output / "reward-embedding").exists()
+
+
+@pytest.mark.parametrize("rate", [np.nan, np.inf, 0.0])
+def test_a_learning_rate_is_a_number_above_zero(tmp_path: Path, rate: float) -> None:
+    with pytest.raises(ValueError, match=f"learning_rate must be a finite .* above 0, got {rate}"):
+        settings_for(tmp_path, make_log(), learning_rate=rate)

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.evaluation.statistics import Interval
@@ -114,9 +116,11 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
         ValueError: for a log, schema or setting that cannot be used; nothing that lay in the
             folder before is lost.
     """
+    _check_device(config.device)
     data = CatalogueData.open(config, config.output / "log")
-    # Refuses a quality that tells no rows apart before anything is fitted to it.
+    # Rows that are worth the same, or too few for a batch, are refused before a model is fitted.
     QualityBounds.from_quality(data.log.split("train").quality)
+    data.train_buffer(config.batch_size, 0, "cpu")
     training = _KINDS[config.policy](data, config, progress)
     reward = training.reward
     target = data.held_out.action
@@ -145,6 +149,14 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
     paragraphs = [f"{table.title}.", table.to_markdown(), table.note, *notes]
     write_text(config.output / "table.md", "\n\n".join(paragraphs) + "\n")
     return results
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({why}); try 'cpu'") from None
 
 
 def _metrics_of_run(

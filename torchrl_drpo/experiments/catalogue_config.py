@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL, NAMES, check_fits
 from torchrl_drpo.experiments.embedding_config import UphillConfig
 from torchrl_drpo.experiments.log_config import LogConfig
+from torchrl_drpo.functional.checks import check_positive
 from torchrl_drpo.policies.encoders import Pooling
 
 
@@ -85,6 +86,7 @@ class TrainCatalogueConfig(LogConfig):
         for name in ("seeds", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_positive("learning_rate", self.learning_rate)
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
 

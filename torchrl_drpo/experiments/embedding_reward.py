@@ -97,6 +97,13 @@ def _fit(
     train = data.log.split("train")
     by_user = data.log.schema.user is not None
     user = train.column("user") if by_user else None
+    there, what = (len(train), "rows") if user is None else (len(user.unique()), "users")
+    if there < settings.folds:
+        raise ValueError(
+            f"the reward model's {settings.folds} folds need as many {what}, but the training rows "
+            f"have {there}; ask for fewer folds, or for objectives that follow no reward model "
+            "(positive-only, say)"
+        )
     fold = assign_folds(len(train), settings.folds, group=user)
     rows = _chosen_rows(data, vectors, fold, settings.max_rows)
     models, state_models = (
@@ -186,7 +193,7 @@ def _fingerprint(data: CatalogueData, vectors: VectorRows, settings: UphillConfi
     known: list[Any] = [VERSION, numbers, train, data.log.schema.to_json()]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for tensor in (vectors.policy.items, *vectors.policy.state.state_dict().values()):
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy())  # as it lies there: a table is not copied
     return digest.hexdigest()
 
 
