@@ -386,8 +386,8 @@ print(f"    those of others:    {explained(unseen, reward):.1%}")
 #
 # **Logs where popularity decides.** Retrieval prefers no item as such. A softmax over item numbers
 # learns how often each is wanted, and on a log like KuaiRand that is much of what a hit is: a list
-# of the 50 most popular videos holds .150 of the well-liked rows there, a random list .007 (README).
-# Train `--policy catalogue` beside it and compare on held-out days.
+# of the 50 most popular videos holds .150 of the best quarter of rows there, a random one .007
+# (README). Train `--policy catalogue` beside it and compare on held-out days.
 #
 # ## All of it in one command
 #
