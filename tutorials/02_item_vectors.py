@@ -48,7 +48,7 @@ from torchrl_drpo import (
 )
 from torchrl_drpo.evaluation import mean_interval, oracle_reward, random_reward
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.policies.retrieval import (
+from torchrl_drpo.policies import (
     VectorRows,
     gaussian_actor,
     make_retrieval_actor,
@@ -141,13 +141,7 @@ def new_actor():
         history=0,  # rows without users have none
         num_features=len(schema.features),
     )
-    policy = retrieval_policy(actor)
-    policy.state.calibrate(
-        policy.state_parts(
-            block["observation", "history"], features=block["observation", "features"]
-        )
-        for block in train.batches(1_024)
-    )
+    retrieval_policy(actor).calibrate(train.batches(1_024))
     return actor
 
 

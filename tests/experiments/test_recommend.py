@@ -256,3 +256,8 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
 def test_ids_and_vectors_are_counted() -> None:
     with pytest.raises(ValueError, match="2 item ids for 3 vectors"):
         ItemIndex(ids=[1, 2], vectors=torch.zeros(3, 4), dim=4)
+
+
+def test_somebody_new_gets_the_list_of_an_empty_history() -> None:
+    model = checkpoint()
+    assert recommend(model, k=5) == recommend(model, "nobody", k=5, cold_start=True)

@@ -105,8 +105,9 @@ def test_only_directions_of_item_vectors_count() -> None:
 def test_a_state_dict_holds_the_policy() -> None:
     actor, rows = make_actor(), make_rows()
     policy = retrieval_policy(actor)
-    parts = (rows["observation", key] for key in ("history", "context", "features"))
-    policy.state.calibrate([policy.state_parts(*parts)])
+    policy.calibrate(rows.split(15))
+    assert policy.state.scale.min() > 0
+    assert not torch.equal(policy.state.scale, torch.ones(policy.state.width))
     torch.manual_seed(9)
     other = make_actor(item_vectors=None)
     assert not torch.equal(other.get_dist(rows).logits, actor.get_dist(rows).logits)
@@ -132,3 +133,24 @@ def test_other_actors_are_refused() -> None:
         retrieval_policy(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="temperature"):
         make_retrieval_actor(V, D, temperature=0.0)
+
+
+def test_a_policy_without_histories_needs_none() -> None:
+    torch.manual_seed(0)
+    actor = make_retrieval_actor(V, D, item_vectors=torch.randn(V, D), history=0, num_features=5)
+    policy = retrieval_policy(actor)
+    rows = make_rows(context=False)
+    bare = TensorDict({"observation": {"features": rows["observation", "features"]}}, [40])
+    bare["action"] = rows["action"]
+    assert policy.inputs == ("features",)
+    policy.calibrate([bare])
+    assert torch.equal(actor.get_dist(bare).logits, actor.get_dist(rows).logits)
+    assert torch.equal(VectorRows(policy)(bare)["state"], VectorRows(policy)(rows)["state"])
+    with pytest.raises(ValueError, match="needs a history, a context or features"):
+        policy.states()
+
+
+def test_a_missing_entry_is_named() -> None:
+    policy, rows = retrieval_policy(make_actor()), make_rows(context=False)
+    with pytest.raises(KeyError, match="the policy reads .*context.*the rows have"):
+        VectorRows(policy)(rows)

@@ -19,8 +19,9 @@ def train(config: TrainCatalogueConfig) -> None:
         print_json(results.to_json())
         return
     data = results.data
+    users = f" of {data['users']:,} users" if data["users"] else ""
     say(
-        f"{data['rows']:,} rows of {data['users']:,} users and {data['items']:,} items "
+        f"{data['rows']:,} rows{users} and {data['items']:,} items "
         f"({data['duplicates']:,} exact duplicates left out); tested from {data['first_test_day']}"
     )
     show(results.table(upright=True))
@@ -55,4 +56,5 @@ def recommend(config: RecommendConfig) -> None:
         print_json({"user": config.user, "recommendations": items})
         return
     rows = [[str(rank), str(p.item), f"{p.score:.3f}"] for rank, p in enumerate(found, start=1)]
-    show(Table(f"For user {config.user}", ["rank", "item", "score (logit)"], rows))
+    whom = "somebody new" if config.user is None else f"user {config.user}"
+    show(Table(f"For {whom}", ["rank", "item", "score (logit)"], rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from torchrl_drpo.experiments.embedding_reward import UphillRows, fit_embedding_
 from torchrl_drpo.experiments.item_vectors import item_vectors
 from torchrl_drpo.experiments.log_reward import LogReward
 from torchrl_drpo.policies.retrieval import (
-    CONTEXT,
-    FEATURES,
-    HISTORY,
     RetrievalPolicy,
     VectorRows,
     gaussian_actor,
@@ -158,11 +155,4 @@ class EmbeddingTraining:
     def _make_template(self, vectors: Tensor) -> RetrievalPolicy:
         with torch.random.fork_rng(devices=[]):
             actor = make_retrieval_actor(**self._model, item_vectors=vectors)
-        policy = retrieval_policy(actor)
-        policy.state.calibrate(self._state_parts(policy))
-        return policy
-
-    def _state_parts(self, policy: RetrievalPolicy) -> Iterator[Any]:
-        for block in self._data.train_batches(_ROWS_AT_A_TIME):
-            observed = (block.get(key, None) for key in (HISTORY, CONTEXT, FEATURES))
-            yield policy.state_parts(*observed)
+        return retrieval_policy(actor).calibrate(self._data.train_batches(_ROWS_AT_A_TIME))

@@ -16,11 +16,12 @@ from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, R
 
 @dataclass(frozen=True)
 class RecommendConfig:
-    """Recommend items to one user of the log.
+    """Recommend items to one user of the log, or to somebody new.
 
     Attributes:
         checkpoint: directory of a trained policy, as `drpo train` writes it.
-        user: the user's id, as in the log.
+        user: the user's id, as in the log; left out, the list for somebody of whom nothing is
+            known.
         k: how many items.
         exclude_seen: leave out what the user has seen in the log.
         cold_start: give an unknown user the list for an empty history, instead of an error.
@@ -32,7 +33,7 @@ class RecommendConfig:
     """
 
     checkpoint: Path
-    user: str
+    user: str | None = None
     k: int = 10
     exclude_seen: bool = True
     cold_start: bool = False
@@ -81,7 +82,7 @@ def recommend(
 
     Args:
         checkpoint: the policy, with the users' latest histories, contexts and features.
-        user: raw user id.
+        user: raw user id; ``None`` for somebody of whom nothing is known.
         k: how many items, at least 1; fewer come back only where the catalogue runs out.
         history: raw item ids, oldest first, instead of what the log knows of the user (a user
             who came after the log has one; ``user`` may then be ``None``).
@@ -131,7 +132,7 @@ def _situation(
         return _encode(checkpoint, history), context, features
     if row >= 0:
         return users.sequence(row), context, features
-    if not cold_start:
+    if user is not None and not cold_start:
         raise ValueError(
             f"user {user!r} is not among the {len(users.ids)} users of the log; pass the items "
             "seen as a history, or ask for the cold-start list"

@@ -8,6 +8,14 @@ from torchrl_drpo.policies.catalogue import (
 from torchrl_drpo.policies.decoding import MIPSDecoder
 from torchrl_drpo.policies.encoders import FeatureScaler, HistoryEncoder, HistoryPooling
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
+from torchrl_drpo.policies.retrieval import (
+    RetrievalPolicy,
+    VectorRows,
+    gaussian_actor,
+    make_retrieval_actor,
+    retrieval_policy,
+)
+from torchrl_drpo.policies.states import StateVector
 
 __all__ = [
     "CataloguePolicy",
@@ -15,7 +23,13 @@ __all__ = [
     "HistoryEncoder",
     "HistoryPooling",
     "MIPSDecoder",
+    "RetrievalPolicy",
+    "StateVector",
+    "VectorRows",
     "catalogue_policy",
+    "gaussian_actor",
     "make_catalogue_actor",
     "make_gaussian_actor",
+    "make_retrieval_actor",
+    "retrieval_policy",
 ]

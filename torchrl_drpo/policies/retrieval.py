@@ -8,7 +8,7 @@ recommendation see one more :class:`~torchrl_drpo.CatalogueCategorical`, and are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,7 @@ from torchrl_drpo.functional.similarity import unit
 from torchrl_drpo.policies.gaussian import DiagonalNormal, GaussianHead
 from torchrl_drpo.policies.states import StateVector
 
-HISTORY, CONTEXT = ("observation", "history"), ("observation", "context")
-FEATURES = ("observation", "features")
+_KEYS = {name: ("observation", name) for name in ("history", "context", "features")}
 _ITEMS_AT_A_TIME = 65_536
 
 
@@ -36,7 +35,8 @@ class RetrievalPolicy(nn.Module):
     Attributes:
         items: item directions, buffer ``[V, D]``, each of norm one, or zero.
         bias: ``None``; retrieval prefers no item as such.
-        state: the :class:`StateVector`; calibrate it before training.
+        state: the :class:`StateVector`; :meth:`calibrate` it before training.
+        inputs: names of what is read: ``"history"``, ``"context"``, ``"features"``.
         head: the :class:`GaussianHead`; only its mean is served.
     """
 
@@ -62,21 +62,23 @@ class RetrievalPolicy(nn.Module):
             dim if history else 0, context_sizes=context_sizes, num_features=num_features
         )
         self.head = GaussianHead(self.state.width, dim, hidden=hidden)
+        reads = {"context": bool(context_sizes), "features": num_features > 0}
+        reads = {"history": history > 0 or not any(reads.values())} | reads
+        self.inputs = tuple(name for name, read in reads.items() if read)
 
-    def forward(self, history: Tensor, *observed: Tensor) -> Tensor:
+    def forward(self, *observed: Tensor) -> Tensor:
         """The direction ``[*B, D]`` of the Gaussian's mean.
 
         Args:
-            history: item numbers, int64 ``[*B, L]``, -1 for padding.
-            *observed: the context where there are context columns, the features where there are
-                any, in this order.
+            *observed: what :meth:`states` is given, those that ``inputs`` names, in its order.
         """
-        rest = iter(observed)
-        context = next(rest, None) if self.state.num_columns else None
-        return unit(self.head.mean(self.states(history, context, next(rest, None))))
+        return unit(self.head.mean(self.states(**dict(zip(self.inputs, observed, strict=True)))))
 
     def states(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+        self,
+        history: Tensor | None = None,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """What the Gaussian reads, ``[*B, p]``.
 
@@ -85,12 +87,45 @@ class RetrievalPolicy(nn.Module):
             context: int64 ``[*B, C]``.
             features: ``[*B, F]``; left out, the training rows' mean.
         """
-        return self.state(*self.state_parts(history, context, features))
+        return self.state(*self._parts(history, context, features))
 
-    def state_parts(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+    def calibrate(self, rows: Iterable[TensorDictBase]) -> RetrievalPolicy:
+        """Fits the states' centre and scale to training rows; see :class:`StateVector`.
+
+        Args:
+            rows: blocks of rows of the log, such as ``buffer.batches(8192)``; read once.
+
+        Returns:
+            This policy.
+        """
+        self.state.calibrate(self._parts(**self.observed(block)) for block in rows)
+        return self
+
+    def observed(self, rows: TensorDictBase) -> dict[str, Tensor]:
+        """The entries of a log's rows that :meth:`states` reads.
+
+        Raises:
+            KeyError: for a missing one.
+        """
+        found = {name: rows.get(_KEYS[name], None) for name in self.inputs}
+        missing = [_KEYS[name] for name, entry in found.items() if entry is None]
+        if missing:
+            there = sorted(map(str, rows.keys(True, True)))
+            raise KeyError(f"the policy reads {missing[0]}; the rows have {there}")
+        return found
+
+    def _parts(
+        self,
+        history: Tensor | None = None,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The arguments of :class:`StateVector` for the rows of :meth:`states`."""
+        """The arguments of :class:`StateVector`."""
+        if history is None:  # nobody has done anything yet
+            known = context if context is not None else features
+            if known is None:
+                raise ValueError("a state needs a history, a context or features, got none of them")
+            history = torch.full((*known.shape[:-1], 1), -1, device=known.device)
         return F.embedding(history.clamp(min=0), self.items), history >= 0, context, features
 
     def action_vectors(self, items: Tensor) -> Tensor:
@@ -136,9 +171,9 @@ def make_retrieval_actor(
         temperature: of the softmax over cosines; moves probabilities, never the order of items.
 
     Returns:
-        An actor that reads ``("observation", "history")`` and, where sizes say so,
-        ``("observation", "context")`` and ``("observation", "features")``, and writes ``hidden``
-        ``[*B, D]`` and ``action`` (item numbers). ``actor.get_dist(td)`` is a
+        An actor that reads ``("observation", "history")``, ``("observation", "context")`` and
+        ``("observation", "features")``, as far as sizes say so, and writes ``hidden`` ``[*B, D]``
+        and ``action`` (item numbers). ``actor.get_dist(td)`` is a
         :class:`~torchrl_drpo.CatalogueCategorical`.
 
     Raises:
@@ -163,9 +198,7 @@ def make_retrieval_actor(
     )
     if item_vectors is not None:
         policy.items = _directions(item_vectors, num_items, dim)
-    keys: list[NestedKey] = [HISTORY]
-    keys += [CONTEXT] if context_sizes else []
-    keys += [FEATURES] if num_features else []
+    keys: list[NestedKey] = [_KEYS[name] for name in policy.inputs]
     return ProbabilisticActor(
         TensorDictModule(policy, in_keys=keys, out_keys=["hidden"]),
         in_keys=["hidden"],
@@ -218,10 +251,12 @@ class VectorRows:
 
     @torch.no_grad()
     def __call__(self, rows: TensorDictBase) -> TensorDictBase:
-        """Adds ``state`` ``[*B, p]`` and ``item`` ``[*B]``; ``action`` becomes ``[*B, D]``."""
+        """Adds ``state`` ``[*B, p]`` and ``item`` ``[*B]``; ``action`` becomes ``[*B, D]``.
+
+        The rows themselves are changed, and given back.
+        """
         item = rows.get("action")
-        observed = (rows.get(key, None) for key in (HISTORY, CONTEXT, FEATURES))
-        rows.set("state", self.policy.states(*observed))
+        rows.set("state", self.policy.states(**self.policy.observed(rows)))
         rows.set("item", item)
         return rows.set("action", self.policy.action_vectors(item))
 
