@@ -16,7 +16,9 @@ from torchrl_drpo.experiments import catalogue
 from torchrl_drpo.experiments.catalogue import run_train
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
 from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.embedding_config import UphillConfig
+from torchrl_drpo.experiments.embedding_training import EmbeddingTraining
 from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
 from torchrl_drpo.experiments.recommend import recommend
 from torchrl_drpo.policies.retrieval import retrieval_policy
@@ -215,3 +217,24 @@ def test_what_cannot_be_trained_is_refused_before_a_model_is_fitted(
 def test_a_learning_rate_is_a_number_above_zero(tmp_path: Path, rate: float) -> None:
     with pytest.raises(ValueError, match=f"learning_rate must be a finite .* above 0, got {rate}"):
         settings_for(tmp_path, make_log(), learning_rate=rate)
+
+
+def test_policies_share_one_table_that_training_leaves_as_it_is(tmp_path: Path) -> None:
+    table = make_table()
+    settings = settings_for(tmp_path, make_log(), table)
+    data = CatalogueData.open(settings, settings.output / "log")
+    training = EmbeddingTraining(data, settings, lambda *_: None)
+    trained = [
+        retrieval_policy(
+            training.train("positive-only", seed, tmp_path / str(seed), lambda *_: None).actor
+        )
+        for seed in (0, 1)
+    ]
+    for policy in trained:
+        assert policy.items.data_ptr() == training.template.items.data_ptr()
+    expected = torch.from_numpy(np.stack(list(table["vec"])))
+    torch.testing.assert_close(
+        trained[0].items, torch.nn.functional.normalize(expected, dim=-1), rtol=1e-6, atol=1e-6
+    )
+    weights = [next(policy.head.parameters()) for policy in trained]
+    assert not torch.equal(*weights)
