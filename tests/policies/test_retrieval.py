@@ -152,5 +152,5 @@ def test_a_policy_without_histories_needs_none() -> None:
 
 def test_a_missing_entry_is_named() -> None:
     policy, rows = retrieval_policy(make_actor()), make_rows(context=False)
-    with pytest.raises(KeyError, match="the policy reads .*context.*the rows have"):
+    with pytest.raises(KeyError, match=r"the policy reads .*context.*the rows have"):
         VectorRows(policy)(rows)
