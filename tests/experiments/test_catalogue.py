@@ -22,6 +22,8 @@ from torchrl_drpo.experiments.catalogue_training import CatalogueTraining
 from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
 from torchrl_drpo.experiments.recommend import recommend
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ITEMS, BAIT, TOPICS, USERS, DAYS = 44, 8, 4, 120, 14
 SCHEMA = LogSchema(
     user="user",
@@ -59,15 +61,6 @@ def make_log(seed: int = 0) -> pd.DataFrame:
             "liked": ((share > 0.8) & (rng.random(rows) < 0.5)).astype(np.int8),
         }
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # Steps of a tenth of a millisecond each: more threads only wait for one another.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

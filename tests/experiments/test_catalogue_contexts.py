@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from torchrl_drpo import cli
 from torchrl_drpo.data import LogSchema
@@ -21,6 +19,8 @@ from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogu
 from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL, NAMES
 from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS, DAYS, STEPS = 900, 9, 40
 
@@ -37,15 +37,6 @@ def make_log() -> pd.DataFrame:
             "click": (item == "a").astype(int),
         }
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Steps of a tenth of a millisecond each: more threads only wait for one another.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from torchrl_drpo.experiments.recommend import recommend
 from torchrl_drpo.policies.catalogue import catalogue_policy
 from torchrl_drpo.rewards.regression import StandardisedReward
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 USERS, ITEMS, DAYS, DAY = 60, 12, 8, 86_400
 FEATURES = ("mood", "noise", "clock", "constant")
 WITHOUT = LogSchema(user="user", item="item", time="time", quality="liked", duplicates="keep")
@@ -49,14 +51,6 @@ def make_log() -> pd.DataFrame:
             "constant": 0.1,
         }
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,8 @@ from torchrl_drpo.experiments.catalogue_training import CatalogueTraining
 from torchrl_drpo.rewards import AnnotatedBuffer, RewardRegression
 from torchrl_drpo.rewards.regression import StandardisedReward
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 USERS, ITEMS, DAYS, DAY = 30, 12, 6, 86_400
 SCHEMA = LogSchema(
     user="user", item="item", time="time", quality="watched", context=("tab",), duplicates="keep"
@@ -49,14 +51,6 @@ def make_log(*, noise_only: bool = False) -> pd.DataFrame:
             "watched": worth + 0.2 * rng.standard_normal(rows),
         }
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

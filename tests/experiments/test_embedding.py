@@ -37,13 +37,7 @@ from torchrl_drpo.experiments.recommend import recommend
 from torchrl_drpo.policies.retrieval import retrieval_policy
 from torchrl_drpo.rewards import uphill_log
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -23,17 +23,11 @@ from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
 from torchrl_drpo.experiments.recommend import recommend
 from torchrl_drpo.policies.retrieval import retrieval_policy
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ITEMS, USERS, ROWS, DAYS, KINDS = 12, 20, 900, 14, 3
 SCHEMA = LogSchema(user="user", item="item", time="time", quality="q", context=("tab",))
 WITHOUT_USERS = SCHEMA.replace(user=None, duplicates="keep")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_log(users: int = USERS) -> pd.DataFrame:

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchrl_drpo.policies.states import CODE_WIDTH, FARTHEST, StateVector
+from torchrl_drpo.policies.encoders import FARTHEST
+from torchrl_drpo.policies.states import CODE_WIDTH, StateVector
 
 
 def make_rows(n: int = 500, seed: int = 0) -> tuple[torch.Tensor, ...]:

@@ -9,13 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrl_drpo.functional.checks import check_finite
+from torchrl_drpo.policies.encoders import FARTHEST
 
 #: Widest code of one context column. More values than that share the width as random directions,
 #: which in so many dimensions are nearly orthogonal.
 CODE_WIDTH = 64
-#: Standard deviations from the mean beyond which a feature is cut off: one row with a broken
-#: number must not be further from all others than they are from each other.
-FARTHEST = 10.0
 
 
 class StateVector(nn.Module):
