@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo_kernels._common import uses_triton
-from torchrl_drpo_kernels._common_rows import check_actions, padded, spread
+from torchrl_drpo_kernels._common_rows import padded
 from torchrl_drpo_kernels.drpo_loss import step
 from torchrl_drpo_kernels.drpo_loss.step import DRPOStep
+from torchrl_drpo_kernels.linear_log_prob import dispatch, reference
 from torchrl_drpo_kernels.linear_log_prob import op as linear
-from torchrl_drpo_kernels.linear_log_prob import reference
 from torchrl_drpo_kernels.select.rule import Count, Rule, Selection
 
 
@@ -112,7 +112,7 @@ def _drpo_catalogue_loss(
     rule = Rule.from_parts(weighting, ties, normalize, numbers)
     index, weight, stats, counts = step.selected(quality, mask, kappa, rule, max_rows)
     packed, logged, n_rows = _packed(hidden, items, action, index, counts)
-    log_prob, lse, mean, _ = linear.run(
+    log_prob, lse, mean, _ = dispatch.forward(
         packed, items, logged, n_rows, bias, inverse_temperature, need_mean
     )
     log_prob, lse = padded(log_prob, max_rows), padded(lse, max_rows)
@@ -160,14 +160,11 @@ def _backward(
     """Returns the gradients of hidden, items and bias, each empty (no rows) unless needed."""
     packed, logged, n_rows = _packed(hidden, items, action, index, counts)
     live = packed.shape[0]
-    d_packed, d_items, d_bias = linear.run_backward(
-        packed, items, logged, n_rows, bias, inverse_temperature,
-        lse[:live], mean[:live], packed.new_empty(0), slope[:live], torch.zeros_like(lse[:live]),
-        need_hidden, need_items, need_bias,
+    return dispatch.backward(
+        packed, items, logged, n_rows, bias, inverse_temperature, lse[:live], mean[:live], None,
+        slope[:live], torch.zeros_like(lse[:live]), need_hidden, need_items, need_bias,
+        index, hidden,
     )  # fmt: skip
-    if not need_hidden:
-        return d_packed, d_items, d_bias
-    return _unpacked(d_packed, hidden, index, n_rows), d_items, d_bias
 
 
 @_backward.register_fake
@@ -238,17 +235,5 @@ def _packed(
     else:
         index = index[: int(counts[Count.N_ROWS])]
     logged = action.index_select(0, index)
-    if n_rows is None and action.device.type == "cpu":
-        check_actions(logged, items.shape[0], rows=index)
+    linear.check_ids(logged, items.shape[0], n_rows, rows=index)
     return hidden.index_select(0, index), logged, n_rows
-
-
-def _unpacked(d_packed: Tensor, hidden: Tensor, index: Tensor, n_rows: Tensor | None) -> Tensor:
-    """Gradients of packed rows in their places among all rows, zero elsewhere."""
-    if n_rows is None:
-        return spread(d_packed, index[: d_packed.shape[0]].long(), hidden)
-    # Dead places all name row 0, which may be a kept one: they write to a row that is cut off.
-    place = torch.arange(index.shape[0], device=index.device)
-    target = torch.where(place < n_rows, index, hidden.shape[0]).long()
-    out = hidden.new_zeros(hidden.shape[0] + 1, hidden.shape[1])
-    return out.index_copy_(0, target, d_packed)[:-1]

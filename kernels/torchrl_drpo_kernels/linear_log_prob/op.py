@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo_kernels._common import (
-    HAS_TRITON,
     INTERPRETED,
     check_shape,
     check_tensor,
-    uses_triton,
 )
 from torchrl_drpo_kernels._common_rows import (
     FLOATS,
@@ -31,10 +29,7 @@ from torchrl_drpo_kernels._common_rows import (
     on_host,
     places,
 )
-from torchrl_drpo_kernels.linear_log_prob import reference, tiles
-
-if HAS_TRITON:
-    from torchrl_drpo_kernels.linear_log_prob import kernel, shapes
+from torchrl_drpo_kernels.linear_log_prob import dispatch, reference, tiles
 
 #: Check action ids on accelerators too. The check waits for the device, so it is off; on the CPU
 #: it always runs.
@@ -156,7 +151,20 @@ def check(
         )
 
 
-def run(
+def check_ids(
+    action: Tensor, num_items: int, n_rows: Tensor | None, rows: Tensor | None = None
+) -> None:
+    """Raises ``ValueError`` on a live action outside the catalogue, where looking is free or asked.
+
+    ``rows`` says which row each action is of, for the message.
+    """
+    if action.device.type == "cpu" or CHECK_ACTIONS_ON_ACCELERATOR:
+        live = slice(None) if n_rows is None else slice(max(0, int(n_rows)))
+        check_actions(action[live], num_items, rows=rows)
+
+
+@torch.library.custom_op("drpo::linear_log_prob", mutates_args=())
+def _linear_log_prob(
     hidden: Tensor,
     items: Tensor,
     action: Tensor,
@@ -166,28 +174,11 @@ def run(
     need_mean: bool,
     keep: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``log_prob [N]``, ``lse [N]``, ``mean [N, D]``, ``scores [N, V]``.
-
-    The last two have no rows unless they are needed; scores are kept for all rows, on a CPU only.
-    """
-    _check_actions(action, items.shape[0], n_rows)
-    n = hidden.shape[0]
-    dtype = reference.accumulation_dtype(hidden.dtype)
-    scores = hidden.new_empty((n if keep else 0, items.shape[0]), dtype=dtype)
-    if _takes_kernel(hidden):
-        found = kernel.forward(hidden, items, action, n_rows, bias, inverse_temperature, need_mean)
-        return *found, scores
-    h, a, live = _living(hidden, action, n_rows)
-    log_prob, lse, mean = tiles.forward(
-        h, items, a, bias, inverse_temperature, need_mean, scores if keep else None
+    """Returns (log_prob [N], lse [N], mean [N, D] or [0, D], scores [N, V] or [0, V])."""
+    check_ids(action, items.shape[0], n_rows)
+    return dispatch.forward(
+        hidden, items, action, n_rows, bias, inverse_temperature, need_mean, keep
     )
-    if live is not None:
-        log_prob, lse = torch.where(live, log_prob, 0), torch.where(live, lse, 0)
-        mean = torch.where(live[:, None], mean, 0) if need_mean else mean
-    return _padded(log_prob, n), _padded(lse, n), _padded(mean, n if need_mean else 0), scores
-
-
-_linear_log_prob = torch.library.custom_op("drpo::linear_log_prob", run, mutates_args=())
 
 
 @_linear_log_prob.register_fake
@@ -209,7 +200,8 @@ def _(
     return row, torch.empty_like(row), mean, scores
 
 
-def run_backward(
+@torch.library.custom_op("drpo::linear_log_prob_backward", mutates_args=())
+def _linear_log_prob_backward(
     hidden: Tensor,
     items: Tensor,
     action: Tensor,
@@ -225,38 +217,11 @@ def run_backward(
     need_items: bool,
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, items and bias, each empty (no rows) unless needed."""
-    n = hidden.shape[0]
-    h, a, live = _living(hidden, action, n_rows)
-    logged = grad_log_prob[: h.shape[0]] * inverse_temperature
-    soft = grad_lse[: h.shape[0]] * inverse_temperature - logged
-    if live is not None:
-        logged, soft = torch.where(live, logged, 0), torch.where(live, soft, 0)
-    d_hidden, d_items = hidden.new_empty(0, hidden.shape[1]), items.new_empty(0, items.shape[1])
-    d_bias = items.new_empty(0) if bias is None else bias.new_empty(0)
-    if need_hidden:
-        toward = items[a.long()].to(lse.dtype).mul_(logged[:, None])
-        toward.addcmul_(mean[: h.shape[0]], soft[:, None])
-        d_hidden = _padded(toward.to(hidden.dtype), n)
-    if need_items or need_bias:
-        if _takes_kernel(hidden):
-            d_items, d_bias = kernel.backward_items(
-                hidden, items, action, n_rows, bias, inverse_temperature,
-                lse, _padded(soft, n), _padded(logged, n), need_bias,
-            )  # fmt: skip
-        else:
-            d_items, d_bias = tiles.backward_items(
-                h, items, a, bias, inverse_temperature, lse[: h.shape[0]], soft, logged, need_bias,
-                scores if scores.shape[0] else None,
-            )  # fmt: skip
-    if not need_bias:  # of the type that the fake promises
-        d_bias = (items if bias is None else bias).new_empty(0)
-    return d_hidden, d_items, d_bias
-
-
-_linear_log_prob_backward = torch.library.custom_op(
-    "drpo::linear_log_prob_backward", run_backward, mutates_args=()
-)
+    """Returns the gradients of hidden, items and bias, each empty (no rows) unless needed."""
+    return dispatch.backward(
+        hidden, items, action, n_rows, bias, inverse_temperature, lse, mean, scores,
+        grad_log_prob, grad_lse, need_hidden, need_items, need_bias,
+    )  # fmt: skip
 
 
 @_linear_log_prob_backward.register_fake
@@ -329,58 +294,8 @@ for _op in (_linear_log_prob, _linear_log_prob_backward):
     _op.register_vmap(partial(_one_by_one, _op))
 
 
-def _takes_kernel(hidden: Tensor) -> bool:
-    """Whether Triton runs on these rows; ATen tiles serve the rest, on any device.
-
-    float32 takes the kernel where torch allows TF32: without tensor cores its tiles would spill.
-    """
-    if not uses_triton(hidden) or hidden.shape[1] > shapes.MAX_WIDTH:
-        return False
-    if INTERPRETED:  # which multiplies bfloat16 wrongly, and float32 exactly
-        return hidden.dtype in (torch.float32, torch.float16)
-    if hidden.dtype == torch.float32:
-        return torch.version.hip is None and tf32_allowed()
-    return hidden.dtype in (torch.bfloat16, torch.float16)
-
-
-def tf32_allowed() -> bool:
-    """Whether float32 products may run as TF32 on CUDA, however torch was told.
-
-    ``torch.get_float32_matmul_precision`` raises where ``torch.backends`` was told.
-    """
-    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
-
-
 def _keeps_scores(hidden: Tensor, items: Tensor, n_rows: Tensor | None) -> bool:
     """Whether the forward keeps the scores: decided by sizes alone, so that shapes are static."""
     if hidden.device.type != "cpu" or INTERPRETED or n_rows is not None:
         return False
     return tiles.keeps_scores(hidden.shape[0], items.shape[0], hidden.dtype)
-
-
-def _living(
-    hidden: Tensor, action: Tensor, n_rows: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The live rows; where only the device knows them, all rows with the dead ones neutralised."""
-    if n_rows is None:
-        return hidden, action, None
-    if n_rows.device.type == "cpu":
-        rows = max(0, min(int(n_rows), hidden.shape[0]))
-        return hidden[:rows], action[:rows], None
-    live = torch.arange(hidden.shape[0], device=hidden.device) < n_rows.reshape(())
-    return torch.where(live[:, None], hidden, 0), torch.where(live, action, 0), live
-
-
-def _padded(values: Tensor, rows: int) -> Tensor:
-    """``values`` with zero rows appended up to ``rows``."""
-    if values.shape[0] == rows:
-        return values
-    out = values.new_zeros((rows, *values.shape[1:]))
-    out[: values.shape[0]] = values
-    return out
-
-
-def _check_actions(action: Tensor, num_items: int, n_rows: Tensor | None) -> None:
-    if action.device.type != "cpu" and not CHECK_ACTIONS_ON_ACCELERATOR:
-        return
-    check_actions(action if n_rows is None else action[: max(0, int(n_rows))], num_items)

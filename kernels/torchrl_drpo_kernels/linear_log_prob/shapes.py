@@ -19,8 +19,11 @@ from torchrl_drpo_kernels._common import INTERPRETED
 #: Widest embedding that the kernels take: float32 accumulators of more would not fit.
 MAX_WIDTH = 256
 
-#: Rows that one program merges; divides every tile's rows.
-MERGED_ROWS = 16
+#: Parts of one row that are loaded together when they are merged.
+MERGED_PARTS = 8
+
+#: Rows whose logged items a tile of items looks through together.
+SCANNED_ROWS = 256
 
 
 class Tile(NamedTuple):

@@ -131,13 +131,22 @@ def forward(
     lse = top.add_(mass.log2())[:, 0]
     if need_mean:
         mean.div_(mass)
+    return logged_log_prob(scores.hidden, items, action, scores.bias, lse), lse * LN2, mean
+
+
+def logged_log_prob(
+    hidden: Tensor, items: Tensor, action: Tensor, bias: Tensor | None, lse: Tensor
+) -> Tensor:
+    """Log-probability ``[N]`` in nats of each row's logged item.
+
+    ``hidden``, ``bias`` and ``lse`` hold scores in units of log 2, of the accumulation type.
+    """
     index = action.long()
-    logged = (scores.hidden * items[index].to(lse.dtype)).sum(1)
-    if scores.bias is not None:
-        logged += scores.bias[index]
+    logged = (hidden * items[index].to(lse.dtype)).sum(1)
+    if bias is not None:
+        logged += bias[index]
     # The two dot products were summed in different orders: a probability of 1 may round above it.
-    log_prob = logged.sub_(lse).mul_(LN2).clamp_max_(0.0)
-    return log_prob, lse * LN2, mean
+    return logged.sub_(lse).mul_(LN2).clamp_max_(0.0)
 
 
 def backward_items(

@@ -18,6 +18,10 @@ from torchrl_drpo_kernels._common import INTERPRETED  # noqa: E402
 from torchrl_drpo_kernels.gather_log_prob import kernel as gather  # noqa: E402
 from torchrl_drpo_kernels.gaussian_log_prob import kernel as gaussian  # noqa: E402
 from torchrl_drpo_kernels.linear_log_prob import kernel as linear  # noqa: E402
+from torchrl_drpo_kernels.linear_log_prob import (  # noqa: E402
+    kernel_backward as linear_backward,
+)
+from torchrl_drpo_kernels.linear_log_prob import products  # noqa: E402
 from torchrl_drpo_kernels.linear_log_prob.shapes import MAX_WIDTH  # noqa: E402
 from torchrl_drpo_kernels.select import kernel as selection  # noqa: E402
 from torchrl_drpo_kernels.select import many_programs  # noqa: E402
@@ -62,7 +66,8 @@ def compiled(monkeypatch):
     previous = driver._active
     driver.set_active(_AbsentH100())
     monkeypatch.setattr(jit.JITFunction, "__getitem__", compile_only)
-    monkeypatch.setattr(linear, "architecture", lambda matrix: "sm_90")
+    for module in (linear, linear_backward):
+        monkeypatch.setattr(module, "architecture", lambda matrix: "sm_90")
     monkeypatch.setattr(linear, "programs", lambda matrix: 132)
     yield names
     driver.set_active(previous)
@@ -113,10 +118,34 @@ def test_linear_log_prob(compiled, n, v, d, dtype, plain):
     bias = None if plain else torch.zeros(v, dtype=dtype)
     n_rows = None if plain else torch.zeros(1, dtype=torch.int32)
     rest = action, n_rows, bias, 1.0
-    for need_mean in (True, False):
-        _, lse, _ = linear.forward(hidden, items, *rest, need_mean)
-    linear.backward_items(hidden, items, *rest, lse, lse, lse, not plain)
-    assert compiled == ["sweep_kernel", "merge_kernel"] * 2 + ["items_kernel"]
+    for need_mean in (False, True):
+        _, lse, mean = linear.forward(hidden, items, *rest, need_mean)
+    linear_backward.items_gradient(hidden, items, *rest, lse, lse, lse, not plain)
+    index = None if plain else action
+    linear_backward.hidden_gradient(items, action, n_rows, mean, lse, lse, hidden, index)
+    backward = ["items_kernel", "hidden_kernel"]
+    assert compiled == ["sweep_kernel", "merge_kernel"] * 2 + backward
+
+
+@pytest.mark.parametrize(
+    ("n", "v", "d"),
+    [
+        (300, 5000, 1024),
+        *(pytest.param(*s, marks=slow) for s in ((1, 1, 300), (1, 70_001, 512), (4097, 16, 300))),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=slow)])
+@pytest.mark.parametrize("plain", [True, pytest.param(False, marks=slow)])
+def test_linear_log_prob_by_products(compiled, n, v, d, dtype, plain):
+    hidden, items = torch.zeros(n, d, dtype=dtype), torch.zeros(v, d, dtype=dtype)
+    action = torch.zeros(n, dtype=torch.int64 if plain else torch.int32)
+    rest = action, None if plain else torch.zeros(v, dtype=dtype), 1.0
+    for need_mean in (False, True):
+        _, lse, _ = products.forward(hidden, items, *rest, need_mean)
+    products.backward_items(hidden, items, *rest, lse, lse, lse, not plain)
+    tiles = len(compiled) // 3
+    assert compiled == ["soften_kernel"] * 2 * tiles + ["slope_kernel"] * tiles
+    assert tiles == triton.cdiv(n, products.TILE_ROWS) * triton.cdiv(v, products.MAX_ITEMS)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,12 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from torchrl_drpo_kernels.linear_log_prob import kernel, shapes  # noqa: E402
+from torchrl_drpo_kernels.linear_log_prob import (  # noqa: E402
+    kernel,
+    kernel_backward,
+    products,
+    shapes,
+)
 
 SCALARS = {"n": "i32", "n_items": "i32", "hidden_stride": "i32", "items_stride": "i32"}
 SWEEP = {"top_ptr": "*fp32", "mass_ptr": "*fp32", "parts_ptr": "*fp32", "scale": "fp32"}
@@ -83,7 +88,8 @@ def check(build, need, width, dtype, arch, descriptors):
     }  # fmt: skip
     if need == "items":
         signature |= {"hidden_ptr": f"*{dtype}", "d_items_ptr": f"*{dtype}"}
-        function, constants["NEED_BIAS"] = kernel.items_kernel, True
+        function = kernel_backward.items_kernel
+        constants |= {"NEED_BIAS": True, "SCAN": shapes.SCANNED_ROWS}
     else:
         function, constants["NEED_MEAN"] = kernel.sweep_kernel, need == "mean"
     strides = tuple(name for name in signature if name.endswith("stride"))
@@ -108,6 +114,31 @@ def test_merge(build, width):
     }  # fmt: skip
     constants = {
         "D": width, "WIDTH": width, "ROWS": 64, "ITEMS": 64, "NEED_MEAN": True,
-        "MERGED": shapes.MERGED_ROWS,
+        "MERGED": shapes.MERGED_PARTS,
     }  # fmt: skip
     build(kernel.merge_kernel, signature, constants, num_warps=4).check()
+
+
+@pytest.mark.parametrize("build", ["sm_90", slow("sm_80"), slow("sm_100")], indirect=True)
+@pytest.mark.parametrize("dtype", ["bf16", slow("fp32")])
+@pytest.mark.parametrize("bias", ["*fp32", slow(None)])
+@pytest.mark.parametrize("name", ["soften", "slope"])
+def test_between_products(build, name, bias, dtype):
+    """One pass over scores: nothing to multiply, and a block of them fits the registers."""
+    pointers = {
+        "soften": ("scores", "top", "mass", "rescale"),
+        "slope": ("scores", "lse", "soft", "logged"),
+    }
+    signature = {f"{x}_ptr": "*fp32" for x in pointers[name]}
+    signature |= {"width": "i32", "scale": "fp32"}
+    constants = {"BLOCK": products.BLOCK}
+    if name == "soften":
+        signature["shares_ptr"], constants["NEED_SHARES"] = f"*{dtype}", True
+    else:
+        signature |= {"action_ptr": "*i64", "first": "i32", "slopes_ptr": f"*{dtype}"}
+    if bias is None:
+        constants["bias_ptr"] = None
+    else:
+        signature["bias_ptr"] = bias
+    function = getattr(products, f"{name}_kernel")
+    build(function, signature, constants, num_warps=8, divisible=("width",)).check()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torchrl_drpo_kernels import backend, linear_log_prob, reference_only
-from torchrl_drpo_kernels.linear_log_prob import op, reference, tiles
+from torchrl_drpo_kernels._common import HAS_TRITON
+from torchrl_drpo_kernels.linear_log_prob import dispatch, op, reference, tiles
 
 #: Rows, items, width, live rows (None: all), bias: ragged, whole, single and empty.
 CASES = [
@@ -17,6 +18,10 @@ CASES = [
     (64, 128, 50, 64, True),
     (40, 97, 64, 0, True),
     (0, 9, 8, None, False),
+    (70, 200, 300, 33, True),
+    (33, 77, 300, None, False),
+    (4, 9, 300, 0, True),
+    (0, 9, 300, None, False),
 ]
 #: Beyond eager's own error; eager runs in the inputs' type.
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-4, torch.float64: 1e-12}
@@ -30,6 +35,13 @@ def small_tiles(monkeypatch, device):
     """Small, ragged tiles: several of each kind at these sizes."""
     monkeypatch.setattr(tiles, "TILE_ROWS", 32)
     monkeypatch.setattr(tiles, "TILE_ITEMS", 48)
+    if HAS_TRITON:
+        from torchrl_drpo_kernels.linear_log_prob import kernel_backward, products
+
+        monkeypatch.setattr(kernel_backward, "SCANNED_ROWS", 32)
+        sizes = {"TILE_ROWS": 32, "TILE_SCORES": 32 * 64, "MIN_ITEMS": 16, "BLOCK": 16}
+        for name, value in sizes.items():
+            monkeypatch.setattr(products, name, value)
     if device.type != "cuda":
         yield
         return
@@ -110,8 +122,9 @@ def test_no_worse_than_eager(case, dtype, device):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, under the interpreter, of inf
-def test_dead_rows_may_hold_anything(device):
-    hidden, items, action, n_rows, bias = make((40, 97, 16, 23, True), device)
+@pytest.mark.parametrize("width", [16, 300])
+def test_dead_rows_may_hold_anything(width, device):
+    hidden, items, action, n_rows, bias = make((40, 97, width, 23, True), device)
     expected = run(linear_log_prob, hidden, items, action, n_rows, bias)
     hidden[23:], action[23:] = torch.inf, -7
     found = run(linear_log_prob, hidden, items, action, n_rows, bias)
@@ -144,8 +157,22 @@ def test_index_takes_rows_of_a_selection(device):
     close(grad, wanted, device, rtol=1e-3, atol=1e-4)
 
 
-def test_excluded_items(device):
-    hidden, items, action, _, _ = make((20, 130, 16, None, False), device)
+@pytest.mark.parametrize("width", [16, 300])
+def test_a_popular_item(width, device):
+    """Far more rows name it than are gathered at a time, among them the first and the last."""
+    hidden, items, action, n_rows, bias = make((80, 97, width, 75, True), device)
+    action[torch.rand(80, device=device) < 0.8] = 40
+    action[0] = action[74] = 40
+    double = [x.double() for x in (hidden, items, bias)]
+    exact = run(reference.linear_log_prob, *double[:2], action, n_rows, double[2])
+    found = run(linear_log_prob, hidden, items, action, n_rows, bias)
+    for ours, true in zip(found, exact, strict=True):
+        close(ours, true, device, scale=true.abs().max().item(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [16, 300])
+def test_excluded_items(width, device):
+    hidden, items, action, _, _ = make((20, 130, width, None, False), device)
     bias = torch.zeros(130, device=device)
     bias[:64] = -torch.inf  # whole first tiles
     bias[100] = -torch.inf
@@ -207,14 +234,16 @@ def test_an_accelerator_gets_fewer_and_larger_tiles():
     assert found.buffer.numel() * 4 == 2**27
 
 
-def test_same_bits_every_time(device):
-    given = make((70, 200, 32, 50, True), device)
+@pytest.mark.parametrize("width", [32, 300])
+def test_same_bits_every_time(width, device):
+    given = make((70, 200, width, 50, True), device)
     first, second = run(linear_log_prob, *given), run(linear_log_prob, *given)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_only_what_is_asked_for_is_computed(device):
-    hidden, items, action, _, bias = make((9, 30, 16, None, True), device)
+@pytest.mark.parametrize("width", [16, 300])
+def test_only_what_is_asked_for_is_computed(width, device):
+    hidden, items, action, _, bias = make((9, 30, width, None, True), device)
     whole = run(linear_log_prob, hidden, items, action, None, bias)
     for wanted in ((True, False, False), (False, True, False), (False, False, True)):
         leaves = [x.clone() for x in (hidden, items, bias)]
@@ -244,8 +273,9 @@ def test_second_derivatives(device):
         assert torch.autograd.gradgradcheck(function, leaves)
 
 
-def test_autocast_changes_nothing(device):
-    given = make((20, 60, 16, 13, True), device)
+@pytest.mark.parametrize("width", [16, 300])
+def test_autocast_changes_nothing(width, device):
+    given = make((20, 60, width, 13, True), device)
     exact = run(linear_log_prob, *given)
 
     def under_autocast(*arguments):  # backward runs outside, as torch advises
@@ -294,21 +324,22 @@ def test_vmap_equals_a_loop(device):
 
 
 def test_either_of_torch_s_switches_allows_tf32():
-    matmul, before = torch.backends.cuda.matmul, op.tf32_allowed()
+    matmul, before = torch.backends.cuda.matmul, dispatch.tf32_allowed()
     try:
         torch.set_float32_matmul_precision("high")
-        assert op.tf32_allowed()
+        assert dispatch.tf32_allowed()
         torch.set_float32_matmul_precision("highest")
-        assert not op.tf32_allowed()
+        assert not dispatch.tf32_allowed()
         matmul.fp32_precision = "tf32"  # from here on the first switch's getter raises
-        assert op.tf32_allowed()
+        assert dispatch.tf32_allowed()
     finally:
         matmul.fp32_precision = "ieee"
         torch.set_float32_matmul_precision("high" if before else "highest")
 
 
-def test_reference_only_forces_the_reference(device):
-    given = make((20, 60, 16, None, True), device)
+@pytest.mark.parametrize("width", [16, 300])
+def test_reference_only_forces_the_reference(width, device):
+    given = make((20, 60, width, None, True), device)
     with reference_only():
         forced = run(linear_log_prob, *given)
     for ours, whole in zip(forced, run(linear_log_prob, *given), strict=True):

@@ -35,7 +35,7 @@ def far_apart(request, tmp_path):
 @pytest.mark.interpreter
 @pytest.mark.usefixtures("interpreted")
 def test_int64_offsets(far_apart, need_bias):
-    from torchrl_drpo_kernels.linear_log_prob import kernel
+    from torchrl_drpo_kernels.linear_log_prob import kernel, kernel_backward
 
     hidden, items = torch.randn(ROWS, D), torch.randn(ROWS, D)
     far_hidden, far_items = far_apart(hidden), far_apart(items)
@@ -50,9 +50,9 @@ def test_int64_offsets(far_apart, need_bias):
         torch.testing.assert_close(ours, true)
     slopes = torch.randn(2, ROWS)
     arguments = (action, None, bias, 1.0, near[1], *slopes, need_bias)
-    near_grad = kernel.backward_items(hidden, items, *arguments)
+    near_grad = kernel_backward.items_gradient(hidden, items, *arguments)
     out = far_apart(torch.zeros(ROWS, D))
-    far_grad = kernel.backward_items(far_hidden, far_items, *arguments, out=out)
+    far_grad = kernel_backward.items_gradient(far_hidden, far_items, *arguments, out=out)
     assert far_grad[0] is out
     assert all(torch.equal(a, b) for a, b in zip(near_grad, far_grad, strict=True))
 

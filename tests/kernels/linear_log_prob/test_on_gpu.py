@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torchrl_drpo_kernels import linear_log_prob
-from torchrl_drpo_kernels.linear_log_prob import op, reference, shapes
+from torchrl_drpo_kernels.linear_log_prob import dispatch, reference, shapes
 
 from tests.gpu import no_host_reads
 from tests.kernels.linear_log_prob.test_linear_log_prob import GPU_TOLERANCE, eager, make, run
@@ -30,7 +30,7 @@ def test_every_tile_of_the_table(width, aligned, dtype):
     hidden, items, action, n_rows, bias = make(
         (700, 5001, width if aligned else width - 3, live, True), CUDA, dtype
     )
-    assert op._takes_kernel(hidden)
+    assert dispatch.takes_kernel(hidden)
     double = [x.double() for x in (hidden, items, bias)]
     exact = run(reference.linear_log_prob, *double[:2], action, n_rows, double[2])
     plain = run(eager, hidden[:live], items, action[:live], None, bias)

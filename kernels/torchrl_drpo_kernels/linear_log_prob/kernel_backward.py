@@ -1,0 +1,189 @@
+"""The backward pass of kernel.py, in Triton.
+
+Items      A program owns one tile of items and walks the live rows: nothing is written twice, so no
+           atomics and the same bits on every run. 4 D flops a logit.
+Rows       The forward left the expected item of each row, so the gradient of h is elementwise.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from torchrl_drpo_kernels._common import COMPILE, launches, next_power_of_2
+from torchrl_drpo_kernels.linear_log_prob.kernel import (
+    LOG2E,
+    described,
+    live_count,
+    load_rows,
+    precision_of,
+    source_of,
+)
+from torchrl_drpo_kernels.linear_log_prob.shapes import SCANNED_ROWS, Tile, architecture, tile_of
+
+
+@launches
+def items_gradient(
+    hidden: Tensor,
+    items: Tensor,
+    action: Tensor,
+    n_rows: Tensor | None,
+    bias: Tensor | None,
+    inverse_temperature: float,
+    lse: Tensor,
+    slope_soft: Tensor,
+    slope_logged: Tensor,
+    need_bias: bool,
+    tile: Tile | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the items ``[V, D]`` and of the bias ``[V]`` (``[0]`` unless needed).
+
+    Row ``i`` sends ``slope_soft[i] * p[i, j] + slope_logged[i] * (j == a[i])`` into the logit
+    ``h[i] . E[j] + bias[j]``; both slopes already hold the inverse temperature. ``out`` takes the
+    items' gradient, with any row stride.
+    """
+    (n, d), v = hidden.shape, items.shape[0]
+    width = max(16, next_power_of_2(d))
+    descriptors = described(hidden) and described(items) and n > 0
+    tile = tile or tile_of("items", architecture(hidden), width, hidden.element_size(), descriptors)
+    d_items = items.new_empty(v, d) if out is None else out
+    d_bias = lse.new_empty(v if need_bias else 0)
+    items_kernel[(triton.cdiv(v, tile.items),)](
+        source_of(hidden, tile.rows, width, descriptors), hidden,
+        source_of(items, tile.items, width, descriptors),
+        action, bias, n_rows, lse, slope_soft, slope_logged, d_items, d_bias,
+        n, v, hidden.stride(0), items.stride(0), d_items.stride(0), inverse_temperature * LOG2E,
+        D=d, WIDTH=width, ROWS=tile.rows, ITEMS=tile.items,
+        NEED_BIAS=need_bias, DESCRIPTORS=descriptors, PRECISION=precision_of(hidden),
+        SCAN=SCANNED_ROWS, num_warps=tile.warps, num_stages=tile.stages, **COMPILE,
+    )  # fmt: skip
+    return d_items, d_bias if bias is None else d_bias.to(bias.dtype)
+
+
+@launches
+def hidden_gradient(
+    items: Tensor,
+    action: Tensor,
+    n_rows: Tensor | None,
+    mean: Tensor,
+    slope_soft: Tensor,
+    slope_logged: Tensor,
+    out: Tensor,
+    index: Tensor | None = None,
+) -> None:
+    """``slope_soft[i] mean[i] + slope_logged[i] E[a[i]]`` of each live row, into ``out``.
+
+    Row i goes to row ``index[i]`` of ``out [N, D]`` (contiguous), to row i without an index; other
+    rows are left alone.
+    """
+    (n, d), width = mean.shape, max(16, next_power_of_2(mean.shape[1]))
+    if n:
+        hidden_kernel[(n,)](
+            items, action, n_rows, index, mean, slope_soft, slope_logged, out,
+            n, items.stride(0), D=d, WIDTH=width, num_warps=2, **COMPILE,
+        )  # fmt: skip
+
+
+@triton.jit
+def hidden_kernel(
+    items_ptr, action_ptr, n_rows_ptr, index_ptr, mean_ptr, soft_ptr, logged_ptr, out_ptr,
+    n, items_stride, D: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradient of one row of h."""
+    place = tl.program_id(0)
+    if place < live_count(n_rows_ptr, n):
+        row = place.to(tl.int64)
+        if index_ptr is not None:
+            row = tl.load(index_ptr + place).to(tl.int64)
+        column = tl.arange(0, WIDTH)
+        inside = column < D
+        action = tl.load(action_ptr + place).to(tl.int64)
+        e = tl.load(items_ptr + action * items_stride + column, inside, other=0.0).to(tl.float32)
+        mean = tl.load(mean_ptr + place.to(tl.int64) * D + column, inside, other=0.0)
+        slope = tl.load(soft_ptr + place) * mean + tl.load(logged_ptr + place) * e
+        tl.store(out_ptr + row * D + column, slope.to(out_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _add_rows(
+    d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
+    ROWS: tl.constexpr, NEED_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds ``soft[i] * p[i, j] h[i]`` of one tile of rows to one tile of items."""
+    row = start + tl.arange(0, ROWS)
+    inside = row < live
+    lse = tl.load(lse_ptr + row, inside, other=float("inf")) * 1.4426950408889634
+    soft = tl.load(soft_ptr + row, inside, other=0.0)
+    z = tl.dot(e, h.T, input_precision=PRECISION) * scale + b[:, None]
+    slope = tl.exp2(z - lse[None, :]) * soft[None, :]
+    d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
+    if NEED_BIAS:
+        d_bias += tl.sum(slope, 1)
+    return d_items, d_bias
+
+
+@triton.jit
+def items_kernel(
+    hidden, hidden_ptr, items, action_ptr, bias_ptr, n_rows_ptr, lse_ptr, soft_ptr, logged_ptr,
+    d_items_ptr, d_bias_ptr, n, n_items, hidden_stride, items_stride, out_stride, scale,
+    D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr,
+    NEED_BIAS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    SCAN: tl.constexpr,
+):  # fmt: skip
+    """Gradient of one tile of items (and their bias) from all live rows."""
+    live = live_count(n_rows_ptr, n)
+    first = tl.program_id(0) * ITEMS
+    item = first + tl.arange(0, ITEMS)
+    e = load_rows(items, first, n_items, items_stride, D, WIDTH, ITEMS, DESCRIPTORS)
+    b = tl.zeros((ITEMS,), tl.float32)
+    if bias_ptr is not None:
+        b = tl.load(bias_ptr + item, item < n_items, other=0.0).to(tl.float32) * scale
+    d_items = tl.zeros((ITEMS, WIDTH), tl.float32)
+    d_bias = tl.zeros((ITEMS,), tl.float32)
+    whole = 0
+    if DESCRIPTORS:
+        whole = (live // ROWS) * ROWS
+        for start in range(0, whole, ROWS):
+            h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
+            d_items, d_bias = _add_rows(
+                d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
+                ROWS, NEED_BIAS, PRECISION,
+            )  # fmt: skip
+    # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
+    for start in range(whole, live, ROWS):
+        h = load_rows(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
+        d_items, d_bias = _add_rows(
+            d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
+            ROWS, NEED_BIAS, PRECISION,
+        )  # fmt: skip
+    column = tl.arange(0, WIDTH)
+    # The logged items: few rows name one of this tile, so they stay out of the loops above. Those
+    # that do are found SCAN at a time, numbered, and taken 16 by 16.
+    for start in range(0, live, SCAN):
+        row = start + tl.arange(0, SCAN)
+        action = tl.load(action_ptr + row, row < live, other=-1).to(tl.int32)
+        here = ((action >= first) & (action < first + ITEMS)).to(tl.int32)
+        number = tl.cumsum(here, 0) * here  # from 1; 0 where the row names another tile
+        hits = tl.sum(here, 0)
+        for done in range(0, hits, 16):
+            wanted = done + 1 + tl.arange(0, 16)
+            found = number[None, :] == wanted[:, None]
+            known = wanted <= hits
+            named = tl.sum(tl.where(found, row[None, :], 0), 1)  # one row each; 0 if not known
+            logged = tl.load(logged_ptr + named, known, other=0.0)
+            local = tl.load(action_ptr + named, known, other=-1).to(tl.int32) - first
+            place = named[:, None].to(tl.int64) * hidden_stride + column[None, :]
+            h = tl.load(hidden_ptr + place, known[:, None] & (column < D)[None, :], other=0.0)
+            same = local[None, :] == tl.arange(0, ITEMS)[:, None]
+            slope = tl.where(same, logged[None, :], 0.0)
+            d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
+            if NEED_BIAS:
+                d_bias += tl.sum(slope, 1)
+    inside = (item < n_items)[:, None] & (column < D)[None, :]
+    place = item[:, None].to(tl.int64) * out_stride + column[None, :]
+    tl.store(d_items_ptr + place, d_items.to(d_items_ptr.dtype.element_ty), inside)
+    if NEED_BIAS:
+        tl.store(d_bias_ptr + item, d_bias, item < n_items)
