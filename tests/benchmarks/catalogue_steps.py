@@ -56,25 +56,32 @@ def make_batch(problem: Problem) -> Batch:
     )
 
 
+def _most_rows(batch: Batch, kappa: float) -> int:
+    """K as the host knows it, from a fixed kappa: all ways may use that, ours as a bound."""
+    return max(1, int(kappa * batch.quality.shape[0] + 0.5))
+
+
 def ours(batch: Batch, kappa: float) -> Tensor:
     """``drpo::select`` and ``drpo::linear_log_prob``."""
     kept = select(batch.quality, None, kappa, normalize=False)
+    places = slice(_most_rows(batch, kappa))
     log_prob, _ = linear_log_prob(
-        batch.hidden, batch.table, batch.action, kept.n_rows, index=kept.index
+        batch.hidden, batch.table, batch.action, kept.n_rows, index=kept.index[places]
     )
-    return -(kept.weight * log_prob).sum() / kept.quota
+    return -(kept.weight[places] * log_prob).sum() / kept.quota
 
 
 def ours_in_one_op(batch: Batch, kappa: float) -> Tensor:
     """``drpo::drpo_catalogue_loss``."""
     hidden, table, action, quality = batch
-    return drpo_catalogue_loss(hidden, table, action, quality, kappa, normalize=False).loss
+    options = {"normalize": False, "max_rows": _most_rows(batch, kappa)}
+    return drpo_catalogue_loss(hidden, table, action, quality, kappa, **options).loss
 
 
 def _top(batch: Batch, kappa: float) -> tuple[Tensor, Tensor]:
     """Rows of the top kappa and what each weighs in the loss."""
-    k = max(1, int(kappa * batch.quality.shape[0] + 0.5))
-    best, rows = batch.quality.topk(k)
+    best, rows = batch.quality.topk(_most_rows(batch, kappa))
+    k = best.shape[0]
     return rows, (best - best[-1]) / k
 
 

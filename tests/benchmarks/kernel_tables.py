@@ -8,6 +8,16 @@ SIZES = ("rows", "items", "width", "kappa")
 OURS, GATHER, DENSE = "ours", "topk + gather + cross-entropy", "dense cross-entropy"
 Row = dict[str, Any]
 
+#: Rows, items and width of the GPU's grid, each at these kappas: the table of floors.
+GPU_SIZES = (
+    (4096, 32_768, 256),
+    (4096, 262_144, 256),
+    (4096, 1_048_576, 256),
+    (65_536, 262_144, 256),
+    (65_536, 262_144, 1024),
+)
+GPU_KAPPAS = (1.0, 0.5, 0.1, 0.05)
+
 #: What one H200 does: bfloat16 flops and bytes a second, both measured on such a card.
 FLOPS, BANDWIDTH = 790e12, 4.3e12
 
@@ -173,8 +183,8 @@ def encoder_table(rows: list[Row]) -> list[str]:
 def gpu_table() -> list[str]:
     """The roofline of each problem of the GPU's grid, for where nothing was measured."""
     lines = ["| N | V | D | kappa | roofline ms | measured |", "|---|---|---|---|---|---|"]
-    for n, items in ((4096, 32_768), (4096, 262_144), (4096, 1_048_576), (65_536, 262_144)):
-        for kappa in (1.0, 0.5, 0.1, 0.05):
-            floor = roofline(n, items, 256, kappa) * 1e3
-            lines.append(f"| {n} | {items:,} | 256 | {kappa:g} | {floor:.3f} | not here |")
+    for n, items, width in GPU_SIZES:
+        for kappa in GPU_KAPPAS:
+            floor = roofline(n, items, width, kappa) * 1e3
+            lines.append(f"| {n} | {items:,} | {width} | {kappa:g} | {floor:.3f} | not here |")
     return lines

@@ -31,6 +31,7 @@ from catalogue_steps import (
     peak_memory,
     run_step,
 )
+from kernel_tables import GPU_KAPPAS, GPU_SIZES
 
 pytest.importorskip("pytest_benchmark")
 pytestmark = [
@@ -47,9 +48,7 @@ CPU = [
     Problem(16_384, 200_000, 64, 0.1),
 ]
 GPU = [
-    Problem(rows, items, 256, kappa, "cuda", torch.bfloat16)
-    for rows, items in ((4096, 32_768), (4096, 262_144), (4096, 1_048_576), (65_536, 262_144))
-    for kappa in (1.0, 0.5, 0.1, 0.05)
+    Problem(*sizes, kappa, "cuda", torch.bfloat16) for sizes in GPU_SIZES for kappa in GPU_KAPPAS
 ]
 #: Dense logits, their softmax and their gradient in bytes, beyond which a dense peer is left out.
 DENSE_LIMIT = {"cpu": 11e9, "cuda": 60e9}
