@@ -96,6 +96,8 @@ def backward(
         lse, logged, soft = lse[:rows], logged[:rows], soft[:rows]
         if live is not None:
             logged, soft = torch.where(live, logged, 0), torch.where(live, soft, 0)
+            # A dead row's scores are the bias alone: exp(bias - 0) may overflow, and 0 inf is NaN.
+            lse = torch.where(live, lse, torch.inf)
         if need_hidden:
             toward = items[a.long()].to(lse.dtype).mul_(logged[:, None])
             toward = toward.addcmul_(mean[:rows], soft[:, None]).to(hidden.dtype)
@@ -152,6 +154,11 @@ def _living(
     if n_rows.device.type == "cpu":
         rows = max(0, min(int(n_rows), hidden.shape[0]))
         return hidden[:rows], action[:rows], None
+    return _neutralised(hidden, action, n_rows)
+
+
+def _neutralised(hidden: Tensor, action: Tensor, n_rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All rows, the dead ones zero with item 0, and which live: for counts that nobody reads."""
     live = torch.arange(hidden.shape[0], device=hidden.device) < n_rows.reshape(())
     return torch.where(live[:, None], hidden, 0), torch.where(live, action, 0), live
 

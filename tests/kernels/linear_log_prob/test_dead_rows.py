@@ -1,0 +1,41 @@
+"""Rows whose number only an accelerator knows: they are neutralised, not cut off.
+
+A CPU cuts them off, so the branch is taken here by hand.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchrl_drpo_kernels.linear_log_prob import dispatch
+
+N, V, LIVE = 9, 14, 5
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, under the interpreter, of inf
+@pytest.mark.parametrize("highest", [1.0, 1000.0], ids=["small bias", "bias whose exp overflows"])
+@pytest.mark.parametrize("width", [16, 300])
+def test_dead_rows_that_are_not_cut_off_change_no_gradient(width, highest, device, monkeypatch):
+    hidden, items = torch.randn(N, width), torch.randn(V, width)
+    bias, action = torch.linspace(-1.0, highest, V), torch.randint(V, (N,))
+    hidden[LIVE:], action[LIVE:] = torch.inf, -7
+    grads = [g.to(device) for g in (torch.randn(N), torch.randn(N))]
+    grads[0][LIVE:] = torch.nan  # whatever arrives there
+    given = [x.to(device) for x in (hidden, items, action)]
+
+    def run(rows, n_rows):
+        h, e, a = given[0][:rows], given[1], given[2][:rows]
+        head = h, e, a, n_rows, bias.to(device), 0.7
+        log_prob, lse, mean, _ = dispatch.forward(*head, True)
+        found = dispatch.backward(
+            *head, lse, mean, None, *(g[:rows] for g in grads), True, True, True
+        )
+        return log_prob, lse, found
+
+    *want, (want_hidden, want_items, want_bias) = run(LIVE, None)
+    monkeypatch.setattr(dispatch, "_living", dispatch._neutralised)
+    *got, (got_hidden, got_items, got_bias) = run(N, torch.tensor([LIVE], device=device))
+    for ours, wanted in zip((*got, got_hidden), (*want, want_hidden), strict=True):
+        torch.testing.assert_close(ours[:LIVE], wanted)
+        assert not ours[LIVE:].any()
+    torch.testing.assert_close((got_items, got_bias), (want_items, want_bias))
