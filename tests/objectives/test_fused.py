@@ -241,6 +241,19 @@ def test_after_a_capture_the_host_claims_nothing(far_away, monkeypatch):
     assert copy.deepcopy(ceiling).bound(kappa) < 0.2
 
 
+def test_steps_before_a_capture_launch_what_the_capture_will(far_away, monkeypatch):
+    kappa, ceiling = torch.tensor(0.1), _fused.KappaCeiling()
+    assert ceiling.bound(kappa) < 0.2
+    with monkeypatch.context() as side:
+        side.setattr(_fused, "_on_side_stream", lambda values: True)
+        kappa.fill_(0.7)
+        assert ceiling.bound(kappa) == 1.0
+        ceiling.advance(kappa, AdaptiveKappa())
+    # Only the answer was another: what was written on the side is known afterwards.
+    assert ceiling.bound(kappa) == pytest.approx(0.7 * AdaptiveKappa().up, rel=1e-4)
+    assert sum(t is kappa for t in far_away) == 2
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("weighting", ["linear", "uniform"])
 @pytest.mark.parametrize("case", CASES)

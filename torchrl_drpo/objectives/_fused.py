@@ -41,7 +41,9 @@ class KappaCeiling:
     then on the bound grows by the controller's factor a step. A kappa that somebody else wrote
     (an assignment, a loaded checkpoint) is noticed, by the tensor or by its version, and read at
     once. The replays of a captured step move kappa and leave no trace on the host, so from a
-    capture on the bound is 1.
+    capture on the bound is 1. It is also 1 on a stream other than the default one, where torch
+    wants the steps before a capture to run: they then launch what the capture will, and a kernel's
+    first launch, which compiles and loads it, may fail in a capture.
     """
 
     def __init__(self) -> None:
@@ -61,7 +63,7 @@ class KappaCeiling:
         return KappaCeiling, ()
 
     def bound(self, kappa: Tensor) -> float:
-        """At least the value of ``kappa``; 1 while a graph is being captured, and afterwards."""
+        """At least the value of ``kappa``; 1 before, while and after a graph is captured."""
         if torch.compiler.is_compiling() or self._captured or _capturing(kappa):
             return 1.0
         if reads_are_free(kappa) or not self._knows(kappa):
@@ -72,6 +74,8 @@ class KappaCeiling:
             self._bound, self._pending = float(value), None
             for _ in range(copied_at, self._steps):
                 self._grow()
+        if _on_side_stream(kappa):
+            return 1.0
         return min(1.0, self._bound * (1 + 1e-5))  # float32 products may round up
 
     def advance(self, kappa: Tensor, controller: AdaptiveKappa | None) -> None:
@@ -217,3 +221,10 @@ def _sent_to_host(value: Tensor) -> tuple[Tensor, torch.cuda.Event] | None:
 
 def _capturing(values: Tensor) -> bool:
     return values.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _on_side_stream(values: Tensor) -> bool:
+    """Whether eager steps here may be those before a capture."""
+    if values.device.type != "cuda":
+        return False
+    return torch.cuda.current_stream(values.device) != torch.cuda.default_stream(values.device)

@@ -76,8 +76,9 @@ class DRPOLoss(WeightedLoss):
         path: ``"auto"`` selects on the device on CUDA (``"fused"``: no synchronisation, and the
             policy sees the kept rows only) and reads the count of kept rows on the CPU;
             ``"reference"`` and ``"fused"`` force one way. Where the policy cannot be spared any
-            row (``ties="fraction"`` without linear weights, compiled or captured steps, kappa 1),
-            everything behind it is one op. ``loss.backend`` says which way was taken.
+            row (``ties="fraction"`` without linear weights, compiled or captured steps and those
+            on a side stream before a capture, kappa 1), everything behind it is one op.
+            ``loss.backend`` says which way was taken.
         level, skip_filtered, reduction, functional, check_inputs: see
             :class:`~torchrl_drpo.objectives.weighted.WeightedLoss`.
 
