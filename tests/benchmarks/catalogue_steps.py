@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import time
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -138,8 +139,17 @@ def cut_cross_entropy(hidden: Tensor, table: Tensor, action: Tensor) -> Tensor:
     return cut(hidden, table, action, reduction="none", filter_eps=None)
 
 
+#: Most chunks of rows that Liger may cut a batch into. There are V / D of them where there are rows
+#: enough, and each reads and writes gradients of all items: 4,096 of a million items 256 wide move
+#: more than 10 TB a step.
+LIGER_CHUNKS = 1024
+
+
 def liger(hidden: Tensor, table: Tensor, action: Tensor) -> Tensor:
-    """Liger's fused linear cross-entropy; versions up to 0.7 ignore the rows' weights."""
+    """Liger's fused linear cross-entropy; versions up to 0.8.1 ignore the rows' weights."""
+    chunks = min(hidden.shape[0], -(-table.shape[0] // table.shape[1]))
+    if chunks > LIGER_CHUNKS:
+        raise ValueError(f"it cuts the rows into {chunks} chunks: seconds a step")
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as fused
 
     return fused(hidden, table, action, reduction="none")
@@ -224,14 +234,29 @@ def run_step(name: str, batch: Batch, kappa: float) -> Tensor:
     return loss
 
 
-def device_seconds(step: Callable[[], object], rounds: int = 20) -> list[float]:
-    """Seconds that a GPU works on each of ``rounds`` steps, the host's launches left out.
+def rounds_within(budget: float, seconds: float, most: int = 20) -> int:
+    """Rounds of so many seconds that fit a budget: ``most`` of them, and 3 at the least.
+
+    >>> rounds_within(2.0, 0.01), rounds_within(2.0, 0.25), rounds_within(2.0, 9.0)
+    (20, 8, 3)
+    """
+    return max(3, min(most, int(budget / seconds)))
+
+
+def device_seconds(step: Callable[[], object], budget: float = 2.0) -> list[float]:
+    """Seconds that a GPU works on each of some steps, the host's launches left out.
+
+    As many steps as fit ``budget`` seconds, by the time of one more before them.
 
     The GPU sleeps first while the host launches, so that no kernel waits for the next launch.
     A step in which the host waits for the GPU defeats that: its gaps count, as in training.
     """
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
     torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    rounds = rounds_within(budget, time.perf_counter() - start)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
     torch.cuda._sleep(200_000_000)  # cycles: about a tenth of a second
     events[0].record()
     for event in events[1:]:

@@ -3,6 +3,7 @@
     python tests/benchmarks/report_kernels.py --only cuda      # on a GPU machine: the GPU alone
     python tests/benchmarks/report_kernels.py --only cpu
     python tests/benchmarks/report_kernels.py --only 200000    # a part; the rest stays as it was
+    python tests/benchmarks/report_kernels.py --only "test_step and cuda-4096-262144"
     python tests/benchmarks/report_kernels.py --processor-time --only cpu   # on a busy machine
 
 Every way is first held against float64. Times are medians of a step (selection, forward,
@@ -28,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_tables import (
+    GPU_SIZES,
     OURS,
     SIZES,
     Row,
@@ -45,6 +47,20 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("test_kernels_linear_log_prob.py", "test_kernels_step.py")
 
 
+def parts(only: str | None) -> list[str | None]:
+    """What is measured and written one after the other, as ``pytest -k`` expressions.
+
+    A GPU is often lent for minutes: what was measured before the time ran out is kept.
+
+    >>> parts("cpu"), parts("cuda")[1]
+    (['cpu'], 'test_step and cuda-4096-32768-256-')
+    """
+    if only != "cuda":
+        return [only]
+    sizes = ("-".join(map(str, size)) for size in GPU_SIZES)
+    return ["cuda and not test_step", *(f"test_step and cuda-{size}-" for size in sizes)]
+
+
 def measure(only: str | None, processor_time: bool) -> list[Row]:
     """Runs pytest-benchmark; one row a way and problem."""
     with tempfile.TemporaryDirectory() as folder:
@@ -58,13 +74,16 @@ def measure(only: str | None, processor_time: bool) -> list[Row]:
             command.append("--benchmark-timer=time.process_time")
         done = subprocess.run(command, cwd=ROOT, env=environment)
         if not (out.is_file() and out.stat().st_size):
-            sys.exit(f"nothing was measured: pytest ended with {done.returncode}")
+            sys.stderr.write(f"nothing was measured: pytest ended with {done.returncode}\n")
+            return []
         if done.returncode:
             sys.stderr.write("Some tests failed; what the others measured is written.\n")
         entries = json.loads(out.read_text())["benchmarks"]
     found = []
     for entry in entries:
         info, stats = entry["extra_info"], entry["stats"]
+        if "device" not in info:  # it was timed, and what came after that failed
+            continue
         times = {f"{name}_s": stats[name] for name in ("median", "min", "max")}
         found.append({**info, **times, "rounds": stats["rounds"]})
     return found
@@ -214,12 +233,17 @@ def main() -> None:
     parser.add_argument("--processor-time", action="store_true", help="of one thread")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "kernels")
     given = parser.parse_args()
-    new = measure(given.only, given.processor_time)
-    for device in dict.fromkeys(row["device"] for row in new):
-        stem = f"{device}_one_thread" if given.processor_time else device
-        path = given.out / f"{stem}.json"
-        rows = [row for row in new if row["device"] == device]
-        write_report(given.out, stem, merged(kept(path, device), rows))
+    measured = False
+    for part in parts(given.only):
+        new = measure(part, given.processor_time)
+        measured |= bool(new)
+        for device in dict.fromkeys(row["device"] for row in new):
+            stem = f"{device}_one_thread" if given.processor_time else device
+            path = given.out / f"{stem}.json"
+            rows = [row for row in new if row["device"] == device]
+            write_report(given.out, stem, merged(kept(path, device), rows))
+    if not measured:
+        sys.exit("nothing was measured")
 
 
 if __name__ == "__main__":

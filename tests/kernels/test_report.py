@@ -8,6 +8,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+import torch
+
+from tests.benchmarks import catalogue_steps
 from tests.benchmarks import report_kernels as report
 
 SIZES = {"rows": 4096, "items": 262_144, "width": 256, "kappa": 0.1}
@@ -86,3 +89,43 @@ def test_a_cpu_report_has_no_device_times(tmp_path):
     text = (tmp_path / "cpu.md").read_text()
     assert "share of roofline" not in text
     assert "| 4096 | 262,144 | 256 | 0.1 | 0.279 | not here |" in text
+
+
+def test_the_parts_of_a_gpu_run_hold_every_problem_once():
+    first, *rest = report.parts("cuda")
+    assert first == "cuda and not test_step"
+    for size in report.GPU_SIZES:
+        name = f"test_step[cuda-{'-'.join(map(str, size))}-0.1-ours]"
+        assert sum(all(word in name for word in part.split(" and ")) for part in rest) == 1, name
+    assert report.parts("cpu") == ["cpu"]
+    assert report.parts(None) == [None]
+
+
+def test_what_a_run_has_measured_is_written_part_by_part(tmp_path, monkeypatch):
+    seen = []
+
+    def measure(part, processor_time):
+        seen.append(part)
+        if len(seen) == 2:
+            return []  # everything in it was skipped
+        if len(seen) == 4:
+            raise KeyboardInterrupt  # the machine is taken away
+        return [ROWS[5] if len(seen) == 1 else ROWS[0]]
+
+    monkeypatch.setattr(report, "measure", measure)
+    monkeypatch.setattr("sys.argv", ["report", "--only", "cuda", "--out", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        report.main()
+    assert seen == report.parts("cuda")[:4]
+    assert len(json.loads((tmp_path / "cuda.json").read_text())["rows"]) == 2
+
+
+def test_slow_steps_get_fewer_rounds():
+    assert [catalogue_steps.rounds_within(2.0, s) for s in (0.01, 0.25, 9.0)] == [20, 8, 3]
+
+
+def test_liger_is_left_out_where_it_walks_the_catalogue_too_often():
+    with torch.device("meta"):
+        hidden, table = torch.empty(4096, 256), torch.empty(2**20, 256)
+    with pytest.raises(ValueError, match="cuts the rows into 4096 chunks"):
+        catalogue_steps.liger(hidden, table, torch.zeros(4096))
