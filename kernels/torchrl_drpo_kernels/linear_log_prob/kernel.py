@@ -145,6 +145,41 @@ def _shares(live, n_items, programs, ROWS: tl.constexpr, ITEMS: tl.constexpr):
 
 
 @triton.jit
+def _add_items(
+    top, mass, mean, h, items, bias_ptr, start, n_items, items_stride, scale,
+    D: tl.constexpr, WIDTH: tl.constexpr, ITEMS: tl.constexpr, EDGE: tl.constexpr,
+    NEED_MEAN: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds one tile of items to the maximum, sum and weighted sum.
+
+    At small D a multiprocessor issues too few instructions for its tensor cores, so without a bias
+    a score costs a fused multiply-add and an exp2, and nothing for the catalogue's edge unless the
+    tile may reach it (``EDGE``).
+    """
+    e = load_rows(items, start, n_items, items_stride, D, WIDTH, ITEMS, DESCRIPTORS)
+    z = tl.dot(h, e.T, input_precision=PRECISION)
+    item = start + tl.arange(0, ITEMS)
+    if bias_ptr is not None:
+        b = tl.load(bias_ptr + item, item < n_items, other=0.0).to(tl.float32)
+        z = z * scale + (b * scale)[None, :]
+    if EDGE and start + ITEMS > n_items:
+        z = tl.where((item < n_items)[None, :], z, float("-inf"))
+    if bias_ptr is None:
+        higher = tl.maximum(top, tl.max(z, 1) * scale)
+        shift = higher
+        p = tl.exp2(z * scale - shift[:, None])
+    else:
+        higher = tl.maximum(top, tl.max(z, 1))
+        shift = tl.where(higher == float("-inf"), 0.0, higher)  # all so far may be excluded
+        p = tl.exp2(z - shift[:, None])
+    rescale = tl.exp2(top - shift)
+    mass = mass * rescale + tl.sum(p, 1)
+    if NEED_MEAN:
+        mean = tl.dot(p.to(e.dtype), e, mean * rescale[:, None], input_precision=PRECISION)
+    return higher, mass, mean
+
+
+@triton.jit
 def sweep_kernel(
     hidden, items, bias_ptr, n_rows_ptr, top_ptr, mass_ptr, parts_ptr,
     n, n_items, hidden_stride, items_stride, scale,
@@ -152,39 +187,35 @@ def sweep_kernel(
     NEED_MEAN: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """For each row tile and part of the catalogue: maximum, sum and weighted sum of items."""
+    # Two loops where there are registers for it: pointers, a bias and TF32 want them.
+    APART: tl.constexpr = DESCRIPTORS and bias_ptr is None and PRECISION == "ieee"
     live = live_count(n_rows_ptr, n)
     row_tiles, parts, per_part = _shares(live, n_items, tl.num_programs(0), ROWS, ITEMS)
     # Parts outside, row tiles inside: programs in flight read the same items, from the L2.
     for work in range(tl.program_id(0), row_tiles * parts, tl.num_programs(0)):
-        part = work // row_tiles
-        h = load_rows(
-            hidden, (work % row_tiles) * ROWS, n, hidden_stride, D, WIDTH, ROWS, DESCRIPTORS
-        )
+        first = (work // row_tiles) * per_part * ITEMS
+        last = tl.minimum(n_items, first + per_part * ITEMS)
+        row = (work % row_tiles) * ROWS
+        h = load_rows(hidden, row, n, hidden_stride, D, WIDTH, ROWS, DESCRIPTORS)
         top = tl.full((ROWS,), float("-inf"), tl.float32)
         mass = tl.zeros((ROWS,), tl.float32)
+        mean = mass
         if NEED_MEAN:
             mean = tl.zeros((ROWS, WIDTH), tl.float32)
-        first = part * per_part * ITEMS
-        last = tl.minimum(n_items, first + per_part * ITEMS)
-        for start in range(first, last, ITEMS):
-            e = load_rows(items, start, n_items, items_stride, D, WIDTH, ITEMS, DESCRIPTORS)
-            z = tl.dot(h, e.T, input_precision=PRECISION) * scale
-            item = start + tl.arange(0, ITEMS)
-            if bias_ptr is not None:
-                b = tl.load(bias_ptr + item, item < n_items, other=0.0).to(tl.float32)
-                z += (b * scale)[None, :]
-            if start + ITEMS > n_items:
-                z = tl.where((item < n_items)[None, :], z, float("-inf"))
-            higher = tl.maximum(top, tl.max(z, 1))
-            shift = higher
-            if bias_ptr is not None:  # every item so far may be excluded
-                shift = tl.where(higher == float("-inf"), 0.0, higher)
-            p = tl.exp2(z - shift[:, None])
-            rescale = tl.exp2(top - shift)
-            mass = mass * rescale + tl.sum(p, 1)
-            if NEED_MEAN:
-                mean = tl.dot(p.to(e.dtype), e, mean * rescale[:, None], input_precision=PRECISION)
-            top = higher
+        whole = last
+        if APART:
+            whole = first + ((last - first) // ITEMS) * ITEMS
+        for start in range(first, whole, ITEMS):
+            top, mass, mean = _add_items(
+                top, mass, mean, h, items, bias_ptr, start, n_items, items_stride, scale,
+                D, WIDTH, ITEMS, not APART, NEED_MEAN, DESCRIPTORS, PRECISION,
+            )  # fmt: skip
+        if APART:
+            for start in range(whole, last, ITEMS):  # at most once
+                top, mass, mean = _add_items(
+                    top, mass, mean, h, items, bias_ptr, start, n_items, items_stride, scale,
+                    D, WIDTH, ITEMS, True, NEED_MEAN, DESCRIPTORS, PRECISION,
+                )  # fmt: skip
         slot = tl.cast(work, tl.int64) * ROWS + tl.arange(0, ROWS)
         tl.store(top_ptr + slot, top)
         tl.store(mass_ptr + slot, mass)

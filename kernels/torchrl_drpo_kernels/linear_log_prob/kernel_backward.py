@@ -110,15 +110,19 @@ def hidden_kernel(
 @triton.jit
 def _add_rows(
     d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-    ROWS: tl.constexpr, NEED_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, NEED_BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds ``soft[i] * p[i, j] h[i]`` of one tile of rows to one tile of items."""
     row = start + tl.arange(0, ROWS)
     inside = row < live
     lse = tl.load(lse_ptr + row, inside, other=float("inf")) * 1.4426950408889634
     soft = tl.load(soft_ptr + row, inside, other=0.0)
-    z = tl.dot(e, h.T, input_precision=PRECISION) * scale + b[:, None]
-    slope = tl.exp2(z - lse[None, :]) * soft[None, :]
+    z = tl.dot(e, h.T, input_precision=PRECISION)
+    if HAS_BIAS:
+        z = z * scale + b[:, None]
+        slope = tl.exp2(z - lse[None, :]) * soft[None, :]
+    else:  # one fused multiply-add a score
+        slope = tl.exp2(z * scale - lse[None, :]) * soft[None, :]
     d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
     if NEED_BIAS:
         d_bias += tl.sum(slope, 1)
@@ -150,14 +154,14 @@ def items_kernel(
             h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
             d_items, d_bias = _add_rows(
                 d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-                ROWS, NEED_BIAS, PRECISION,
+                ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
             )  # fmt: skip
     # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
     for start in range(whole, live, ROWS):
         h = load_rows(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
         d_items, d_bias = _add_rows(
             d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-            ROWS, NEED_BIAS, PRECISION,
+            ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
         )  # fmt: skip
     column = tl.arange(0, WIDTH)
     # The logged items: few rows name one of this tile, so they stay out of the loops above. Those

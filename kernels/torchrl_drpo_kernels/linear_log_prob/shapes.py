@@ -1,10 +1,10 @@
 """Tile shapes of the Triton kernels: a static table, never autotuned on the number of rows.
 
-Every cell compiles with a bias, without spills and within the shared memory of its architecture,
-with Triton 3.6 as with 3.9 (tests/kernels/aot). One exception is known: on sm_90 the gradient of
-256 wide float32 items spills with 3.6, whatever the tile (2 instructions at the least of eleven
-tried), which costs time, not correctness. Which of the shapes that compile is fastest has not been
-measured: no GPU.
+Every cell compiles, with a bias and without, free of spills and within the shared memory of its
+architecture, with Triton 3.6 as with 3.9 (tests/kernels/aot). One exception is known: on sm_90 the
+gradient of 256 wide float32 items spills with 3.6, whatever the tile (2 instructions at the least
+of eleven tried), which costs time, not correctness. Which of the shapes that compile is fastest has
+not been measured: no GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Tile(NamedTuple):
 Shapes = dict[str, tuple[Tile, Tile, Tile]]
 
 #: sm_90 and sm_100 load through descriptors (TMA); sm_80 stands for every CUDA device that loads
-#: through pointers and has 160 KB of shared memory, "small" for 64 KB (other CUDA cards, AMD).
+#: through pointers and has 160 KB of shared memory, "small" for 64 KB (other CUDA cards); AMD cards
+#: differ from it in one cell.
 _HALF: dict[str, Shapes] = {
     "sm_90": {
         "mean": (Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
@@ -60,9 +61,10 @@ _HALF: dict[str, Shapes] = {
     "small": {
         "mean": (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
         "value": (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
-        "items": (Tile(32, 128, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2)),
+        "items": (Tile(32, 128, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 8, 2)),
     },
 }
+_HALF["amd"] = {**_HALF["small"], "items": (*_HALF["small"]["items"][:2], Tile(32, 64, 4, 2))}
 #: float32 as TF32: twice the bytes and the registers of an operand.
 _SINGLE: dict[str, Shapes] = {
     "sm_90": {
@@ -73,11 +75,11 @@ _SINGLE: dict[str, Shapes] = {
     "sm_100": {
         "mean": (Tile(128, 64, 8, 3), Tile(64, 64, 8, 3), Tile(32, 64, 4, 2)),
         "value": (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
-        "items": (Tile(64, 128, 8, 2), Tile(32, 64, 8, 3), Tile(32, 64, 4, 2)),
+        "items": (Tile(64, 128, 8, 3), Tile(32, 64, 8, 3), Tile(32, 64, 4, 2)),
     },
     "sm_80": {
         "mean": (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 32, 8, 2)),
-        "value": (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 1)),
+        "value": (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 64, 8, 1)),
         "items": (Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(32, 32, 8, 1)),
     },
     "small": {
@@ -104,18 +106,18 @@ def tile_of(kind: str, arch: str, width: int, itemsize: int, descriptors: bool) 
     """
     if arch == "interpreter":
         return _INTERPRETER
-    if not descriptors and arch != "small":
+    if not descriptors and arch in ("sm_90", "sm_100"):
         arch = "sm_80"
     column = 0 if width <= 64 else 1 if width <= 128 else 2
     return (_HALF if itemsize == 2 else _SINGLE)[arch][kind][column]
 
 
 def architecture(tensor: Tensor) -> str:
-    """``"sm_80"``, ``"sm_90"``, ``"sm_100"`` or ``"small"``; ``"interpreter"`` on a CPU."""
+    """``"sm_80"``, ``"sm_90"``, ``"sm_100"``, ``"small"`` or ``"amd"``; on a CPU ``"interpreter"``."""
     if INTERPRETED or not tensor.is_cuda:
         return "interpreter"
     if torch.version.hip is not None:
-        return "small"
+        return "amd"
     known = {(8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100"}
     return known.get(torch.cuda.get_device_capability(tensor.device), "small")
 

@@ -33,7 +33,7 @@ TABLE = {
     "sm_80": ("sm_80", False),
     "sm_90": ("sm_90", True),
     "sm_100": ("sm_100", True),
-    "gfx942": ("small", False),
+    "gfx942": ("amd", False),
 }
 
 
@@ -51,11 +51,12 @@ def slow(value):
     "width", [256, *(pytest.param(w, marks=pytest.mark.slow) for w in (64, 128))]
 )
 @pytest.mark.parametrize("dtype", ["bf16", slow("fp32")])
-def test_tiles(build, need, width, dtype):
+@pytest.mark.parametrize("bias", [True, slow(False)], ids=["bias", "plain"])
+def test_tiles(build, need, width, dtype, bias):
     arch, descriptors = TABLE[build.arch]
     if dtype == "fp32" and build.arch == "gfx942":
         pytest.skip("float32 takes ATen tiles there")
-    check(build, need, width, dtype, arch, descriptors)
+    check(build, need, width, dtype, arch, descriptors, bias)
 
 
 @pytest.mark.slow
@@ -63,16 +64,17 @@ def test_tiles(build, need, width, dtype):
 @pytest.mark.parametrize("width", [64, 128, 256])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 @pytest.mark.parametrize("arch", ["sm_80", "small"])
-def test_tiles_through_pointers(build, need, width, dtype, arch):
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
+def test_tiles_through_pointers(build, need, width, dtype, arch, bias):
     """Unaligned rows on sm_90 and sm_100, and cards with less shared memory than an A100."""
     if build.arch == "gfx942" or (build.arch == "sm_80") != (arch == "small"):
         pytest.skip("compiled by the other test")
-    binary = check(build, need, width, dtype, arch, False)
+    binary = check(build, need, width, dtype, arch, False, bias)
     if arch == "small":
         assert binary.shared <= 99 * 1024
 
 
-def check(build, need, width, dtype, arch, descriptors):
+def check(build, need, width, dtype, arch, descriptors, bias):
     tile = shapes.tile_of(need, arch, width, 4 if dtype == "fp32" else 2, descriptors)
 
     def source(rows):
@@ -80,16 +82,20 @@ def check(build, need, width, dtype, arch, descriptors):
 
     signature = {
         **SCALARS, **(ITEMS if need == "items" else SWEEP), "hidden": source(tile.rows),
-        "items": source(tile.items), "bias_ptr": "*fp32", "n_rows_ptr": "*i64",
+        "items": source(tile.items), "n_rows_ptr": "*i64",
     }  # fmt: skip
     constants = {
         "D": width, "WIDTH": width, "ROWS": tile.rows, "ITEMS": tile.items,
         "DESCRIPTORS": descriptors, "PRECISION": "tf32" if dtype == "fp32" else "ieee",
     }  # fmt: skip
+    if bias:
+        signature["bias_ptr"] = "*fp32"
+    else:
+        constants["bias_ptr"] = None
     if need == "items":
         signature |= {"hidden_ptr": f"*{dtype}", "d_items_ptr": f"*{dtype}"}
         function = kernel_backward.items_kernel
-        constants |= {"NEED_BIAS": True, "SCAN": shapes.SCANNED_ROWS}
+        constants |= {"NEED_BIAS": bias, "SCAN": shapes.SCANNED_ROWS}
     else:
         function, constants["NEED_MEAN"] = kernel.sweep_kernel, need == "mean"
     strides = tuple(name for name in signature if name.endswith("stride"))
