@@ -113,7 +113,7 @@ def tile_of(kind: str, arch: str, width: int, itemsize: int, descriptors: bool) 
 
 
 def architecture(tensor: Tensor) -> str:
-    """``"sm_80"``, ``"sm_90"``, ``"sm_100"``, ``"small"`` or ``"amd"``; on a CPU ``"interpreter"``."""
+    """A row of the tables; ``"interpreter"`` on a CPU."""
     if INTERPRETED or not tensor.is_cuda:
         return "interpreter"
     if torch.version.hip is not None:
