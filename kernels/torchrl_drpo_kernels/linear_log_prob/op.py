@@ -35,8 +35,9 @@ from torchrl_drpo_kernels.linear_log_prob import dispatch, reference, tiles
 #: it always runs.
 CHECK_ACTIONS_ON_ACCELERATOR = False
 
-#: Rows and items are counted in int32, with room for a last tile; offsets are int64.
-MAX_ITEMS = 2**31 - 2**12
+#: Rows and items are counted in int32, with room for one tile of each of a forward sweep's parts,
+#: whose equal shares may end that far behind the last item; offsets are int64.
+MAX_ITEMS = 2**31 - 2**18
 
 
 def linear_log_prob(

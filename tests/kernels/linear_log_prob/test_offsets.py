@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchrl_drpo_kernels import linear_log_prob
-from torchrl_drpo_kernels.linear_log_prob import reference
+from torchrl_drpo_kernels.linear_log_prob import op, reference, shapes
 
 STRIDE, ROWS, D = 2**30, 4, 16
 
@@ -67,3 +67,15 @@ def test_a_catalogue_of_a_billion_items_has_shapes():
         assert items.grad.shape == (2**30, 64)
         with pytest.raises(ValueError, match="between 1 and"):
             linear_log_prob(hidden, torch.empty(2**31, 64), torch.zeros(2**20).long())
+
+
+def test_the_parts_of_the_largest_catalogue_end_below_two_to_the_31():
+    """kernel.py multiplies in int32: where a part ends is at most ``parts`` tiles too far."""
+    most = 2 * 304  # parts: two a multiprocessor of the largest card known
+    tables = (*shapes._HALF.values(), *shapes._SINGLE.values())
+    widths = {tile.items for table in tables for kind in ("mean", "value") for tile in table[kind]}
+    for width in widths:
+        tiles = -(-op.MAX_ITEMS // width)
+        for parts in range(1, most + 1):
+            share = -(-tiles // parts)
+            assert -(-tiles // share) * share * width < 2**31
