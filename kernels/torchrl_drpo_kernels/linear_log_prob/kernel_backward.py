@@ -141,30 +141,10 @@ def items_kernel(
     live = live_count(n_rows_ptr, n)
     first = tl.program_id(0) * ITEMS
     item = first + tl.arange(0, ITEMS)
-    e = load_rows(items, first, n_items, items_stride, D, WIDTH, ITEMS, DESCRIPTORS)
-    b = tl.zeros((ITEMS,), tl.float32)
-    if bias_ptr is not None:
-        b = tl.load(bias_ptr + item, item < n_items, other=0.0).to(tl.float32) * scale
     d_items = tl.zeros((ITEMS, WIDTH), tl.float32)
     d_bias = tl.zeros((ITEMS,), tl.float32)
-    whole = 0
-    if DESCRIPTORS:
-        whole = (live // ROWS) * ROWS
-        for start in range(0, whole, ROWS):
-            h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
-            d_items, d_bias = _add_rows(
-                d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-                ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
-            )  # fmt: skip
-    # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
-    for start in range(whole, live, ROWS):
-        h = load_rows(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
-        d_items, d_bias = _add_rows(
-            d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-            ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
-        )  # fmt: skip
     column = tl.arange(0, WIDTH)
-    # The logged items: few rows name one of this tile, so they stay out of the loops above. Those
+    # The logged items: few rows name one of this tile, so they stay out of the loops below. Those
     # that do are found SCAN at a time, numbered, and taken 16 by 16.
     for start in range(0, live, SCAN):
         row = start + tl.arange(0, SCAN)
@@ -186,6 +166,26 @@ def items_kernel(
             d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
             if NEED_BIAS:
                 d_bias += tl.sum(slope, 1)
+    e = load_rows(items, first, n_items, items_stride, D, WIDTH, ITEMS, DESCRIPTORS)
+    b = tl.zeros((ITEMS,), tl.float32)
+    if bias_ptr is not None:
+        b = tl.load(bias_ptr + item, item < n_items, other=0.0).to(tl.float32) * scale
+    whole = 0
+    if DESCRIPTORS:
+        whole = (live // ROWS) * ROWS
+        for start in range(0, whole, ROWS):
+            h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
+            d_items, d_bias = _add_rows(
+                d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
+                ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
+            )  # fmt: skip
+    # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
+    for start in range(whole, live, ROWS):
+        h = load_rows(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
+        d_items, d_bias = _add_rows(
+            d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
+            ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
+        )  # fmt: skip
     inside = (item < n_items)[:, None] & (column < D)[None, :]
     place = item[:, None].to(tl.int64) * out_stride + column[None, :]
     tl.store(d_items_ptr + place, d_items.to(d_items_ptr.dtype.element_ty), inside)
