@@ -8,7 +8,8 @@ Forward    scores (float32) = h . E; one pass turns a row of them into exp2(z - 
 Backward   scores again; one pass turns them into slopes; their product with h is dE.
 Cost       8 D flops a logit on tensor cores (float32 without TF32: outside them), and 10 to 16
            bytes of traffic a logit each way, which is less than the flops take from D = 512 on.
-Memory     One tile: 128 MiB of scores, and as many probabilities in the type of h.
+Memory     128 MiB for the scores of a tile, as many probabilities in the type of h, and up to
+           256 MiB for sums of the items' gradient.
 Precision  float32 scores and sums; probabilities and slopes are rounded to the type of h, as in
            kernel.py. No atomics: the same bits on every run.
 Dead rows  come as zeros and cost their products; keep ``index`` as short as can be.
@@ -28,8 +29,8 @@ from torch import Tensor
 from torchrl_drpo_kernels._common import COMPILE, launches, next_power_of_2
 from torchrl_drpo_kernels.linear_log_prob.tiles import LN2, LOG2E, logged_log_prob
 
-#: Scores of one tile, and its most rows: the fewer the rows, the more items, for few launches.
-TILE_SCORES, TILE_ROWS = 2**25, 4096
+#: Most numbers of a buffer and rows of a tile. Few rows take many items, for few launches.
+BUFFER, TILE_ROWS = 2**25, 4096
 
 #: Fewest and most items of a tile. More would leave the L2 between the two looks at a row.
 MIN_ITEMS, MAX_ITEMS = 2**12, 2**16
@@ -43,7 +44,8 @@ class Workspace:
 
     def __init__(self, hidden: Tensor, items: Tensor) -> None:
         self.rows = max(1, min(hidden.shape[0], TILE_ROWS))
-        wanted = next_power_of_2(TILE_SCORES // self.rows + 1) // 2
+        fit = BUFFER // max(self.rows, hidden.shape[1])  # scores, and sums of the items' gradient
+        wanted = next_power_of_2(fit + 1) // 2
         self.items = min(max(wanted, MIN_ITEMS), MAX_ITEMS, items.shape[0])
         self._scores = hidden.new_empty(self.rows * self.items, dtype=torch.float32)
         half = hidden.dtype != torch.float32
@@ -130,7 +132,7 @@ def backward_items(
     d_items = torch.zeros_like(items, memory_format=torch.contiguous_format)
     d_bias = lse.new_zeros(items.shape[0] if need_bias else 0)
     work = Workspace(hidden, items)
-    sums = lse.new_empty(2, work.items, d) if n else lse.new_empty(0)
+    sums = lse.new_empty(min(2, -(-n // work.rows)), work.items, d)
     for tile, rows, scores, slopes in work.tiles(hidden, items):
         height, width = scores.shape
         slope_kernel[(height, triton.cdiv(width, BLOCK))](
@@ -138,9 +140,8 @@ def backward_items(
             slope_soft[rows], slope_logged[rows], slopes,
             tile.start, width, scale, BLOCK=BLOCK, num_warps=8, **COMPILE,
         )  # fmt: skip
-        first = rows.start == 0
-        part = multiply(slopes.T, hidden[rows], out=sums[0 if first else 1, :width])
-        if not first:  # float32 until the last tile of rows
+        part = multiply(slopes.T, hidden[rows], out=sums[int(rows.start > 0), :width])
+        if rows.start > 0:  # float32 until the last tile of rows
             sums[0, :width] += part
         if rows.stop == n:
             d_items[tile] = sums[0, :width]

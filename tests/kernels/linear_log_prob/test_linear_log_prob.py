@@ -39,7 +39,7 @@ def small_tiles(monkeypatch, device):
         from torchrl_drpo_kernels.linear_log_prob import kernel_backward, products
 
         monkeypatch.setattr(kernel_backward, "SCANNED_ROWS", 32)
-        sizes = {"TILE_ROWS": 32, "TILE_SCORES": 32 * 64, "MIN_ITEMS": 16, "BLOCK": 16}
+        sizes = {"TILE_ROWS": 32, "BUFFER": 64 * 300, "MIN_ITEMS": 16, "BLOCK": 16}
         for name, value in sizes.items():
             monkeypatch.setattr(products, name, value)
     if device.type != "cuda":
