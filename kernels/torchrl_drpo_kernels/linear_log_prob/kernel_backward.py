@@ -130,22 +130,16 @@ def _add_rows(
 
 
 @triton.jit
-def items_kernel(
-    hidden, hidden_ptr, items, action_ptr, bias_ptr, n_rows_ptr, lse_ptr, soft_ptr, logged_ptr,
-    d_items_ptr, d_bias_ptr, n, n_items, hidden_stride, items_stride, out_stride, scale,
-    D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr,
-    NEED_BIAS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    SCAN: tl.constexpr,
+def _add_logged(
+    d_items, d_bias, first, live, hidden_ptr, action_ptr, logged_ptr, hidden_stride,
+    D: tl.constexpr, WIDTH: tl.constexpr, ITEMS: tl.constexpr, NEED_BIAS: tl.constexpr,
+    PRECISION: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one tile of items (and their bias) from all live rows."""
-    live = live_count(n_rows_ptr, n)
-    first = tl.program_id(0) * ITEMS
-    item = first + tl.arange(0, ITEMS)
-    d_items = tl.zeros((ITEMS, WIDTH), tl.float32)
-    d_bias = tl.zeros((ITEMS,), tl.float32)
+    """Adds ``logged[i] h[i]`` of the rows whose logged item is one of this tile.
+
+    They are few: they are found ``SCAN`` at a time, numbered, and taken 16 by 16.
+    """
     column = tl.arange(0, WIDTH)
-    # The logged items: few rows name one of this tile, so they stay out of the loops below. Those
-    # that do are found SCAN at a time, numbered, and taken 16 by 16.
     for start in range(0, live, SCAN):
         row = start + tl.arange(0, SCAN)
         action = tl.load(action_ptr + row, row < live, other=-1).to(tl.int32)
@@ -166,6 +160,29 @@ def items_kernel(
             d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
             if NEED_BIAS:
                 d_bias += tl.sum(slope, 1)
+    return d_items, d_bias
+
+
+@triton.jit
+def items_kernel(
+    hidden, hidden_ptr, items, action_ptr, bias_ptr, n_rows_ptr, lse_ptr, soft_ptr, logged_ptr,
+    d_items_ptr, d_bias_ptr, n, n_items, hidden_stride, items_stride, out_stride, scale,
+    D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr,
+    NEED_BIAS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    SCAN: tl.constexpr,
+):  # fmt: skip
+    """Gradient of one tile of items (and their bias) from all live rows."""
+    live = live_count(n_rows_ptr, n)
+    first = tl.program_id(0) * ITEMS
+    item = first + tl.arange(0, ITEMS)
+    d_items = tl.zeros((ITEMS, WIDTH), tl.float32)
+    d_bias = tl.zeros((ITEMS,), tl.float32)
+    # Before or after the loops, whichever leaves more registers: no tile spills this way.
+    if DESCRIPTORS:
+        d_items, d_bias = _add_logged(
+            d_items, d_bias, first, live, hidden_ptr, action_ptr, logged_ptr, hidden_stride,
+            D, WIDTH, ITEMS, NEED_BIAS, PRECISION, SCAN,
+        )  # fmt: skip
     e = load_rows(items, first, n_items, items_stride, D, WIDTH, ITEMS, DESCRIPTORS)
     b = tl.zeros((ITEMS,), tl.float32)
     if bias_ptr is not None:
@@ -186,6 +203,12 @@ def items_kernel(
             d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
             ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
         )  # fmt: skip
+    if not DESCRIPTORS:
+        d_items, d_bias = _add_logged(
+            d_items, d_bias, first, live, hidden_ptr, action_ptr, logged_ptr, hidden_stride,
+            D, WIDTH, ITEMS, NEED_BIAS, PRECISION, SCAN,
+        )  # fmt: skip
+    column = tl.arange(0, WIDTH)
     inside = (item < n_items)[:, None] & (column < D)[None, :]
     place = item[:, None].to(tl.int64) * out_stride + column[None, :]
     tl.store(d_items_ptr + place, d_items.to(d_items_ptr.dtype.element_ty), inside)
