@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,8 @@ import torch
 
 from torchrl_drpo import LogSchema, RecReplayBuffer, RecSimEnv
 from torchrl_drpo.cli import main
+from torchrl_drpo.data import convert_log, validate_log
+from torchrl_drpo.data.sources import LogError
 
 
 @pytest.fixture
@@ -56,6 +59,19 @@ def test_a_faulty_log_is_reported_with_counts_and_refused(tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("drpo: ")
     assert "row 1" in error
+
+
+@pytest.mark.parametrize("pattern", ["", "*.parquet"])
+def test_a_folder_s_item_table_is_not_read_as_a_log(pattern, simulated, tmp_path):
+    folder = simulated.parent
+    beside = {path.name for path in folder.iterdir() if path.suffix == ".parquet"}
+    assert beside == {simulated.name, simulated.with_suffix(".items.parquet").name}
+    schema = LogSchema.from_json(Path(schema_of(simulated)).read_text())
+    report = convert_log(folder / pattern, tmp_path / "store", schema)
+    assert report.rows == 800
+    assert validate_log(str(folder / pattern), schema).ok
+    with pytest.raises(LogError, match="has no column"):  # it was named, so it is the log
+        convert_log(simulated.with_suffix(".items.parquet"), tmp_path / "other", schema)
 
 
 def test_bad_options_are_one_line(simulated, tmp_path, capsys):

@@ -95,7 +95,9 @@ def convert_log(
     root = Path(root)
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
-    log = source if isinstance(source, LogSource) else LogSource(source, batch_rows)
+    log = source
+    if not isinstance(log, LogSource):
+        log = LogSource(source, batch_rows, beside=schema.side_tables)
     earlier = LogStore(like) if like is not None else None
     options = {
         "test_days": test_days, "test_start": test_start, "bad_rows": bad_rows,

@@ -217,6 +217,11 @@ class LogSchema:
         several = [*self.context, *self.features, *self.labels, *self.quality.columns]
         return tuple(dict.fromkeys([*named, *several]))
 
+    @property
+    def side_tables(self) -> tuple[str, ...]:
+        """Paths of the tables beside the log, as the schema names them."""
+        return tuple(table.path for table in (self.items, self.initial_history) if table)
+
     def to_json(self, indent: int | None = 2) -> str:
         """The schema as JSON text, defaults included (save empty features): it explains itself."""
         data = dataclasses.asdict(self)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from posixpath import join
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,13 +45,18 @@ class LogSource:
     Args:
         source: a file, folder, glob or fsspec URI (or a list of these) of Parquet or CSV files,
             read in the order of their names; or a pandas or polars frame, or an Arrow table.
+        batch_rows: rows of a batch, at least 1.
+        beside: paths of tables that lie beside the log and are not part of it, relative to its
+            folder: a folder or a glob leaves them out.
 
     Raises:
         FileNotFoundError: if nothing matches.
         LogError: on an empty, foreign or truncated file, or where files disagree on a column.
     """
 
-    def __init__(self, source: Any, batch_rows: int = BATCH_ROWS) -> None:
+    def __init__(
+        self, source: Any, batch_rows: int = BATCH_ROWS, beside: Sequence[str] = ()
+    ) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
         try:
@@ -61,7 +67,7 @@ class LogSource:
             ) from None
         self.batch_rows = batch_rows
         self.table = _as_table(source)
-        self.files = [] if self.table is not None else _resolve(source)
+        self.files = [] if self.table is not None else _resolve(source, beside)
         self.folder = _folder_of(self.files[0]) if self.files else None
         self._schemas = [(name, _read_schema(name)) for name in self.files]
         if self.table is not None:
@@ -197,7 +203,7 @@ def _as_table(source: Any) -> pa.Table | None:
     return None
 
 
-def _resolve(source: Any) -> list[str]:
+def _resolve(source: Any, beside: Sequence[str]) -> list[str]:
     parts = source if isinstance(source, list | tuple) else [source]
     files: list[str] = []
     for part in parts:
@@ -206,13 +212,13 @@ def _resolve(source: Any) -> list[str]:
                 "a log is a path, a list of paths, a pandas or polars frame, an Arrow table or a "
                 f"TensorDict, got {type(part).__name__}"
             )
-        files += _expand(str(part))
+        files += _expand(str(part), beside)
     if not files:
         raise FileNotFoundError(f"no log files in an empty list: {source!r}")
     return files
 
 
-def _expand(text: str) -> list[str]:
+def _expand(text: str, beside: Sequence[str]) -> list[str]:
     import fsspec
 
     system, path = fsspec.core.url_to_fs(text)
@@ -229,6 +235,8 @@ def _expand(text: str) -> list[str]:
     else:
         found = []
     found = [name for name in found if not Path(name).name.startswith(("_", "."))]
+    if found != [path]:  # a file that is named is wanted
+        found = [n for n in found if all(join(_folder_of(n), table) != n for table in beside)]
     if not found:
         raise FileNotFoundError(f"no log file matches {text!r}; expected Parquet or CSV files")
     return [name if _is_local(system) else system.unstrip_protocol(name) for name in found]

@@ -115,7 +115,7 @@ def validate_log(
         (False, [('reward is not finite', 1), ('duplicate rows', 1)])
     """
     try:
-        log = LogSource(source)
+        log = LogSource(source, beside=schema.side_tables)
         outline = scan_log(log, schema)
         first_test_day = find_test_start(outline.last_day, test_days, test_start)
     except (LogError, FileNotFoundError) as error:
