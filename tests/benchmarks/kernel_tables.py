@@ -116,9 +116,9 @@ def gpu_goals(rows: list[Row]) -> list[str]:
 def too_large(rows: list[Row]) -> list[str]:
     """A line for each problem whose dense logits, softmax and gradient were more than fits."""
     dense = {tuple(row[k] for k in SIZES) for row in rows if row["name"] == DENSE}
-    largest = max(
-        (12 * row["rows"] * row["items"] for row in rows if row["name"] == DENSE), default=0
-    )
+    if not dense:
+        return []  # a part of the grid: nothing is known of the dense way
+    largest = max(12 * row["rows"] * row["items"] for row in rows if row["name"] == DENSE)
     lines = []
     for sizes in dict.fromkeys(tuple(row[k] for k in SIZES) for row in rows):
         need = 12 * sizes[0] * sizes[1]
