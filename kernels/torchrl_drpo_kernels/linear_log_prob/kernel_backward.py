@@ -110,13 +110,20 @@ def hidden_kernel(
 @triton.jit
 def _add_rows(
     d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-    ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, NEED_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, EDGE: tl.constexpr, HAS_BIAS: tl.constexpr, NEED_BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds ``soft[i] * p[i, j] h[i]`` of one tile of rows to one tile of items."""
+    """Adds ``soft[i] * p[i, j] h[i]`` of one tile of rows to one tile of items.
+
+    ``EDGE`` says that not all of the rows may live.
+    """
     row = start + tl.arange(0, ROWS)
-    inside = row < live
-    lse = tl.load(lse_ptr + row, inside, other=float("inf")) * 1.4426950408889634
-    soft = tl.load(soft_ptr + row, inside, other=0.0)
+    if EDGE:
+        lse = tl.load(lse_ptr + row, row < live, other=float("inf")) * 1.4426950408889634
+        soft = tl.load(soft_ptr + row, row < live, other=0.0)
+    else:
+        lse = tl.load(lse_ptr + row) * 1.4426950408889634
+        soft = tl.load(soft_ptr + row)
     z = tl.dot(e, h.T, input_precision=PRECISION)
     if HAS_BIAS:
         z = z * scale + b[:, None]
@@ -194,14 +201,14 @@ def items_kernel(
             h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
             d_items, d_bias = _add_rows(
                 d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-                ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
+                ROWS, False, bias_ptr is not None, NEED_BIAS, PRECISION,
             )  # fmt: skip
     # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
     for start in range(whole, live, ROWS):
         h = load_rows(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
         d_items, d_bias = _add_rows(
             d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-            ROWS, bias_ptr is not None, NEED_BIAS, PRECISION,
+            ROWS, True, bias_ptr is not None, NEED_BIAS, PRECISION,
         )  # fmt: skip
     if not DESCRIPTORS:
         d_items, d_bias = _add_logged(
