@@ -40,6 +40,8 @@ class Binary:
         registers: registers of a thread.
         spills: spilling instructions (CUDA) or spilled registers (AMD).
         tensor_core: matrix instructions.
+        inner_loop: instructions that a warp issues in one turn of the innermost loop with the most
+            matrix instructions (of several, the shortest); 0 without one, and on AMD cards.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Binary:
     registers: int
     spills: int
     tensor_core: int
+    inner_loop: int = 0
 
     def check(self, tensor_core: bool = False) -> None:
         """Fails on spills, too much shared memory, or missing matrix instructions."""
@@ -91,22 +94,41 @@ def compile_kernel(
     options = {"num_warps": num_warps, "num_stages": num_stages, **COMPILE}
     compiled = triton.compile(source, target=target, options=options)
     read = _read_cuda if target.backend == "cuda" else _read_amd
-    registers, spills, tensor_core = read(compiled, workdir)
+    registers, *counts = read(compiled, workdir)
     name = f"{kernel.__name__} on {arch}"
-    return Binary(name, compiled.metadata.shared, shared_limit, registers, spills, tensor_core)
+    return Binary(name, compiled.metadata.shared, shared_limit, registers, *counts)
 
 
-def _read_cuda(compiled: Any, workdir: Path) -> tuple[int, int, int]:
+def _read_cuda(compiled: Any, workdir: Path) -> tuple[int, int, int, int]:
     binary = workdir / "kernel.cubin"
     binary.write_bytes(compiled.asm["cubin"])
     usage = _run("cuobjdump", "--dump-resource-usage", str(binary))
     listing = _run("cuobjdump", "-sass", str(binary))
     # An instruction line reads: /*0a10*/  @P0 LDL.64 R2, [R1] ;
-    lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", listing)
+    line = re.compile(
+        r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)[^;\n]*?(?:0x([0-9a-f]+))?\s*;"
+    )
+    lines = [(int(at, 16), name, target) for at, name, target in line.findall(listing)]
     assert len(lines) > 20, f"no instructions found in the listing:\n{listing[:400]}"
-    counts = Counter(lines)
+    counts = Counter(name for _, name, _ in lines)
     registers = int(re.search(r"REG:(\d+)", usage)[1])
-    return registers, sum(counts[i] for i in _SPILLS), sum(counts[i] for i in _TENSOR_CORES)
+    spills, tensor_core = (sum(counts[i] for i in names) for names in (_SPILLS, _TENSOR_CORES))
+    return registers, spills, tensor_core, _inner_loop(lines)
+
+
+def _inner_loop(lines: list[tuple[int, str, str]]) -> int:
+    """Length of the loop that :class:`Binary` speaks of: a loop ends in a jump backwards."""
+    jumps = [(int(to, 16), at) for at, name, to in lines if name == "BRA" and to]
+    loops = [(first, last) for first, last in jumps if first < last]
+    inner = [
+        (first, last)
+        for first, last in loops
+        if not any((a, b) != (first, last) and first <= a and b <= last for a, b in loops)
+    ]
+    bodies = [[name for at, name, _ in lines if first <= at <= last] for first, last in inner]
+    products = [sum(name in _TENSOR_CORES for name in body) for body in bodies]
+    most = max(products, default=0)
+    return min((len(b) for b, n in zip(bodies, products, strict=True) if n == most > 0), default=0)
 
 
 def _read_amd(compiled: Any, workdir: Path) -> tuple[int, int, int]:

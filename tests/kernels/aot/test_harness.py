@@ -41,6 +41,30 @@ def test_a_matrix_product_runs_on_tensor_cores(build):
     assert product.shared > 0
 
 
+@triton.jit
+def _multiply_often(a_ptr, b_ptr, out_ptr, turns, SIZE: tl.constexpr, WORK: tl.constexpr):
+    grid = tl.arange(0, SIZE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+    total = tl.zeros((SIZE, SIZE), tl.float32)
+    a = tl.load(a_ptr + grid)
+    for turn in range(turns):
+        product = tl.dot(a, tl.load(b_ptr + turn * SIZE * SIZE + grid))
+        for _ in tl.static_range(WORK):
+            product = tl.exp2(product)
+        total += product
+    tl.store(out_ptr + grid, total)
+
+
+@pytest.mark.parametrize("build", ["sm_90"], indirect=True)
+def test_the_inner_loop_is_counted(build):
+    """Every exp2 of 64 x 64 numbers by 128 threads is 32 instructions a warp, and a few more."""
+    signature = {"a_ptr": "*fp16", "b_ptr": "*fp16", "out_ptr": "*fp32", "turns": "i32"}
+    short, long = (
+        build(_multiply_often, signature, {"SIZE": 64, "WORK": work}).inner_loop for work in (1, 4)
+    )
+    assert short > 32
+    assert 3 * 32 <= long - short <= 3 * 32 * 4  # exp2 of subnormal numbers is scaled
+
+
 @pytest.mark.parametrize("build", ["sm_90", "gfx942"], indirect=True)
 def test_a_kernel_without_one_does_not(build):
     signature = {"x_ptr": "*fp32", "y_ptr": "*fp32", "out_ptr": "*fp32"}
