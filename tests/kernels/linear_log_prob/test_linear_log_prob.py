@@ -74,8 +74,8 @@ def make(case, device, dtype=torch.float32):
 def slopes(n, device):
     """What reaches log_prob and lse from above; the same for the first rows whatever n is."""
     generator = torch.Generator().manual_seed(3)
-    draws = torch.rand(2, 100, generator=generator, dtype=torch.float64)
-    return tuple(draws.to(device)[:, :n])
+    draws = torch.rand(max(n, 100), 2, generator=generator, dtype=torch.float64)
+    return tuple(draws.to(device)[:n].T)
 
 
 def run(function, hidden, items, action, n_rows, bias):

@@ -31,6 +31,31 @@ def test_every_tile_of_the_table(width, aligned, dtype):
         (700, 5001, width if aligned else width - 3, live, True), CUDA, dtype
     )
     assert dispatch.takes_kernel(hidden)
+    holds(hidden, items, action, n_rows, bias, live)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("rows", "width"), [(5000, 300), (70, 1024), (4097, 512)])
+def test_products_in_their_own_tiles(rows, width, dtype):
+    """More than one tile of rows or of items, the last of them ragged."""
+    live = rows - 17
+    given = make((rows, 20_001, width, live, True), CUDA, dtype)
+    assert not dispatch.takes_kernel(given[0])
+    assert dispatch.takes_products(given[0])
+    holds(*given, live)
+
+
+def test_products_without_tf32():
+    torch.set_float32_matmul_precision("highest")
+    hidden, items, action, n_rows, bias = make((700, 5001, 64, 517, True), CUDA, torch.float32)
+    assert not dispatch.takes_kernel(hidden)
+    assert dispatch.takes_products(hidden)
+    holds(hidden, items, action, n_rows, bias, 517)
+
+
+def holds(hidden, items, action, n_rows, bias, live):
+    """Little worse than eager against float64, and the same bits twice."""
+    dtype = hidden.dtype
     double = [x.double() for x in (hidden, items, bias)]
     exact = run(reference.linear_log_prob, *double[:2], action, n_rows, double[2])
     plain = run(eager, hidden[:live], items, action[:live], None, bias)
@@ -45,7 +70,7 @@ def test_every_tile_of_the_table(width, aligned, dtype):
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
-@pytest.mark.parametrize("width", [256, 300], ids=["kernel", "ATen tiles"])
+@pytest.mark.parametrize("width", [256, 300], ids=["kernel", "products"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_nothing_is_read_back(width, dtype):
     hidden, items, action, n_rows, bias = make((200, 999, width, 70, True), CUDA, dtype)
