@@ -35,7 +35,8 @@ def test_dead_rows_that_are_not_cut_off_change_no_gradient(width, highest, devic
     *want, (want_hidden, want_items, want_bias) = run(LIVE, None)
     monkeypatch.setattr(dispatch, "_living", dispatch._neutralised)
     *got, (got_hidden, got_items, got_bias) = run(N, torch.tensor([LIVE], device=device))
+    rounding = {"rtol": 1e-4, "atol": 1e-4}  # products of more rows are summed in another order
     for ours, wanted in zip((*got, got_hidden), (*want, want_hidden), strict=True):
-        torch.testing.assert_close(ours[:LIVE], wanted)
+        torch.testing.assert_close(ours[:LIVE], wanted, **rounding)
         assert not ours[LIVE:].any()
-    torch.testing.assert_close((got_items, got_bias), (want_items, want_bias))
+    torch.testing.assert_close((got_items, got_bias), (want_items, want_bias), **rounding)
