@@ -48,12 +48,7 @@ from torchrl_drpo import (
 )
 from torchrl_drpo.evaluation import mean_interval, oracle_reward, random_reward
 from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.policies import (
-    VectorRows,
-    gaussian_actor,
-    make_retrieval_actor,
-    retrieval_policy,
-)
+from torchrl_drpo.policies import VectorRows, gaussian_actor, make_retrieval_actor, retrieval_policy
 from torchrl_drpo.rewards import (
     cross_fit_bilinear,
     fit_bilinear_reward,
@@ -154,17 +149,14 @@ actor.get_dist(train[:3]), gaussian_actor(policy).get_dist(VectorRows(policy)(tr
 # the item's vector, and the state is written down.
 
 # %%
-before, rows = train[:], VectorRows(policy)(train[:])
-for name in ("action", "item", "state"):
-    shown = [f"{r[name].dtype} {list(r[name].shape)}" if name in r else "-" for r in (before, rows)]
-    print(f"{name:>8}: {shown[0]:>22}  ->  {shown[1]}")
+rows = VectorRows(policy)(train[:])
+rows[:3].select("action", "item", "state")
 
 # %% [markdown]
 # ## Learning from the good rows
 #
-# From here on the log is rows of vectors, and any loss of the package learns from them. The loop is
-# a plain one. It also notes what the policy is worth to 1,024 new users, by the truth: the latent
-# reward of the item that it serves.
+# Any loss of the package learns from rows of vectors. The loop is a plain one, and notes what the
+# policy is worth to 1,024 new users, by the truth: the latent reward of the item that it serves.
 
 # %%
 env = RecSimEnv("table", seed=0)  # the world that the log is from
@@ -244,15 +236,12 @@ for name, guess in (("by a model that saw the row", seen(state, action)), ("unse
 
 # %% [markdown]
 # On a real log only the first column is known, and only its second line can be trusted. What a
-# model gains there by having seen the row is mostly noise learned by heart: of the true rewards it
-# explains only a little more. A row that climbed such a model would climb the noise of its own
-# reward.
+# model gains by having seen the row is mostly the noise of the row's own reward, learned by heart.
 #
 # ### Its slope, and better actions
 #
-# The slope of the prediction in the action's direction is what the model thinks a user wants.
-# `uphill_actions` moves each logged action a little way up, .3 of its length on average: further
-# where the model is sure, less where it is flat.
+# The slope of the prediction is what the model thinks a user wants. `uphill_actions` moves each
+# logged action .3 of its length up on average, further where the model is sure.
 
 # %%
 moved = uphill_actions(action, slope, step=0.3)
@@ -267,9 +256,8 @@ fig, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
 image = axes[0].hexbin(predicted, latent, gridsize=40, bins="log", cmap="viridis")
 fig.colorbar(image, label="rows")
 axes[0].axline((0.2, 0.2), slope=1, color="black", ls=":")
-correlation = torch.corrcoef(torch.stack([predicted, latent]))[0, 1]
-title = f"A model that has not seen the row (correlation {correlation:.2f})"
-axes[0].set(xlabel="predicted reward", ylabel="true reward", title=title)
+r = torch.corrcoef(torch.stack([predicted, latent]))[0, 1]
+axes[0].set(xlabel="predicted reward", ylabel="true reward", title=f"Unseen rows, r = {r:.2f}")
 vectors = {"logged action": action, "moved action": moved, "slope": slope}
 for (name, value), colour in zip(vectors.items(), ("#56B4E9", "#009E73", "#E69F00")):
     label = f"{name}: mean {agreement(value).mean():.2f}"
@@ -280,12 +268,8 @@ axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# The model is too modest about the best rows (it is linear in the direction and held back by its
-# ridge, the truth is neither), but it ranks well, and up is where it says. Moving an action by a
-# third of its length turns it towards what the user wants without making another action of it.
-#
-# A moved action is an item of no catalogue. It is something to imitate; what is served is a real
-# item again.
+# The model is too modest about the best rows, but it ranks well, and up is where it says. A moved
+# action is an item of no catalogue, something to imitate; what is served is a real item again.
 #
 # ### The recipe
 #
@@ -301,8 +285,7 @@ runs["uphill"] = learn(positive_only, better)
 # %% [markdown]
 # ## Judged by the truth
 #
-# Why not serve what the reward model prefers, without any policy? That is in the table as "model
-# alone": the item nearest to the mean slope of the five models.
+# "Model alone" serves what the reward model prefers: the item nearest to its five slopes' mean.
 
 # %%
 with torch.no_grad():
@@ -345,15 +328,13 @@ for name in ("BC", "DRPO", "positive-only"):
     print(f"uphill minus {name:>13}: {gain.mean:+.4f} ± {gain.half_width:.4f}")
 
 # %% [markdown]
-# These intervals are over users. They say nothing of another world, another log or another initial
-# network: one seed can tell uphill from BC, and should not be trusted to tell it from positive-only
-# learning. `results/embedding` repeats the comparison with ten seeds, through the command below,
-# and `results/reproduce` with twenty, against DRPO and 14 other baselines in two settings and two
-# mixtures. The order there is uphill, positive-only, DRPO, BC in all four.
+# These intervals are over users of one world, log and initial network. `results/embedding` repeats
+# the comparison with twenty seeds, through the command below, and `results/reproduce` against DRPO
+# and 14 other baselines, in two settings and two mixtures. The order there is uphill,
+# positive-only, DRPO, BC in all four.
 #
-# Uphill is also ahead of the model that it learned from, and points closer to what users want. The
-# slope has one source, what the model made of the log. The policy has two: which items did well in
-# states like this one, and where the model says up is.
+# Uphill is also ahead of the model that it learned from, which has one source, its slope. The
+# policy has two: which items did well in states like this one, and where the model says up is.
 
 # %%
 assert agreement(moved).mean() > agreement(action).mean() + 0.1
@@ -379,9 +360,8 @@ print(f"    those of others:    {explained(unseen, reward):.1%}")
 # two distant things is wanted, the mean lies between them, and so do the items near it.
 #
 # **Logs where popularity decides.** Retrieval prefers no item as such. A softmax over item numbers
-# learns how often each is wanted, and on a log like KuaiRand that is much of what a hit is: a list
-# of the 50 most popular videos holds .150 of the best quarter of rows there, a random one .007
-# (README). Train `--policy catalogue` beside it and compare on held-out days.
+# learns how often each is wanted, which on a log like KuaiRand is much of what a hit is (README).
+# Train `--policy catalogue` beside it and compare on held-out days.
 #
 # ## All of it in one command
 #
@@ -396,17 +376,15 @@ drpo(
 )
 
 # %% [markdown]
-# Its table asks whether a policy ranks the held-out days' good items above their bad ones. Nine in
-# ten were shown at random, so nobody hits many; what counts is how much oftener the good are hit
-# than the bad. The last lines repeat what the reward model explains. The truth about this policy:
+# Nine in ten held-out items were shown at random, so nobody hits many; what counts is how much
+# oftener the good are hit than the bad. The truth about this policy:
 
 # %%
 checkpoint = CatalogueCheckpoint.load("run/uphill")
 print(f"uphill, by the command: {serve(checkpoint.actor)[0].mean():.3f}")
 
 # %% [markdown]
-# A list for a new user, of whom only the state is known, and the policy on the last days of a log,
-# its own or a later one:
+# A list for a new user, and the policy on the last days of its own log or a later one:
 
 # %%
 state = " ".join(f"{number:.3f}" for number in users[0].tolist())
@@ -419,5 +397,4 @@ drpo("evaluate --checkpoint run/uphill --logs recsim.parquet")
 # Name the item table in the schema, with its column of vectors:
 # `LogSchema(..., items=ItemTable(path="items.parquet", id="item", embedding="vector"))`. Vectors of
 # text or images will do, if items that are near in them are liked by the same people. A log of
-# users without such a table gets vectors from who was shown what. The README's "Which objective
-# when" says when something else is the better choice.
+# users without such a table gets vectors from who was shown what.

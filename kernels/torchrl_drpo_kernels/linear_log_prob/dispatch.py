@@ -73,39 +73,36 @@ def backward(
     With ``index`` that of hidden is shaped as ``like`` and holds row i of ``hidden`` in row
     ``index[i]``, zeros elsewhere.
     """
-    logged = grad_log_prob * inverse_temperature
-    soft = grad_lse * inverse_temperature - logged
+    logged = grad_log_prob * inverse_temperature  # what a row sends to its logged logit
+    soft = grad_lse * inverse_temperature - logged  # and to all of them, times their p
     d_hidden, d_items = hidden.new_empty(0, hidden.shape[1]), items.new_empty(0, items.shape[1])
     d_bias = (items if bias is None else bias).new_empty(0)
-    need_table = need_items or need_bias
     if takes_kernel(hidden):
         if need_hidden:
             d_hidden = hidden.new_zeros(hidden.shape if like is None else like.shape)
             kernel_backward.hidden_gradient(
                 items, action, n_rows, mean, soft, logged, d_hidden, index
             )
-        if need_table:
+        if need_items or need_bias:
             d_items, found_bias = kernel_backward.items_gradient(
-                hidden, items, action, n_rows, bias, inverse_temperature, lse, soft, logged,
-                need_bias,
+                hidden, items, action, n_rows, bias, inverse_temperature,
+                lse, soft, logged, need_bias,
             )  # fmt: skip
     else:
-        n = hidden.shape[0]
         h, a, live = _living(hidden, action, n_rows)
-        rows = h.shape[0]
-        lse, logged, soft = lse[:rows], logged[:rows], soft[:rows]
+        mean, lse, logged, soft = (x[: h.shape[0]] for x in (mean, lse, logged, soft))
         if live is not None:
             logged, soft = torch.where(live, logged, 0), torch.where(live, soft, 0)
             # A dead row's scores are the bias alone: exp(bias - 0) may overflow, and 0 inf is NaN.
             lse = torch.where(live, lse, torch.inf)
         if need_hidden:
             toward = items[a.long()].to(lse.dtype).mul_(logged[:, None])
-            toward = toward.addcmul_(mean[:rows], soft[:, None]).to(hidden.dtype)
+            toward = toward.addcmul_(mean, soft[:, None]).to(hidden.dtype)
             if index is None or like is None:
-                d_hidden = _padded(toward, n)
+                d_hidden = _padded(toward, hidden.shape[0])
             else:
                 d_hidden = _spread(toward, index, live, like)
-        if need_table:
+        if need_items or need_bias:
             arguments = h, items, a, bias, inverse_temperature, lse, soft, logged, need_bias
             if takes_products(hidden):
                 d_items, found_bias = products.backward_items(*arguments)
