@@ -34,43 +34,43 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "simulate a noisy log, learn from it with BC, the signed loss and DRPO, compare",
-        "torchrl_drpo.experiments.demo:DemoConfig",
-        "torchrl_drpo.experiments.terminal:demo",
+        "torchrl_drpo.pipeline.demo:DemoConfig",
+        "torchrl_drpo.pipeline.terminal:demo",
     ),
     "simulate": Command(
         "write a simulated log as Parquet, with schema, item vectors and true propensities",
-        "torchrl_drpo.experiments.logs:SimulateConfig",
-        "torchrl_drpo.experiments.logs:run_simulate",
+        "torchrl_drpo.pipeline.logs:SimulateConfig",
+        "torchrl_drpo.pipeline.logs:run_simulate",
     ),
     "validate": Command(
         "report every fault of a log, with counts and example rows",
-        "torchrl_drpo.experiments.logs:ValidateConfig",
-        "torchrl_drpo.experiments.logs:run_validate",
+        "torchrl_drpo.pipeline.logs:ValidateConfig",
+        "torchrl_drpo.pipeline.logs:run_validate",
     ),
     "convert": Command(
         "convert a log into memory-mapped columns; resumes when killed",
-        "torchrl_drpo.experiments.logs:ConvertConfig",
-        "torchrl_drpo.experiments.logs:run_convert",
+        "torchrl_drpo.pipeline.logs:ConvertConfig",
+        "torchrl_drpo.pipeline.logs:run_convert",
     ),
     "train": Command(
         "train catalogue policies on a log and evaluate them on its last days",
-        "torchrl_drpo.experiments.catalogue_config:TrainCatalogueConfig",
-        "torchrl_drpo.experiments.catalogue_terminal:train",
+        "torchrl_drpo.pipeline.config:TrainCatalogueConfig",
+        "torchrl_drpo.pipeline.catalogue_terminal:train",
     ),
     "evaluate": Command(
         "evaluate a trained policy on the last days of a log",
-        "torchrl_drpo.experiments.evaluate:EvaluateConfig",
-        "torchrl_drpo.experiments.catalogue_terminal:evaluate",
+        "torchrl_drpo.pipeline.evaluate:EvaluateConfig",
+        "torchrl_drpo.pipeline.catalogue_terminal:evaluate",
     ),
     "recommend": Command(
         "list the items that a trained policy recommends to a user",
-        "torchrl_drpo.experiments.recommend:RecommendConfig",
-        "torchrl_drpo.experiments.catalogue_terminal:recommend",
+        "torchrl_drpo.pipeline.recommend:RecommendConfig",
+        "torchrl_drpo.pipeline.catalogue_terminal:recommend",
     ),
     "reproduce": Command(
         "reproduce tables, figures and claims, and report what held and what did not",
-        "torchrl_drpo.experiments.reproduce.command:ReproduceConfig",
-        "torchrl_drpo.experiments.reproduce.command:run",
+        "torchrl_drpo.reproduction.command:ReproduceConfig",
+        "torchrl_drpo.reproduction.command:run",
     ),
 }
 

@@ -41,7 +41,7 @@ from torchrl_drpo import (
     make_gaussian_actor,
 )
 from torchrl_drpo.evaluation.simulator import evaluate_policy, oracle_reward, random_reward
-from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.pipeline.trainer import OfflineTrainer, TrainConfig
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)
 torch.set_num_threads(2)

@@ -47,7 +47,7 @@ from torchrl_drpo import (
     cli,
 )
 from torchrl_drpo.evaluation import mean_interval, oracle_reward, random_reward
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
 from torchrl_drpo.policies import VectorRows, gaussian_actor, make_retrieval_actor, retrieval_policy
 from torchrl_drpo.rewards import (
     cross_fit_bilinear,

@@ -55,7 +55,7 @@ def run(setting: str, scenario: str, seed: int, steps: int) -> dict[str, float]:
 @torch.no_grad()
 def _served(checkpoint: Path, users: torch.Tensor) -> torch.Tensor:
     """The simulator's numbers of the items that a policy serves to new users."""
-    from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
+    from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
 
     loaded = CatalogueCheckpoint.load(checkpoint)
     empty = torch.zeros(0, dtype=torch.long)

@@ -13,12 +13,12 @@ import pytest
 
 from torchrl_drpo import cli
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.experiments import catalogue_report as report
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL, NAMES
-from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.objectives import FOLLOW_A_MODEL, NAMES
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.train import run_train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

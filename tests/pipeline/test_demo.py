@@ -8,7 +8,7 @@ import math
 import pytest
 
 from torchrl_drpo.cli import main
-from torchrl_drpo.experiments.demo import (
+from torchrl_drpo.pipeline.demo import (
     METHODS,
     Cell,
     DemoConfig,
@@ -16,8 +16,8 @@ from torchrl_drpo.experiments.demo import (
     late_window,
     run_demo,
 )
-from torchrl_drpo.experiments.terminal import demo_table
-from torchrl_drpo.experiments.trainer import History, TrainConfig
+from torchrl_drpo.pipeline.terminal import demo_table
+from torchrl_drpo.pipeline.trainer import History, TrainConfig
 
 
 def small(tmp_path, **changes):

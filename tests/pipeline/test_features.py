@@ -12,15 +12,16 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.experiments import catalogue_data, catalogue_reward_fit
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_reward import CatalogueReward, two_tower_module
-from torchrl_drpo.experiments.catalogue_reward_fit import RewardConfig, RewardFit
-from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
-from torchrl_drpo.experiments.recommend import recommend
+from torchrl_drpo.pipeline import rows as catalogue_data
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
+from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.recommend import recommend
+from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
+from torchrl_drpo.pipeline.reward_model.fit import RewardConfig, RewardFit
+from torchrl_drpo.pipeline.reward_model.towers import CatalogueReward, two_tower_module
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.catalogue import catalogue_policy
 from torchrl_drpo.rewards.regression import StandardisedReward
 

@@ -8,15 +8,15 @@ import torch
 
 from torchrl_drpo import LogSchema, cli
 from torchrl_drpo.data.catalogue import Catalogue
-from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
-from torchrl_drpo.experiments.catalogue_checkpoint import (
+from torchrl_drpo.pipeline.artifacts.checkpoint import (
     KIND,
     VERSION,
     CatalogueCheckpoint,
     UserHistories,
 )
-from torchrl_drpo.experiments.index import ItemIndex
-from torchrl_drpo.experiments.recommend import RecommendConfig, recommend, run_recommend
+from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.pipeline.artifacts.index import ItemIndex
+from torchrl_drpo.pipeline.recommend import RecommendConfig, recommend, run_recommend
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 
 V = 12

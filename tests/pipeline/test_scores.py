@@ -10,15 +10,15 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
-from torchrl_drpo.experiments import catalogue_report as report
-from torchrl_drpo.experiments.catalogue_data import HeldOut
-from torchrl_drpo.experiments.catalogue_evaluation import (
+from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.objectives import OBJECTIVES, make_objective
+from torchrl_drpo.pipeline.rows import HeldOut
+from torchrl_drpo.pipeline.scores import (
     held_out_metrics,
     policy_scores,
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.experiments.catalogue_objectives import OBJECTIVES, make_objective
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 
 

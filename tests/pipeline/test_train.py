@@ -14,13 +14,13 @@ import torch
 
 from torchrl_drpo import cli
 from torchrl_drpo.data import LogSchema, Percentile
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_training import CatalogueTraining
-from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
-from torchrl_drpo.experiments.recommend import recommend
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
+from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.kinds.catalogue import CatalogueTraining
+from torchrl_drpo.pipeline.recommend import recommend
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.train import run_train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

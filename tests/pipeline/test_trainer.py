@@ -13,7 +13,7 @@ from torchrl.data import (
 from torchrl.record.loggers.utils import get_logger
 
 from torchrl_drpo import BehaviorCloningLoss, DRPOLoss, make_gaussian_actor
-from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.pipeline.trainer import OfflineTrainer, TrainConfig
 
 
 def make_buffer(seed=0, sampler=None):

@@ -9,8 +9,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble
-from torchrl_drpo.experiments.reproduce.worlds import Setup, Worlds
+from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
+from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
 
 #: As JSON data: what a cell's settings hold.
 SETUP: dict[str, Any] = {

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 
-from torchrl_drpo.experiments.reproduce.runs import METHODS
-from torchrl_drpo.experiments.reproduce.target import Cell, Options, Results, Section, Target
+from torchrl_drpo.reproduction.simulator.runs import METHODS
+from torchrl_drpo.reproduction.target import Cell, Options, Results, Section, Target
 
 OPTIONS = Options(seeds=4, fresh_seeds=4)
 #: Of the seeds around a mean: they add up to nothing, and cells have them in different orders.

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.experiments.reproduce import small_cells
-from torchrl_drpo.experiments.reproduce import machine
-from torchrl_drpo.experiments.reproduce.assembly import Planned, write_report
-from torchrl_drpo.experiments.reproduce.target import (
+from tests.reproduction import small_cells
+from torchrl_drpo.reproduction import machine
+from torchrl_drpo.reproduction.assembly import Planned, write_report
+from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
     Figure,

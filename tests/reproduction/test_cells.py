@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.experiments.reproduce import small_cells
-from torchrl_drpo.experiments.reproduce import cells as module
-from torchrl_drpo.experiments.reproduce.cells import (
+from tests.reproduction import small_cells
+from torchrl_drpo.reproduction import cells as module
+from torchrl_drpo.reproduction.cells import (
     CellError,
     default_workers,
     read_cells,
     run_cells,
 )
-from torchrl_drpo.experiments.reproduce.target import Cell
+from torchrl_drpo.reproduction.target import Cell
 
 
 def double(name: str, x: float, log: Path | None = None, **over: Any) -> Cell:
@@ -142,7 +142,7 @@ def test_a_file_is_the_old_one_until_it_is_the_new_one(
     def no_room(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("torchrl_drpo.experiments.artifacts.os.replace", no_room)
+    monkeypatch.setattr("torchrl_drpo.pipeline.artifacts.folder.os.replace", no_room)
     with pytest.raises(OSError, match="no space left"):  # nor is there room for the traceback
         run_cells([double("a", 2)], tmp_path, workers=1)
     assert (tmp_path / "t" / "a.json").read_bytes() == before

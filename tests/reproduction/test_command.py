@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.experiments.reproduce import small_cells
+from tests.reproduction import small_cells
 from torchrl_drpo.cli import main
-from torchrl_drpo.experiments.reproduce import command, registry
-from torchrl_drpo.experiments.reproduce.registry import MODULES, load_targets
-from torchrl_drpo.experiments.reproduce.target import Cell, Claim, Options, Section, Target
+from torchrl_drpo.reproduction import command, registry
+from torchrl_drpo.reproduction.registry import MODULES, load_targets
+from torchrl_drpo.reproduction.target import Cell, Claim, Options, Section, Target
 
 
 def cells(options: Options) -> list[Cell]:

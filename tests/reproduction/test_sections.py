@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from tests.experiments.reproduce.synthetic import (
+from tests.reproduction.synthetic import (
     OPTIONS,
     draw,
     method_of,
@@ -16,9 +16,10 @@ from tests.experiments.reproduce.synthetic import (
     trained,
     verdicts,
 )
-from torchrl_drpo.experiments.reproduce import ablation, noise, sensitivity, simulated, table1
-from torchrl_drpo.experiments.reproduce.published import ABLATION, FIXED_RATIO, TABLE1
-from torchrl_drpo.experiments.reproduce.target import Cell
+from torchrl_drpo.reproduction.published import ABLATION, FIXED_RATIO, TABLE1
+from torchrl_drpo.reproduction.simulator import ablation, noise, sensitivity, simulated
+from torchrl_drpo.reproduction.simulator.table1 import target as table1
+from torchrl_drpo.reproduction.target import Cell
 
 # -- shared -------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.experiments.reproduce.small_worlds import SEEDS, SETUP, make_worlds
-from tests.experiments.reproduce.synthetic import (
+from tests.reproduction.small_worlds import SEEDS, SETUP, make_worlds
+from tests.reproduction.synthetic import (
     OPTIONS,
     draw,
     rows_of,
@@ -19,9 +19,10 @@ from tests.experiments.reproduce.synthetic import (
     trained,
     verdicts,
 )
-from torchrl_drpo.experiments.reproduce import beyond, divergence, geometry, online
-from torchrl_drpo.experiments.reproduce.published import ONLINE
-from torchrl_drpo.experiments.reproduce.target import Cell, Results
+from torchrl_drpo.reproduction.published import ONLINE
+from torchrl_drpo.reproduction.simulator import divergence, geometry, online
+from torchrl_drpo.reproduction.simulator.beyond import target as beyond
+from torchrl_drpo.reproduction.target import Cell, Results
 
 # -- online -------------------------------------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""Whole runs: configuration, training loop, demo."""
+"""The product: a log to a policy that serves, one file a command."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torchrl_drpo.experiments import catalogue_report as report
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
-from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
-from torchrl_drpo.experiments.recommend import RecommendConfig, run_recommend
-from torchrl_drpo.experiments.terminal import print_json, progress_bars, say, show
+from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.config import TrainCatalogueConfig
+from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.recommend import RecommendConfig, run_recommend
+from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
+from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.report.tables import Table
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL, NAMES, check_fits
-from torchrl_drpo.experiments.embedding_config import UphillConfig
-from torchrl_drpo.experiments.log_config import LogConfig
 from torchrl_drpo.functional.checks import check_positive
+from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
+from torchrl_drpo.pipeline.log_config import LogConfig
+from torchrl_drpo.pipeline.objectives import FOLLOW_A_MODEL, NAMES, check_fits
 from torchrl_drpo.policies.encoders import Pooling
 
 

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.data.catalogue import Catalogue
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, raw_ids
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_evaluation import (
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint, raw_ids
+from torchrl_drpo.pipeline.log_config import LogConfig
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
     policy_scores,
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.experiments.log_config import LogConfig
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torchrl_drpo.data import (
 )
 from torchrl_drpo.data import validate_log as validate
 from torchrl_drpo.envs import RecSimEnv
-from torchrl_drpo.experiments.artifacts import write_text
-from torchrl_drpo.experiments.log_config import SchemaConfig
-from torchrl_drpo.experiments.terminal import progress_bars, say
+from torchrl_drpo.pipeline.artifacts.folder import write_text
+from torchrl_drpo.pipeline.log_config import SchemaConfig
+from torchrl_drpo.pipeline.terminal import progress_bars, say
 
 #: A simulated log is spread over ten days, so that its last days can be held out.
 SECONDS_LOGGED = 10 * 86_400

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, RawId, find
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint, RawId, find
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torchrl.envs.transforms import DeviceCastTransform, Transform
 from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
-from torchrl_drpo.experiments.catalogue_checkpoint import UserHistories
-from torchrl_drpo.experiments.log_config import LogConfig
+from torchrl_drpo.pipeline.artifacts.checkpoint import UserHistories
+from torchrl_drpo.pipeline.log_config import LogConfig
 
 #: How many of a user's latest items a checkpoint keeps, to know what was seen.
 ITEMS_KEPT_A_USER = 500

@@ -16,7 +16,7 @@ from torchrl_drpo.evaluation.ranking import (
     ranking_metrics,
     static_scores,
 )
-from torchrl_drpo.experiments.catalogue_data import HeldOut
+from torchrl_drpo.pipeline.rows import HeldOut
 
 #: Held-out rows whose states are computed together.
 ROWS_SCORED = 8192

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torchrl_drpo.experiments.demo import METHODS, DemoConfig, DemoResult, run_demo
+from torchrl_drpo.pipeline.demo import METHODS, DemoConfig, DemoResult, run_demo
 from torchrl_drpo.report.tables import Table
 
 

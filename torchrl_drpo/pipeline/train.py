@@ -22,25 +22,25 @@ import torch
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.evaluation.statistics import Interval
-from torchrl_drpo.experiments import catalogue_report as report
-from torchrl_drpo.experiments.artifacts import write_json, write_text
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint, saved_fingerprint
-from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_evaluation import (
+from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint, saved_fingerprint
+from torchrl_drpo.pipeline.artifacts.folder import write_json, write_text
+from torchrl_drpo.pipeline.config import TrainCatalogueConfig
+from torchrl_drpo.pipeline.kinds.catalogue import (
+    CatalogueTraining,
+    PolicyTraining,
+    Progress,
+)
+from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
+from torchrl_drpo.pipeline.objectives import FOLLOW_A_MODEL
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
     policy_scores,
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.experiments.catalogue_objectives import FOLLOW_A_MODEL
-from torchrl_drpo.experiments.catalogue_training import (
-    CatalogueTraining,
-    PolicyTraining,
-    Progress,
-)
-from torchrl_drpo.experiments.embedding_training import EmbeddingTraining
 from torchrl_drpo.report.tables import Table
 
 RESULTS_VERSION = 1
@@ -91,7 +91,7 @@ class CatalogueResults:
         }
 
     def table(self, *, upright: bool = False) -> Table:
-        """The table; see :func:`~torchrl_drpo.experiments.catalogue_report.table`."""
+        """The table; see :func:`~torchrl_drpo.pipeline.table.table`."""
         seeds = max(len(runs) for runs in self.runs.values())
         over = f"{seeds} seeds, 95% t intervals" if seeds > 1 else "1 seed"
         title = f"{self.data['parts']['test']:,} held-out rows, {over}"

@@ -28,7 +28,7 @@ def plot_demo(result: Any, path: str | os.PathLike[str]) -> Path:
     """Learning curves, the adaptive filter and log sigma of a demo run, as one PNG.
 
     Args:
-        result: a :class:`~torchrl_drpo.experiments.demo.DemoResult`.
+        result: a :class:`~torchrl_drpo.pipeline.demo.DemoResult`.
         path: where to write it; replaced atomically.
 
     Returns:

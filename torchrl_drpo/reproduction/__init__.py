@@ -1,1 +1,1 @@
-"""``drpo reproduce``: the paper claim by claim, one file a target, and what goes past it."""
+"""The paper: every table, figure and claim as a target, and what goes past it."""

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torchrl_drpo.experiments.artifacts import write_json, write_text
-from torchrl_drpo.experiments.reproduce.cells import Record
-from torchrl_drpo.experiments.reproduce.machine import summarise
-from torchrl_drpo.experiments.reproduce.target import Cell, Options, Section, Target
+from torchrl_drpo.pipeline.artifacts.folder import write_json, write_text
 from torchrl_drpo.report.images import png, write_png
 from torchrl_drpo.report.reproduction import Part, Report
 from torchrl_drpo.report.reproduction_html import to_html
+from torchrl_drpo.reproduction.cells import Record
+from torchrl_drpo.reproduction.machine import summarise
+from torchrl_drpo.reproduction.target import Cell, Options, Section, Target
 
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: More absent cells than these are counted, not named.

@@ -15,9 +15,9 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
-from torchrl_drpo.experiments.artifacts import write_json, write_text
-from torchrl_drpo.experiments.reproduce.machine import facts
-from torchrl_drpo.experiments.reproduce.target import Cell
+from torchrl_drpo.pipeline.artifacts.folder import write_json, write_text
+from torchrl_drpo.reproduction.machine import facts
+from torchrl_drpo.reproduction.target import Cell
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Called with a cell, how it went ("read", "started", "computed", "failed"), and its seconds.

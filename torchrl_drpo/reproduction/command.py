@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 import tyro
 
-from torchrl_drpo.experiments.reproduce.assembly import Planned, write_report
-from torchrl_drpo.experiments.reproduce.cells import (
+from torchrl_drpo.pipeline.terminal import print_json, say, show
+from torchrl_drpo.report.reproduction import VERDICTS, Report, duration, state
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.assembly import Planned, write_report
+from torchrl_drpo.reproduction.cells import (
     CellError,
     default_workers,
     read_cells,
     run_cells,
 )
-from torchrl_drpo.experiments.reproduce.progress import cell_progress
-from torchrl_drpo.experiments.reproduce.registry import ALL, load_targets
-from torchrl_drpo.experiments.reproduce.target import Options
-from torchrl_drpo.experiments.terminal import print_json, say, show
-from torchrl_drpo.report.reproduction import VERDICTS, Report, duration, state
-from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.progress import cell_progress
+from torchrl_drpo.reproduction.registry import ALL, load_targets
+from torchrl_drpo.reproduction.target import Options
 
 
 @dataclass(frozen=True)

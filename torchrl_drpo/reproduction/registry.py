@@ -5,25 +5,22 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from torchrl_drpo.experiments.reproduce.target import Target
+from torchrl_drpo.reproduction.target import Target
 
-_HERE = "torchrl_drpo.experiments.reproduce"
+_HERE = "torchrl_drpo.reproduction"
 #: By name, the module whose ``TARGET`` it is, in the report's order.
 MODULES: dict[str, str] = {
-    name: f"{_HERE}.{name}"
-    for name in (
-        "table1",
-        "divergence",
-        "noise",
-        "ablation",
-        "sensitivity",
-        "online",
-        "geometry",
-        "cu1",
-        "du1",
-        "kuairand",
-        "beyond",
-    )
+    "table1": f"{_HERE}.simulator.table1.target",
+    "divergence": f"{_HERE}.simulator.divergence",
+    "noise": f"{_HERE}.simulator.noise",
+    "ablation": f"{_HERE}.simulator.ablation",
+    "sensitivity": f"{_HERE}.simulator.sensitivity",
+    "online": f"{_HERE}.simulator.online",
+    "geometry": f"{_HERE}.simulator.geometry",
+    "cu1": f"{_HERE}.controlled.cu1.target",
+    "du1": f"{_HERE}.controlled.du1.target",
+    "kuairand": f"{_HERE}.kuairand.target",
+    "beyond": f"{_HERE}.simulator.beyond.target",
 }
 ALL = "all"
 

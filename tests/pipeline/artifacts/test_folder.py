@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchrl_drpo.experiments.artifacts import (
+from torchrl_drpo.pipeline.artifacts.folder import (
     MANIFEST,
     Artifact,
     ArtifactError,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.experiments.test_catalogue import (
+from tests.pipeline.test_train import (
     BAIT,
     ITEMS,
     SCHEMA,
@@ -24,16 +24,16 @@ from tests.experiments.test_catalogue import (
 )
 from torchrl_drpo import cli
 from torchrl_drpo.data import ItemTable
-from torchrl_drpo.experiments import embedding_reward
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.embedding_config import UphillConfig
-from torchrl_drpo.experiments.embedding_training import EmbeddingTraining
-from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
-from torchrl_drpo.experiments.item_vectors import item_vectors
-from torchrl_drpo.experiments.recommend import recommend
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
+from torchrl_drpo.pipeline.config import TrainCatalogueConfig
+from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
+from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
+from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
+from torchrl_drpo.pipeline.recommend import recommend
+from torchrl_drpo.pipeline.reward_model import embedding as embedding_reward
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.retrieval import retrieval_policy
 from torchrl_drpo.rewards import uphill_log
 

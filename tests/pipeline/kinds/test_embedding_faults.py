@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from torchrl_drpo.data import ItemTable, LogSchema, Percentile
-from torchrl_drpo.experiments import catalogue
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.embedding_config import UphillConfig
-from torchrl_drpo.experiments.embedding_training import EmbeddingTraining
-from torchrl_drpo.experiments.evaluate import EvaluateConfig, run_evaluate
-from torchrl_drpo.experiments.recommend import recommend
+from torchrl_drpo.pipeline import train as catalogue
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
+from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
+from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
+from torchrl_drpo.pipeline.recommend import recommend
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.retrieval import retrieval_policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from torchrl_drpo.data.catalogue import Catalogue
-from torchrl_drpo.experiments import item_vectors as module
-from torchrl_drpo.experiments.item_vectors import factorised_vectors, item_vectors
+from torchrl_drpo.pipeline.kinds import item_vectors as module
+from torchrl_drpo.pipeline.kinds.item_vectors import factorised_vectors, item_vectors
 
 
 def make_pairs(users: int = 60, items: int = 30, rows: int = 900, seed: int = 0):

@@ -13,15 +13,15 @@ from tensordict import TensorDict
 
 from torchrl_drpo import LogSchema
 from torchrl_drpo.data import ItemTable
-from torchrl_drpo.experiments import catalogue_reward_fit
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_checkpoint import CatalogueCheckpoint
-from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_objectives import ADVANTAGE_OBJECTIVES, make_objective
-from torchrl_drpo.experiments.catalogue_reward_fit import RewardConfig
-from torchrl_drpo.experiments.catalogue_training import CatalogueTraining
-from torchrl_drpo.experiments.embedding_training import EmbeddingTraining
+from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
+from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.kinds.catalogue import CatalogueTraining
+from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
+from torchrl_drpo.pipeline.objectives import ADVANTAGE_OBJECTIVES, make_objective
+from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
+from torchrl_drpo.pipeline.reward_model.fit import RewardConfig
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
 
 ROWS, ITEMS, DAYS, GEM = 4_000, 12, 8, 11

@@ -13,14 +13,15 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_drpo import GuidedLoss, LogSchema, cli, make_catalogue_actor, make_gaussian_actor
-from torchrl_drpo.experiments import catalogue_reward, catalogue_reward_fit
-from torchrl_drpo.experiments.catalogue import run_train
-from torchrl_drpo.experiments.catalogue_config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_objectives import MODELLED_OBJECTIVES, make_objective
-from torchrl_drpo.experiments.catalogue_reward import CatalogueReward, two_tower_module
-from torchrl_drpo.experiments.catalogue_reward_fit import RewardConfig, RewardFit
-from torchrl_drpo.experiments.catalogue_training import CatalogueTraining
+from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.kinds.catalogue import CatalogueTraining
+from torchrl_drpo.pipeline.objectives import MODELLED_OBJECTIVES, make_objective
+from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
+from torchrl_drpo.pipeline.reward_model import towers as catalogue_reward
+from torchrl_drpo.pipeline.reward_model.fit import RewardConfig, RewardFit
+from torchrl_drpo.pipeline.reward_model.towers import CatalogueReward, two_tower_module
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.rewards import AnnotatedBuffer, RewardRegression
 from torchrl_drpo.rewards.regression import StandardisedReward
 

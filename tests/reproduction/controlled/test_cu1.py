@@ -13,12 +13,12 @@ from matplotlib.figure import Figure as Canvas
 from scipy.optimize import brentq
 
 from torchrl_drpo.envs import cu1
-from torchrl_drpo.experiments.reproduce.cells import run_cells
-from torchrl_drpo.experiments.reproduce.controlled import Arm, TaperByArm, make_taper
-from torchrl_drpo.experiments.reproduce.cu1 import SHAPES, TARGET
-from torchrl_drpo.experiments.reproduce.cu1_forms import place_of
-from torchrl_drpo.experiments.reproduce.cu1_training import Training
-from torchrl_drpo.experiments.reproduce.target import Options
+from torchrl_drpo.reproduction.cells import run_cells
+from torchrl_drpo.reproduction.controlled.arms import Arm, TaperByArm, make_taper
+from torchrl_drpo.reproduction.controlled.cu1.forms import place_of
+from torchrl_drpo.reproduction.controlled.cu1.target import SHAPES, TARGET
+from torchrl_drpo.reproduction.controlled.cu1.training import Training
+from torchrl_drpo.reproduction.target import Options
 
 EXPONENTIAL = SHAPES["exponential"]
 

@@ -14,12 +14,12 @@ from torch.distributions import Categorical
 
 from torchrl_drpo import TOPRLoss
 from torchrl_drpo.envs import du1
-from torchrl_drpo.experiments.reproduce.cells import run_cells
-from torchrl_drpo.experiments.reproduce.controlled import Arm
-from torchrl_drpo.experiments.reproduce.du1 import BOTH, TAPERS, TARGET
-from torchrl_drpo.experiments.reproduce.du1_claims import Mode
-from torchrl_drpo.experiments.reproduce.du1_training import OneStateCategorical, Training
-from torchrl_drpo.experiments.reproduce.target import Options
+from torchrl_drpo.reproduction.cells import run_cells
+from torchrl_drpo.reproduction.controlled.arms import Arm
+from torchrl_drpo.reproduction.controlled.du1.claims import Mode
+from torchrl_drpo.reproduction.controlled.du1.target import BOTH, TAPERS, TARGET
+from torchrl_drpo.reproduction.controlled.du1.training import OneStateCategorical, Training
+from torchrl_drpo.reproduction.target import Options
 
 
 @pytest.fixture(scope="module")

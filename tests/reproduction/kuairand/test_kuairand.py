@@ -15,22 +15,22 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_drpo import CatalogueCategorical, CRRLoss, DRPOLoss, RepulsiveLoss
-from torchrl_drpo.experiments.reproduce.kuairand import RUN, TARGET, cell_name
-from torchrl_drpo.experiments.reproduce.kuairand_frontier import (
+from torchrl_drpo.reproduction.kuairand.frontier import (
     best_within,
     contribution,
     dominated_area,
     holm,
     paired_p_value,
 )
-from torchrl_drpo.experiments.reproduce.kuairand_methods import METHODS, method
-from torchrl_drpo.experiments.reproduce.kuairand_policy import (
+from torchrl_drpo.reproduction.kuairand.methods import METHODS, method
+from torchrl_drpo.reproduction.kuairand.policy import (
     HalfCatalogueCategorical,
     make_actor,
 )
-from torchrl_drpo.experiments.reproduce.kuairand_runs import ends, open_split, train
-from torchrl_drpo.experiments.reproduce.kuairand_tables import choices, frontiers, recommended
-from torchrl_drpo.experiments.reproduce.target import Options
+from torchrl_drpo.reproduction.kuairand.runs import ends, open_split, train
+from torchrl_drpo.reproduction.kuairand.tables import choices, frontiers, recommended
+from torchrl_drpo.reproduction.kuairand.target import RUN, TARGET, cell_name
+from torchrl_drpo.reproduction.target import Options
 
 # -- frontiers --------------------------------------------------------------------------------
 

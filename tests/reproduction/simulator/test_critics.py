@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.experiments.reproduce.small_worlds import (
+from tests.reproduction.small_worlds import (
     SEEDS,
     batch_of,
     make_policies,
@@ -16,15 +16,15 @@ from tests.experiments.reproduce.small_worlds import (
     rows_of,
 )
 from torchrl_drpo import ExponentialTaper
-from torchrl_drpo.experiments.reproduce.critics import (
+from torchrl_drpo.functional.weights import crr_weights
+from torchrl_drpo.reproduction.simulator.critics import (
     CriticEnsemble,
     ExpectileAdvantage,
     LearnedTop,
     PolicyAdvantage,
 )
-from torchrl_drpo.experiments.reproduce.modelled import Predicted, Uphill
-from torchrl_drpo.experiments.reproduce.rules import Signed, TopFraction
-from torchrl_drpo.functional.weights import crr_weights
+from torchrl_drpo.reproduction.simulator.modelled import Predicted, Uphill
+from torchrl_drpo.reproduction.simulator.rules import Signed, TopFraction
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 
 STEPS = 12

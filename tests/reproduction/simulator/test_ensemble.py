@@ -22,8 +22,9 @@ from torchrl_drpo import (
     RepulsiveLoss,
     make_gaussian_actor,
 )
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble
-from torchrl_drpo.experiments.reproduce.rules import (
+from torchrl_drpo.policies.gaussian import GaussianHead
+from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
+from torchrl_drpo.reproduction.simulator.rules import (
     Asymmetric,
     Exponential,
     Imitation,
@@ -32,9 +33,8 @@ from torchrl_drpo.experiments.reproduce.rules import (
     Signed,
     TopFraction,
 )
-from torchrl_drpo.experiments.reproduce.training import Schedule, train
-from torchrl_drpo.experiments.reproduce.worlds import Setup, Worlds
-from torchrl_drpo.policies.gaussian import GaussianHead
+from torchrl_drpo.reproduction.simulator.training import Schedule, train
+from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
 
 SEEDS, STEPS, BATCH, RATE = (3, 11), 30, 64, 1e-3
 SETUP = Setup(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from tests.experiments.reproduce.small_worlds import SEEDS, SETUP, make_policies, make_worlds
-from torchrl_drpo.experiments.reproduce.phantom import Watched, run_watched
-from torchrl_drpo.experiments.reproduce.rules import Signed
-from torchrl_drpo.experiments.reproduce.runs import METHODS, run_method
+from tests.reproduction.small_worlds import SEEDS, SETUP, make_policies, make_worlds
+from torchrl_drpo.reproduction.simulator.phantom import Watched, run_watched
+from torchrl_drpo.reproduction.simulator.rules import Signed
+from torchrl_drpo.reproduction.simulator.runs import METHODS, run_method
 
 SCHEDULE = {"steps": 12, "batch_size": 32, "evaluations": 4}
 

@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.experiments.reproduce.small_worlds import (
+from tests.reproduction.small_worlds import (
     batch_of,
     make_policies,
     make_worlds,
     rows_of,
 )
 from torchrl_drpo import ExponentialTaper
-from torchrl_drpo.experiments.reproduce.rules import (
+from torchrl_drpo.functional import selection
+from torchrl_drpo.functional.weights import asymmetric_weights, exponential_weights
+from torchrl_drpo.reproduction.simulator.rules import (
     Asymmetric,
     DatasetTop,
     Exponential,
@@ -29,9 +31,7 @@ from torchrl_drpo.experiments.reproduce.rules import (
     TopFraction,
     select_top,
 )
-from torchrl_drpo.experiments.reproduce.runs import METHODS, build_rule, build_setup
-from torchrl_drpo.functional import selection
-from torchrl_drpo.functional.weights import asymmetric_weights, exponential_weights
+from torchrl_drpo.reproduction.simulator.runs import METHODS, build_rule, build_setup
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.experiments.reproduce.small_worlds import SEEDS, SETUP, make_policies, make_worlds
-from torchrl_drpo.experiments.reproduce.critics import CriticEnsemble
-from torchrl_drpo.experiments.reproduce.runs import METHODS
-from torchrl_drpo.experiments.reproduce.served import Audience, make_buffer, run_served, shares
+from tests.reproduction.small_worlds import SEEDS, SETUP, make_policies, make_worlds
 from torchrl_drpo.functional.similarity import unit
+from torchrl_drpo.reproduction.simulator.critics import CriticEnsemble
+from torchrl_drpo.reproduction.simulator.runs import METHODS
+from torchrl_drpo.reproduction.simulator.served import Audience, make_buffer, run_served, shares
 
 NUMBERS = {"offline_steps": 4, "online_steps": 12, "serve_every": 3, "served": 8}
 

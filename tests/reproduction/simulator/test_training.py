@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from tests.experiments.reproduce.small_worlds import (
+from tests.reproduction.small_worlds import (
     SEEDS,
     SETUP,
     batch_of,
@@ -19,11 +19,11 @@ from tests.experiments.reproduce.small_worlds import (
     make_worlds,
     rows_of,
 )
-from torchrl_drpo.experiments.reproduce import training
-from torchrl_drpo.experiments.reproduce.rules import Imitation, Signed, TopFraction
-from torchrl_drpo.experiments.reproduce.runs import METHODS, method_cell, run_method
-from torchrl_drpo.experiments.reproduce.target import Options
-from torchrl_drpo.experiments.reproduce.training import Run, Schedule, train
+from torchrl_drpo.reproduction.simulator import training
+from torchrl_drpo.reproduction.simulator.rules import Imitation, Signed, TopFraction
+from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell, run_method
+from torchrl_drpo.reproduction.simulator.training import Run, Schedule, train
+from torchrl_drpo.reproduction.target import Options
 
 
 class Listens(Signed):

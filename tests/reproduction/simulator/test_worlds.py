@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.experiments.reproduce.small_worlds import SEEDS, SETUP, make_worlds, rows_of
+from tests.reproduction.small_worlds import SEEDS, SETUP, make_worlds, rows_of
 from torchrl_drpo.envs.settings import RecSimSetting, Scenario
 from torchrl_drpo.envs.simulate import simulate_log
 from torchrl_drpo.envs.world import RecSimWorld
@@ -18,7 +18,7 @@ from torchrl_drpo.evaluation.simulator import (
     raw_reward,
     retrieved_reward,
 )
-from torchrl_drpo.experiments.reproduce.worlds import Setup, Worlds
+from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
 
 
 @pytest.fixture(scope="module")

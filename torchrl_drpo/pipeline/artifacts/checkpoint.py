@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.data.catalogue import Catalogue
-from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
-from torchrl_drpo.experiments.index import ItemIndex
+from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.pipeline.artifacts.index import ItemIndex
 from torchrl_drpo.policies.catalogue import CataloguePolicy, make_catalogue_actor
 from torchrl_drpo.policies.retrieval import RetrievalPolicy, make_retrieval_actor
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchrl_drpo.experiments.artifacts import Artifact, save_artifact
+from torchrl_drpo.pipeline.artifacts.folder import Artifact, save_artifact
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.decoding import MIPSDecoder
 from torchrl_drpo.policies.retrieval import RetrievalPolicy

@@ -14,12 +14,12 @@ from torchrl.objectives.common import LossModule
 from torchrl.record.loggers import CSVLogger, TensorboardLogger
 from torchrl.record.loggers.common import Logger
 
-from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_objectives import MODELLED_OBJECTIVES, make_objective
-from torchrl_drpo.experiments.catalogue_reward_fit import RewardFit
-from torchrl_drpo.experiments.log_reward import LogReward
-from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.pipeline.config import TrainCatalogueConfig
+from torchrl_drpo.pipeline.objectives import MODELLED_OBJECTIVES, make_objective
+from torchrl_drpo.pipeline.reward_model.fit import RewardFit
+from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
+from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.trainer import OfflineTrainer, TrainConfig
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 from torchrl_drpo.rewards import AnnotatedBuffer
 

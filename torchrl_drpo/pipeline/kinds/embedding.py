@@ -10,17 +10,17 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl_drpo.experiments.catalogue_config import TrainCatalogueConfig
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_objectives import (
+from torchrl_drpo.pipeline.config import TrainCatalogueConfig
+from torchrl_drpo.pipeline.kinds.catalogue import Trained, run_trainer
+from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
+from torchrl_drpo.pipeline.objectives import (
     FOLLOW_A_MODEL,
     UPHILL_OBJECTIVES,
     make_objective,
 )
-from torchrl_drpo.experiments.catalogue_training import Trained, run_trainer
-from torchrl_drpo.experiments.embedding_reward import UphillRows, fit_embedding_reward
-from torchrl_drpo.experiments.item_vectors import item_vectors
-from torchrl_drpo.experiments.log_reward import LogReward
+from torchrl_drpo.pipeline.reward_model.embedding import UphillRows, fit_embedding_reward
+from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
+from torchrl_drpo.pipeline.rows import CatalogueData
 from torchrl_drpo.policies.retrieval import (
     RetrievalPolicy,
     VectorRows,

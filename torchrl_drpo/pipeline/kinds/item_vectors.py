@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
 from torchrl_drpo.functional.checks import check_positive
+from torchrl_drpo.pipeline.rows import CatalogueData
 
 _OVERSAMPLED = 16  # directions beyond the wanted ones, which make the last of those accurate
 _POWER_STEPS = 8

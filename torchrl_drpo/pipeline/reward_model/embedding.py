@@ -18,10 +18,10 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.embedding_config import UphillConfig
-from torchrl_drpo.experiments.log_reward import LogReward, reward_columns
+from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
+from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
+from torchrl_drpo.pipeline.rows import CatalogueData
 from torchrl_drpo.policies.retrieval import VectorRows
 from torchrl_drpo.rewards import assign_folds
 from torchrl_drpo.rewards.bilinear import BilinearReward

@@ -23,9 +23,9 @@ from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.experiments.artifacts import Artifact, ArtifactError, save_artifact
-from torchrl_drpo.experiments.catalogue_data import CatalogueData
-from torchrl_drpo.experiments.catalogue_reward import (
+from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
+from torchrl_drpo.pipeline.reward_model.towers import (
     CONTEXT,
     FEATURES,
     HISTORY,
@@ -33,7 +33,7 @@ from torchrl_drpo.experiments.catalogue_reward import (
     state_module,
     two_tower_module,
 )
-from torchrl_drpo.experiments.log_reward import LogReward, reward_columns
+from torchrl_drpo.pipeline.rows import CatalogueData
 from torchrl_drpo.rewards import CrossFittedReward, RewardRegression, assign_folds
 from torchrl_drpo.rewards.regression import StandardisedReward
 

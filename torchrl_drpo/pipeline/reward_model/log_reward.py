@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.experiments.catalogue_objectives import ADVANTAGE_OBJECTIVES
+from torchrl_drpo.pipeline.objectives import ADVANTAGE_OBJECTIVES
 
 
 def reward_columns(fold: Tensor, predicted_reward: Tensor, state_value: Tensor) -> TensorDict:
@@ -45,8 +45,8 @@ class LogReward:
 
     Attributes:
         model: Q(s, a), frozen: a
-            :class:`~torchrl_drpo.experiments.catalogue_reward.CatalogueReward`, or what
-            :func:`~torchrl_drpo.experiments.embedding_reward.fit_embedding_reward` says.
+            :class:`~torchrl_drpo.pipeline.reward_model.towers.CatalogueReward`, or what
+            :func:`~torchrl_drpo.pipeline.reward_model.embedding.fit_embedding_reward` says.
         state_model: V(s), the expected reward of the state alone, by models of the same folds.
         columns: of every training row, as :func:`reward_columns` makes them, out of fold.
         facts: how it was fitted and how good it is, as JSON data; ``explained_variance`` is the

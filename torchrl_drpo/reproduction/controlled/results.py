@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.experiments.reproduce.controlled import Arm
+from torchrl_drpo.reproduction.controlled.arms import Arm
 
 KINDS = {
     "task_collapse": "task collapse",

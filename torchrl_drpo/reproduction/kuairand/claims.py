@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.experiments.reproduce.kuairand_tables import (
+from torchrl_drpo.reproduction.kuairand.tables import (
     GAUC,
     HITS,
     LIFT,
@@ -16,7 +16,7 @@ from torchrl_drpo.experiments.reproduce.kuairand_tables import (
     share_of_bc,
     values_of,
 )
-from torchrl_drpo.experiments.reproduce.target import Claim, Verdict
+from torchrl_drpo.reproduction.target import Claim, Verdict
 
 FIRST_LOOK = "a first look at this log (2 seeds, nothing tuned)"
 #: By setting: lift and hit rate on the best quarter of the first look.

@@ -22,18 +22,18 @@ from torch import Tensor
 
 from torchrl_drpo.data import RecReplayBuffer
 from torchrl_drpo.evaluation.ranking import CatalogueScores
-from torchrl_drpo.experiments.catalogue_data import CatalogueData, HeldOut
-from torchrl_drpo.experiments.catalogue_evaluation import (
+from torchrl_drpo.pipeline.rows import CatalogueData, HeldOut
+from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
     policy_scores,
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.experiments.catalogue_report import metrics_json
-from torchrl_drpo.experiments.reproduce.kuairand_methods import Mark, method
-from torchrl_drpo.experiments.reproduce.kuairand_policy import make_actor
-from torchrl_drpo.experiments.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.pipeline.table import metrics_json
+from torchrl_drpo.pipeline.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.reproduction.kuairand.methods import Mark, method
+from torchrl_drpo.reproduction.kuairand.policy import make_actor
 
 #: Days of a held-out part, on either split.
 HELD_OUT_DAYS = 3
@@ -139,7 +139,7 @@ def train(
         strength: value of its parameter.
         seeds: of the initial policy and of the order of the rows.
         run: ``steps``, ``batch_size`` and ``learning_rate``.
-        precision: see :func:`~torchrl_drpo.experiments.reproduce.kuairand_policy.make_actor`.
+        precision: see :func:`~torchrl_drpo.reproduction.kuairand.policy.make_actor`.
         device: where to train.
         rows: judge on the first so many rows only.
 

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchrl_drpo.evaluation.statistics import Interval
-from torchrl_drpo.experiments.reproduce.kuairand_claims import claims, plain_winner
-from torchrl_drpo.experiments.reproduce.kuairand_methods import method
-from torchrl_drpo.experiments.reproduce.kuairand_tables import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.kuairand.claims import claims, plain_winner
+from torchrl_drpo.reproduction.kuairand.methods import method
+from torchrl_drpo.reproduction.kuairand.tables import (
     BASELINE,
     GAUC,
     HITS,
@@ -26,8 +27,7 @@ from torchrl_drpo.experiments.reproduce.kuairand_tables import (
     recommended,
     runs_of,
 )
-from torchrl_drpo.experiments.reproduce.target import Claim, Figure, Options, Results, Section
-from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.target import Claim, Figure, Options, Results, Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.experiments.catalogue_report import metrics_from_json
-from torchrl_drpo.experiments.reproduce.kuairand_frontier import (
+from torchrl_drpo.pipeline.table import metrics_from_json
+from torchrl_drpo.reproduction.kuairand.frontier import (
     Point,
     best_within,
     contribution,
@@ -16,8 +16,8 @@ from torchrl_drpo.experiments.reproduce.kuairand_frontier import (
     holm,
     paired_p_value,
 )
-from torchrl_drpo.experiments.reproduce.kuairand_methods import METHODS
-from torchrl_drpo.experiments.reproduce.target import Results
+from torchrl_drpo.reproduction.kuairand.methods import METHODS
+from torchrl_drpo.reproduction.target import Results
 
 HITS, LIFT, GAUC = "hr@50_best", "lift@50", "gauc_quality"
 #: What the dominance table compares with: the baseline to beat.

@@ -11,10 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torchrl_drpo.experiments.reproduce.kuairand_methods import METHODS, Method
-from torchrl_drpo.experiments.reproduce.kuairand_runs import ends, train
-from torchrl_drpo.experiments.reproduce.kuairand_section import section
-from torchrl_drpo.experiments.reproduce.target import Cell, Options, Target
+from torchrl_drpo.reproduction.kuairand.methods import METHODS, Method
+from torchrl_drpo.reproduction.kuairand.runs import ends, train
+from torchrl_drpo.reproduction.kuairand.section import section
+from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 NAME = "kuairand"
 #: More would cost more than they tell: the intervals of five seeds are narrow beside the effects.

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_results import above, interval, signed, versus
-from torchrl_drpo.experiments.reproduce.published import ABLATION
-from torchrl_drpo.experiments.reproduce.runs import method_cell
-from torchrl_drpo.experiments.reproduce.simulated import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.results import above, interval, signed, versus
+from torchrl_drpo.reproduction.published import ABLATION
+from torchrl_drpo.reproduction.simulator.runs import method_cell
+from torchrl_drpo.reproduction.simulator.simulated import (
     axes_of,
     corrected,
     curve,
@@ -18,7 +19,7 @@ from torchrl_drpo.experiments.reproduce.simulated import (
     late,
     verdict,
 )
-from torchrl_drpo.experiments.reproduce.target import (
+from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
     Figure,
@@ -27,7 +28,6 @@ from torchrl_drpo.experiments.reproduce.target import (
     Section,
     Target,
 )
-from torchrl_drpo.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -2,7 +2,7 @@ r"""Critics of many seeds at once, and the objectives that learn their quality s
 
 The logs are one-step bandits, so Q is a regression of the reward. Critics train along with the
 policy, on the same rows: small networks state (and action) -> H ReLU -> 1, Adam 3e-4, gradients in
-closed form as in :mod:`torchrl_drpo.experiments.reproduce.ensemble`.
+closed form as in :mod:`torchrl_drpo.reproduction.simulator.ensemble`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble, Scores
-from torchrl_drpo.experiments.reproduce.rules import Rule, TopFraction
-from torchrl_drpo.experiments.reproduce.worlds import Worlds
+from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
+from torchrl_drpo.reproduction.simulator.rules import Rule, TopFraction
+from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 # Keep the critics' first weights and CRR's samples apart from the policy's and the batches'.
 _Q_STREAM, _V_STREAM, _SAMPLE_STREAM = 101, 102, 103
@@ -153,7 +153,7 @@ class LearnedTop(ExpectileAdvantage):
 
     Args:
         expectile: of V.
-        options: of :class:`~torchrl_drpo.experiments.reproduce.rules.TopFraction`.
+        options: of :class:`~torchrl_drpo.reproduction.simulator.rules.TopFraction`.
     """
 
     def __init__(self, *, expectile: float = 0.7, **options: object) -> None:

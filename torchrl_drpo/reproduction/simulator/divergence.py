@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.experiments.reproduce.phantom import run_watched
-from torchrl_drpo.experiments.reproduce.published import PHANTOM
-from torchrl_drpo.experiments.reproduce.runs import METHODS
-from torchrl_drpo.experiments.reproduce.simulated import axes_of, verdict
-from torchrl_drpo.experiments.reproduce.target import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.published import PHANTOM
+from torchrl_drpo.reproduction.simulator.phantom import run_watched
+from torchrl_drpo.reproduction.simulator.runs import METHODS
+from torchrl_drpo.reproduction.simulator.simulated import axes_of, verdict
+from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
     Figure,
@@ -20,7 +21,6 @@ from torchrl_drpo.experiments.reproduce.target import (
     Section,
     Target,
 )
-from torchrl_drpo.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

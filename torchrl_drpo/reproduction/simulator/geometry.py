@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_results import interval
-from torchrl_drpo.experiments.reproduce.runs import build_setup
-from torchrl_drpo.experiments.reproduce.simulated import axes_of, verdict
-from torchrl_drpo.experiments.reproduce.target import (
+from torchrl_drpo.functional.similarity import unit
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.results import interval
+from torchrl_drpo.reproduction.simulator.runs import build_setup
+from torchrl_drpo.reproduction.simulator.simulated import axes_of, verdict
+from torchrl_drpo.reproduction.simulator.worlds import Worlds
+from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
     Figure,
@@ -22,9 +25,6 @@ from torchrl_drpo.experiments.reproduce.target import (
     Section,
     Target,
 )
-from torchrl_drpo.experiments.reproduce.worlds import Worlds
-from torchrl_drpo.functional.similarity import unit
-from torchrl_drpo.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

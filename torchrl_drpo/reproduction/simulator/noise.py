@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from torchrl_drpo.experiments.reproduce.controlled_results import below, interval, versus
-from torchrl_drpo.experiments.reproduce.runs import METHODS, method_cell
-from torchrl_drpo.experiments.reproduce.simulated import axes_of, late, line, mean, verdict
-from torchrl_drpo.experiments.reproduce.target import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.results import below, interval, versus
+from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell
+from torchrl_drpo.reproduction.simulator.simulated import axes_of, late, line, mean, verdict
+from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
     Figure,
@@ -17,7 +18,6 @@ from torchrl_drpo.experiments.reproduce.target import (
     Section,
     Target,
 )
-from torchrl_drpo.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

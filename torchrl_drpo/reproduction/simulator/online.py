@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_results import above, interval, signed, versus
-from torchrl_drpo.experiments.reproduce.published import ECPM, ONLINE
-from torchrl_drpo.experiments.reproduce.runs import METHODS
-from torchrl_drpo.experiments.reproduce.served import run_served
-from torchrl_drpo.experiments.reproduce.simulated import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.results import above, interval, signed, versus
+from torchrl_drpo.reproduction.published import ECPM, ONLINE
+from torchrl_drpo.reproduction.simulator.runs import METHODS
+from torchrl_drpo.reproduction.simulator.served import run_served
+from torchrl_drpo.reproduction.simulator.simulated import (
     COLOUR,
     axes_of,
     corrected,
@@ -19,7 +20,7 @@ from torchrl_drpo.experiments.reproduce.simulated import (
     mean,
     verdict,
 )
-from torchrl_drpo.experiments.reproduce.target import (
+from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
     Figure,
@@ -28,7 +29,6 @@ from torchrl_drpo.experiments.reproduce.target import (
     Section,
     Target,
 )
-from torchrl_drpo.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -14,11 +14,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble, Scores
-from torchrl_drpo.experiments.reproduce.rules import Rule
-from torchrl_drpo.experiments.reproduce.runs import build_rule, build_setup
-from torchrl_drpo.experiments.reproduce.training import Schedule, train
-from torchrl_drpo.experiments.reproduce.worlds import Worlds
+from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
+from torchrl_drpo.reproduction.simulator.rules import Rule
+from torchrl_drpo.reproduction.simulator.runs import build_rule, build_setup
+from torchrl_drpo.reproduction.simulator.training import Schedule, train
+from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 _PROBE_STREAM = 104
 

@@ -14,11 +14,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble, Scores
-from torchrl_drpo.experiments.reproduce.worlds import Worlds
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.selection import kappa_step
 from torchrl_drpo.functional.weights import exponential_weights, kl_dro_weights
+from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
+from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 
 class Rule:

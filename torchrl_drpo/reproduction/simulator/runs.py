@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torchrl_drpo.experiments.reproduce import critics, modelled, rules
-from torchrl_drpo.experiments.reproduce.rules import Rule
-from torchrl_drpo.experiments.reproduce.target import Cell, Options
-from torchrl_drpo.experiments.reproduce.training import Schedule, train
-from torchrl_drpo.experiments.reproduce.worlds import Setup, Worlds
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.tapers import ExponentialTaper
+from torchrl_drpo.reproduction.simulator import critics, modelled, rules
+from torchrl_drpo.reproduction.simulator.rules import Rule
+from torchrl_drpo.reproduction.simulator.training import Schedule, train
+from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
+from torchrl_drpo.reproduction.target import Cell, Options
 
 _RULES: dict[str, type[Rule]] = {
     rule.__name__: rule

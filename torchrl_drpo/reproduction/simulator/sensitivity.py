@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_results import above, versus
-from torchrl_drpo.experiments.reproduce.published import FIXED_RATIO
-from torchrl_drpo.experiments.reproduce.runs import method_cell
-from torchrl_drpo.experiments.reproduce.simulated import axes_of, ecpm, late, line, verdict
-from torchrl_drpo.experiments.reproduce.target import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.results import above, versus
+from torchrl_drpo.reproduction.published import FIXED_RATIO
+from torchrl_drpo.reproduction.simulator.runs import method_cell
+from torchrl_drpo.reproduction.simulator.simulated import axes_of, ecpm, late, line, verdict
+from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
     Figure,
@@ -20,7 +21,6 @@ from torchrl_drpo.experiments.reproduce.target import (
     Section,
     Target,
 )
-from torchrl_drpo.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

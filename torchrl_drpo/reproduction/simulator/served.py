@@ -17,10 +17,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, OfflineToOnlineReplayBuffer, ReplayBuffer
 
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble
-from torchrl_drpo.experiments.reproduce.runs import build_rule, build_setup
-from torchrl_drpo.experiments.reproduce.training import LATE_WINDOW
-from torchrl_drpo.experiments.reproduce.worlds import Worlds
+from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
+from torchrl_drpo.reproduction.simulator.runs import build_rule, build_setup
+from torchrl_drpo.reproduction.simulator.training import LATE_WINDOW
+from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 _SERVE_STREAM, _BUFFER_STREAM = 105, 106
 _LEARNING_RATE = 3e-4  # of Adam, the paper's

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_results import versus
-from torchrl_drpo.experiments.reproduce.kuairand_frontier import holm, paired_p_value
-from torchrl_drpo.experiments.reproduce.published import ECPM
-from torchrl_drpo.experiments.reproduce.target import Results, Verdict
 from torchrl_drpo.report.plots import COLOURS
+from torchrl_drpo.reproduction.controlled.results import versus
+from torchrl_drpo.reproduction.kuairand.frontier import holm, paired_p_value
+from torchrl_drpo.reproduction.published import ECPM
+from torchrl_drpo.reproduction.target import Results, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

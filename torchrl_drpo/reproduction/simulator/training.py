@@ -9,9 +9,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.experiments.reproduce.ensemble import PolicyEnsemble
-from torchrl_drpo.experiments.reproduce.rules import Rule
-from torchrl_drpo.experiments.reproduce.worlds import Worlds
+from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
+from torchrl_drpo.reproduction.simulator.rules import Rule
+from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 #: Evaluations in this last share of a run are averaged: a late window, not the best checkpoint.
 LATE_WINDOW = 0.2

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from torchrl_drpo.envs import cu1
-from torchrl_drpo.experiments.reproduce.controlled_results import (
+from torchrl_drpo.reproduction.controlled.cu1.forms import compare, largest_deviation
+from torchrl_drpo.reproduction.controlled.results import (
     Runs,
     above,
     below,
@@ -14,8 +15,7 @@ from torchrl_drpo.experiments.reproduce.controlled_results import (
     signed,
     versus,
 )
-from torchrl_drpo.experiments.reproduce.cu1_forms import compare, largest_deviation
-from torchrl_drpo.experiments.reproduce.target import Claim, Verdict
+from torchrl_drpo.reproduction.target import Claim, Verdict
 
 SOURCE = "Dynamic Remoteness-Aware Policy Optimization (2026), C-U1"
 TOLERANCE = 0.02

@@ -10,11 +10,11 @@ import torch
 
 from torchrl_drpo.envs import cu1
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled import make_taper
-from torchrl_drpo.experiments.reproduce.controlled_plots import axes_of, bars, colour_of, point
-from torchrl_drpo.experiments.reproduce.controlled_results import Runs
-from torchrl_drpo.experiments.reproduce.cu1_forms import compare
-from torchrl_drpo.experiments.reproduce.target import Figure
+from torchrl_drpo.reproduction.controlled.arms import make_taper
+from torchrl_drpo.reproduction.controlled.cu1.forms import compare
+from torchrl_drpo.reproduction.controlled.plots import axes_of, bars, colour_of, point
+from torchrl_drpo.reproduction.controlled.results import Runs
+from torchrl_drpo.reproduction.target import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

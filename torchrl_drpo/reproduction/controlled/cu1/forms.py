@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchrl_drpo.envs import cu1
-from torchrl_drpo.experiments.reproduce.controlled import Arm, make_taper
-from torchrl_drpo.experiments.reproduce.controlled_results import Runs
+from torchrl_drpo.reproduction.controlled.arms import Arm, make_taper
+from torchrl_drpo.reproduction.controlled.results import Runs
 
 #: Rewards below this are compared in units of it: 2% of a reward of 1e-4 says nothing.
 SMALLEST_REWARD = 0.1

@@ -7,8 +7,11 @@ from typing import Any
 
 from torchrl_drpo.envs import cu1
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce import cu1_claims, cu1_figures
-from torchrl_drpo.experiments.reproduce.controlled_results import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.cu1 import claims as cu1_claims
+from torchrl_drpo.reproduction.controlled.cu1 import figures as cu1_figures
+from torchrl_drpo.reproduction.controlled.cu1.forms import compare, largest_deviation
+from torchrl_drpo.reproduction.controlled.results import (
     Runs,
     describe,
     interval,
@@ -16,9 +19,7 @@ from torchrl_drpo.experiments.reproduce.controlled_results import (
     signed,
     versus,
 )
-from torchrl_drpo.experiments.reproduce.cu1_forms import compare, largest_deviation
-from torchrl_drpo.experiments.reproduce.target import Options, Results, Section
-from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.target import Options, Results, Section
 
 CELLS = ("response", "sources", "shapes", "sigma")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torchrl_drpo.envs.cu1 import mass_ratio
-from torchrl_drpo.experiments.reproduce.controlled import Arm
-from torchrl_drpo.experiments.reproduce.cu1_section import section
-from torchrl_drpo.experiments.reproduce.cu1_training import FAR, NEAR, run_arms, run_sign_rule
-from torchrl_drpo.experiments.reproduce.target import Cell, Options, Target
+from torchrl_drpo.reproduction.controlled.arms import Arm
+from torchrl_drpo.reproduction.controlled.cu1.section import section
+from torchrl_drpo.reproduction.controlled.cu1.training import FAR, NEAR, run_arms, run_sign_rule
+from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 RHOS = (0.0, 0.2, 0.4, 7 / 12, 0.7, 0.8, 0.9, 1.1)
 #: Every taper keeps half of a negative at D = 2, as the global scale does; the cut-off keeps more.

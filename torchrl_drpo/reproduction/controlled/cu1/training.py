@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.envs import cu1
-from torchrl_drpo.experiments.reproduce.controlled import (
+from torchrl_drpo.functional.diagnostics import taper_active_fraction
+from torchrl_drpo.functional.remoteness import gaussian_remoteness
+from torchrl_drpo.objectives import RepulsiveLoss
+from torchrl_drpo.policies.gaussian import DiagonalNormal
+from torchrl_drpo.reproduction.controlled.arms import (
     Arm,
     Record,
     StackedMLP,
@@ -22,10 +26,6 @@ from torchrl_drpo.experiments.reproduce.controlled import (
     copy_to_arms,
     train,
 )
-from torchrl_drpo.functional.diagnostics import taper_active_fraction
-from torchrl_drpo.functional.remoteness import gaussian_remoteness
-from torchrl_drpo.objectives import RepulsiveLoss
-from torchrl_drpo.policies.gaussian import DiagonalNormal
 
 BATCH = 256
 NEAR, FAR = (7, 0, 1), (3, 4, 5)  # behind a+ and beyond a*: D < 2.1 and D > 8.6 as training starts

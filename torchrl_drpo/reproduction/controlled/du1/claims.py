@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.experiments.reproduce.controlled import Watch
-from torchrl_drpo.experiments.reproduce.controlled_results import (
+from torchrl_drpo.reproduction.controlled.arms import Watch
+from torchrl_drpo.reproduction.controlled.results import (
     Runs,
     above,
     below,
@@ -17,7 +17,7 @@ from torchrl_drpo.experiments.reproduce.controlled_results import (
     signed,
     versus,
 )
-from torchrl_drpo.experiments.reproduce.target import Claim, Results, Verdict
+from torchrl_drpo.reproduction.target import Claim, Results, Verdict
 
 SOURCE = "Dynamic Remoteness-Aware Policy Optimization (2026), D-U1"
 MODES = ("fixed", "learned")

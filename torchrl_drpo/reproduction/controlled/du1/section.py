@@ -7,17 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_plots import axes_of, bars, point
-from torchrl_drpo.experiments.reproduce.controlled_results import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.du1.claims import MIN_ENTROPY, MODES, Mode, claims
+from torchrl_drpo.reproduction.controlled.plots import axes_of, bars, point
+from torchrl_drpo.reproduction.controlled.results import (
     describe,
     interval,
     number,
     signed,
     versus,
 )
-from torchrl_drpo.experiments.reproduce.du1_claims import MIN_ENTROPY, MODES, Mode, claims
-from torchrl_drpo.experiments.reproduce.target import Figure, Options, Results, Section
-from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.target import Figure, Options, Results, Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from torchrl_drpo.envs.du1 import ACTIONS, FAR, LOCAL
-from torchrl_drpo.experiments.reproduce.controlled import Arm
-from torchrl_drpo.experiments.reproduce.du1_section import section
-from torchrl_drpo.experiments.reproduce.du1_training import run_arms
-from torchrl_drpo.experiments.reproduce.target import Cell, Options, Target
+from torchrl_drpo.reproduction.controlled.arms import Arm
+from torchrl_drpo.reproduction.controlled.du1.section import section
+from torchrl_drpo.reproduction.controlled.du1.training import run_arms
+from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 ALPHAS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0, 1.5)
 TAPERS = {

@@ -15,16 +15,16 @@ from torch.nn.functional import normalize
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.envs import du1
-from torchrl_drpo.experiments.reproduce.controlled import (
+from torchrl_drpo.functional.diagnostics import taper_active_fraction
+from torchrl_drpo.functional.remoteness import categorical_remoteness
+from torchrl_drpo.objectives import RepulsiveLoss
+from torchrl_drpo.reproduction.controlled.arms import (
     Arm,
     Record,
     StackedMLP,
     TaperByArm,
     train,
 )
-from torchrl_drpo.functional.diagnostics import taper_active_fraction
-from torchrl_drpo.functional.remoteness import categorical_remoteness
-from torchrl_drpo.objectives import RepulsiveLoss
 
 BATCH, KAPPA = 128, 8.0
 LOGGED = 4 + len(du1.LOCAL) + len(du1.FAR)

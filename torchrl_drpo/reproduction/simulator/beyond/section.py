@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.simulated import corrected, finite, late, verdict
-from torchrl_drpo.experiments.reproduce.target import Claim, Options, Results, Section
 from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.simulator.simulated import corrected, finite, late, verdict
+from torchrl_drpo.reproduction.target import Claim, Options, Results, Section
 
 
 def section(

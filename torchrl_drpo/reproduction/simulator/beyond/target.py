@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torchrl_drpo.experiments.reproduce.beyond_section import section
-from torchrl_drpo.experiments.reproduce.runs import METHODS, run_method, version_of
-from torchrl_drpo.experiments.reproduce.target import Cell, Options, Target
+from torchrl_drpo.reproduction.simulator.beyond.section import section
+from torchrl_drpo.reproduction.simulator.runs import METHODS, run_method, version_of
+from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 #: No seed of any other target, nor of the looks that chose a variant, is this large.
 FIRST_FRESH_SEED = 100

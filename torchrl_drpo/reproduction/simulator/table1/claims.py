@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_results import above, below, signed, versus
-from torchrl_drpo.experiments.reproduce.published import APG_DISTANCE, TABLE1
-from torchrl_drpo.experiments.reproduce.simulated import TOLERANCE, finite, gap, verdict
-from torchrl_drpo.experiments.reproduce.target import Claim
+from torchrl_drpo.reproduction.controlled.results import above, below, signed, versus
+from torchrl_drpo.reproduction.published import APG_DISTANCE, TABLE1
+from torchrl_drpo.reproduction.simulator.simulated import TOLERANCE, finite, gap, verdict
+from torchrl_drpo.reproduction.target import Claim
 
 #: Methods whose published rewards an honest implementation should come to.
 REQUIRED = ("BC", "AWR", "IQL", "Adaptive BC", "DRPO")

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce.controlled_results import interval
-from torchrl_drpo.experiments.reproduce.published import TABLE1
-from torchrl_drpo.experiments.reproduce.runs import METHODS, method_cell
-from torchrl_drpo.experiments.reproduce.simulated import TOLERANCE, gap, late, verdict
-from torchrl_drpo.experiments.reproduce.table1_claims import REQUIRED
-from torchrl_drpo.experiments.reproduce.target import Cell, Claim, Options, Results
 from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.results import interval
+from torchrl_drpo.reproduction.published import TABLE1
+from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell
+from torchrl_drpo.reproduction.simulator.simulated import TOLERANCE, gap, late, verdict
+from torchrl_drpo.reproduction.simulator.table1.claims import REQUIRED
+from torchrl_drpo.reproduction.target import Cell, Claim, Options, Results
 
 LOG_SIZE, REWARD_NOISE = 5_000, 0.45
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.experiments.reproduce import table1_closest
-from torchrl_drpo.experiments.reproduce.controlled_results import interval, signed, versus
-from torchrl_drpo.experiments.reproduce.published import ECPM, TABLE1
-from torchrl_drpo.experiments.reproduce.runs import METHODS, method_cell
-from torchrl_drpo.experiments.reproduce.simulated import (
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.controlled.results import interval, signed, versus
+from torchrl_drpo.reproduction.published import ECPM, TABLE1
+from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell
+from torchrl_drpo.reproduction.simulator.simulated import (
     COLOUR,
     axes_of,
     corrected,
@@ -20,8 +20,9 @@ from torchrl_drpo.experiments.reproduce.simulated import (
     late,
     mean,
 )
-from torchrl_drpo.experiments.reproduce.table1_claims import claims
-from torchrl_drpo.experiments.reproduce.target import (
+from torchrl_drpo.reproduction.simulator.table1 import closest as table1_closest
+from torchrl_drpo.reproduction.simulator.table1.claims import claims
+from torchrl_drpo.reproduction.target import (
     Cell,
     Figure,
     Options,
@@ -29,7 +30,6 @@ from torchrl_drpo.experiments.reproduce.target import (
     Section,
     Target,
 )
-from torchrl_drpo.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

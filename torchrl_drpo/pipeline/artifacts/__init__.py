@@ -1,0 +1,1 @@
+"""Folders that outlive a run: policies, item indices, reward models."""

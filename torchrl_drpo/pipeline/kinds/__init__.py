@@ -1,0 +1,1 @@
+"""What ``drpo train --policy`` can train: one file a kind of policy."""

@@ -1,0 +1,1 @@
+"""The reward model of a log, which some objectives follow."""

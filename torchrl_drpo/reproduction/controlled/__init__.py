@@ -1,0 +1,1 @@
+"""Signed losses under control, where closed forms say what is right."""

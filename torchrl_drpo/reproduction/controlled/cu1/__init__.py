@@ -1,0 +1,1 @@
+"""C-U1: continuous actions."""

@@ -1,0 +1,1 @@
+"""D-U1: categorical actions."""

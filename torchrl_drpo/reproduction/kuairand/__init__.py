@@ -1,0 +1,1 @@
+"""Every objective on a real log, each along its own strength."""

@@ -1,0 +1,1 @@
+"""Targets on the paper's simulator, many seeds at once."""

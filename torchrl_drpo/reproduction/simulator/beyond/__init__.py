@@ -1,0 +1,1 @@
+"""What goes past the paper's table: better than DRPO on its own ground."""
