@@ -25,8 +25,8 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl_drpo.envs import RecSimEnv
 from torchrl_drpo.evaluation.simulator import evaluate_policy, oracle_reward, random_reward
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.files import write_json
 from torchrl_drpo.objectives import BehaviorCloningLoss, DRPOLoss, RepulsiveLoss
-from torchrl_drpo.pipeline.artifacts.folder import write_json
 from torchrl_drpo.pipeline.trainer import History, OfflineTrainer, TrainConfig
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
 

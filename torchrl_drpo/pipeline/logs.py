@@ -16,7 +16,7 @@ from torchrl_drpo.data import (
 )
 from torchrl_drpo.data import validate_log as validate
 from torchrl_drpo.envs import RecSimEnv
-from torchrl_drpo.pipeline.artifacts.folder import write_text
+from torchrl_drpo.files import write_text
 from torchrl_drpo.pipeline.log_config import SchemaConfig
 from torchrl_drpo.pipeline.terminal import progress_bars, say
 

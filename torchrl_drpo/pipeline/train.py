@@ -22,9 +22,9 @@ import torch
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.evaluation.statistics import Interval
+from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.pipeline import table as report
 from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint, saved_fingerprint
-from torchrl_drpo.pipeline.artifacts.folder import write_json, write_text
 from torchrl_drpo.pipeline.config import TrainCatalogueConfig
 from torchrl_drpo.pipeline.kinds.catalogue import (
     CatalogueTraining,

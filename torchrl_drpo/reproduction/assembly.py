@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torchrl_drpo.pipeline.artifacts.folder import write_json, write_text
+from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.report.images import png, write_png
 from torchrl_drpo.report.reproduction import Part, Report
 from torchrl_drpo.report.reproduction_html import to_html

@@ -15,7 +15,7 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
-from torchrl_drpo.pipeline.artifacts.folder import write_json, write_text
+from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.reproduction.machine import facts
 from torchrl_drpo.reproduction.target import Cell
 

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchrl_drpo.pipeline.artifacts.folder import (
-    MANIFEST,
-    Artifact,
-    ArtifactError,
-    save_artifact,
-    write_json,
-)
+from torchrl_drpo.files import write_json
+from torchrl_drpo.pipeline.artifacts.folder import MANIFEST, Artifact, ArtifactError, save_artifact
 
 
 def save(directory: Path, value: float = 1.0, **changes) -> Path:

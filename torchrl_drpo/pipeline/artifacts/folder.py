@@ -8,33 +8,21 @@ leaves the old directory or the new one. Weights are safetensors: nothing is unp
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from torchrl_drpo.files import digest, temporary, write_json
 
 MANIFEST = "manifest.json"
 
 
 class ArtifactError(ValueError):
     """A directory that is not what it should be: absent, foreign, damaged, of another version."""
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes ``text`` to ``path`` atomically, making its folder where needed."""
-    with _replacing(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """Writes ``data`` as strict JSON (no NaN) to ``path`` atomically."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def save_artifact(
@@ -133,7 +121,7 @@ class Artifact:
         path = self.directory / Path(entry["path"]).name  # never outside the directory
         if not path.is_file():
             raise ArtifactError(f"{path} is missing; copy the whole directory")
-        if _digest(path) != entry["sha256"]:
+        if digest(path) != entry["sha256"]:
             raise ArtifactError(
                 f"{path} is damaged: its content is not what {MANIFEST} says; copy it again"
             )
@@ -142,15 +130,15 @@ class Artifact:
 
 def _store(directory: Path, name: str, write: Callable[[Path], None]) -> dict[str, str]:
     stem, suffix = name.rsplit(".", 1)
-    with _temporary(directory, name) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask says; safetensors writes 0600
-        write(temporary)
-        temporary.chmod(mode)
-        digest = _digest(temporary)
-        path = f"{stem}-{digest[:12]}.{suffix}"
-        os.replace(temporary, directory / path)
-    return {"path": path, "sha256": digest}
+    with temporary(directory / name) as file:
+        file.touch()
+        mode = file.stat().st_mode  # what the user's umask says; safetensors writes 0600
+        write(file)
+        file.chmod(mode)
+        sha = digest(file)
+        path = f"{stem}-{sha[:12]}.{suffix}"
+        os.replace(file, directory / path)
+    return {"path": path, "sha256": sha}
 
 
 def _sweep(directory: Path, wanted: set[str], names: set[str]) -> None:
@@ -164,29 +152,3 @@ def _sweep(directory: Path, wanted: set[str], names: set[str]) -> None:
 
 def _write_list(path: Path, values: list[Any]) -> None:
     path.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
-
-
-def _digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
-@contextlib.contextmanager
-def _temporary(directory: Path, name: str) -> Iterator[Path]:
-    # Not mkstemp: its files are the owner's alone, and a checkpoint is there to be shared.
-    path = directory / f".{name}.{uuid.uuid4().hex}.tmp"
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)  # replaced already, where all went well
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path.parent, path.name) as temporary:
-        yield temporary
-        os.replace(temporary, path)
