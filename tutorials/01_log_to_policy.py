@@ -41,7 +41,8 @@ from torchrl_drpo import (
     make_gaussian_actor,
 )
 from torchrl_drpo.evaluation.simulator import evaluate_policy, oracle_reward, random_reward
-from torchrl_drpo.pipeline.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.pipeline.trainer import OfflineTrainer
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)
 torch.set_num_threads(2)
@@ -114,7 +115,7 @@ def train(make_loss):
         metrics = evaluate_policy(actor, users, interest, env.items, delta=delta)
         return metrics | {"log_sigma": policy.scale.log().mean().item()}
 
-    config = TrainConfig(steps=STEPS, evaluate_every=max(50, STEPS // 20), log_every=25)
+    config = TrainerConfig(steps=STEPS, evaluate_every=max(50, STEPS // 20), log_every=25)
     return OfflineTrainer(make_loss(actor), buffer, config, evaluate=evaluate).run()
 
 

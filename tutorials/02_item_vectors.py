@@ -47,7 +47,7 @@ from torchrl_drpo import (
     cli,
 )
 from torchrl_drpo.evaluation import mean_interval, oracle_reward, random_reward
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.policies import VectorRows, gaussian_actor, make_retrieval_actor, retrieval_policy
 from torchrl_drpo.rewards import (
     cross_fit_bilinear,
@@ -380,7 +380,7 @@ drpo(
 # oftener the good are hit than the bad. The truth about this policy:
 
 # %%
-checkpoint = CatalogueCheckpoint.load("run/uphill")
+checkpoint = PolicyCheckpoint.load("run/uphill")
 print(f"uphill, by the command: {serve(checkpoint.actor)[0].mean():.3f}")
 
 # %% [markdown]

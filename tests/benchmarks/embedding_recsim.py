@@ -55,9 +55,9 @@ def run(setting: str, scenario: str, seed: int, steps: int) -> dict[str, float]:
 @torch.no_grad()
 def _served(checkpoint: Path, users: torch.Tensor) -> torch.Tensor:
     """The simulator's numbers of the items that a policy serves to new users."""
-    from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
+    from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 
-    loaded = CatalogueCheckpoint.load(checkpoint)
+    loaded = PolicyCheckpoint.load(checkpoint)
     empty = torch.zeros(0, dtype=torch.long)
     states = torch.stack([loaded.state(empty, features=user) for user in users])
     _, index = loaded.index().top_k(states, 1)

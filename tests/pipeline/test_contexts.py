@@ -14,10 +14,12 @@ import pytest
 from torchrl_drpo import cli
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.pipeline import table as report
-from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
-from torchrl_drpo.pipeline.objectives import FOLLOW_A_MODEL, NAMES
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.config.kinds import ModelConfig
+from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.evaluate import run_evaluate
+from torchrl_drpo.pipeline.objectives.named import NAMES, following_model
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,14 +42,14 @@ def make_log() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainCatalogueConfig:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("log")
     make_log().to_parquet(folder / "log.parquet")
     schema = LogSchema(
         item="item", time="time", quality="click", context=("tab",), duplicates="keep"
     )
     (folder / "schema.json").write_text(schema.to_json())
-    return TrainCatalogueConfig(
+    return TrainConfig(
         logs=str(folder / "log.parquet"),
         schema=folder / "schema.json",
         output=folder / "run",
@@ -60,7 +62,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainCatalogueConfig:
     )
 
 
-def test_a_finished_run_reads_back_as_it_was(settings: TrainCatalogueConfig) -> None:
+def test_a_finished_run_reads_back_as_it_was(settings: TrainConfig) -> None:
     steps: list[int] = []
     first = run_train(settings, lambda name, step, total: steps.append(step))
     assert len(steps) > 1
@@ -88,8 +90,8 @@ def test_a_finished_run_reads_back_as_it_was(settings: TrainCatalogueConfig) -> 
     assert report.CONTEXT_NOTE in table
 
 
-def test_held_out_contexts_are_the_log_s(settings: TrainCatalogueConfig) -> None:
-    data = CatalogueData.open(settings, settings.output / "log")
+def test_held_out_contexts_are_the_log_s(settings: TrainConfig) -> None:
+    data = SplitLog.open(settings, settings.output / "log")
     (tabs,) = data.log.contexts.values()
     frame = make_log()
     last = frame[frame["time"] >= (DAYS - 3) * 86_400]
@@ -98,7 +100,7 @@ def test_held_out_contexts_are_the_log_s(settings: TrainCatalogueConfig) -> None
 
 
 def test_a_log_that_numbers_its_contexts_otherwise_is_evaluated_the_same(
-    settings: TrainCatalogueConfig, tmp_path: Path
+    settings: TrainConfig, tmp_path: Path
 ) -> None:
     run_train(settings)
     frame = make_log()
@@ -116,14 +118,14 @@ def test_a_log_that_numbers_its_contexts_otherwise_is_evaluated_the_same(
 
 
 def test_a_log_without_contexts_is_not_compared_within_them(
-    settings: TrainCatalogueConfig, tmp_path: Path
+    settings: TrainConfig, tmp_path: Path
 ) -> None:
     schema = LogSchema(item="item", time="time", quality="click", duplicates="keep")
     (tmp_path / "schema.json").write_text(schema.to_json())
     plain = replace(settings, schema=tmp_path / "schema.json", output=tmp_path / "run")
     results = run_train(plain)
     assert not [name for name in results.runs["bc"][0] if "within" in name or "lowest" in name]
-    assert CatalogueData.open(plain, plain.output / "log").held_out.context is None
+    assert SplitLog.open(plain, plain.output / "log").held_out.context is None
     assert "contexts" not in (plain.output / "table.md").read_text()
 
 
@@ -136,5 +138,5 @@ def test_help_names_every_objective(
     assert end.value.code == 0
     shown = "".join(c for c in capsys.readouterr().out if not (c.isspace() or c == "│"))
     assert f"byname,of{','.join(NAMES)};random" in shown
-    modelled = ",".join(name for name in NAMES if name in FOLLOW_A_MODEL)
+    modelled = ",".join(following_model(NAMES))
     assert f"Ofthese,{modelled}firstfit" in shown

@@ -8,20 +8,15 @@ import math
 import pytest
 
 from torchrl_drpo.cli import main
-from torchrl_drpo.pipeline.demo import (
-    METHODS,
-    Cell,
-    DemoConfig,
-    DemoResult,
-    late_window,
-    run_demo,
-)
-from torchrl_drpo.pipeline.terminal import demo_table
-from torchrl_drpo.pipeline.trainer import History, TrainConfig
+from torchrl_drpo.pipeline.config.demo import DemoConfig
+from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.pipeline.demo.command import DemoResult, demo_table, run_demo
+from torchrl_drpo.pipeline.demo.runs import METHODS, Cell, late_window
+from torchrl_drpo.pipeline.trainer import History
 
 
 def small(tmp_path, **changes):
-    train = TrainConfig(steps=60, evaluate_every=20, log_every=20)
+    train = TrainerConfig(steps=60, evaluate_every=20, log_every=20)
     return DemoConfig(out=tmp_path, seeds=2, users=64, log_size=500, train=train, **changes)
 
 

@@ -13,14 +13,16 @@ from tensordict import TensorDict
 
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.pipeline import rows as catalogue_data
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
-from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.config.kinds import ModelConfig
+from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.evaluate import run_evaluate
 from torchrl_drpo.pipeline.recommend import recommend
 from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
 from torchrl_drpo.pipeline.reward_model.fit import RewardConfig, RewardFit
 from torchrl_drpo.pipeline.reward_model.towers import CatalogueReward, two_tower_module
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.catalogue import catalogue_policy
 from torchrl_drpo.rewards.regression import StandardisedReward
@@ -63,7 +65,7 @@ def config(folder: Path, frame: pd.DataFrame, features: tuple[str, ...], **chang
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "log.parquet")
     (folder / "schema.json").write_text(replace(WITHOUT, features=features).to_json())
-    base = TrainCatalogueConfig(
+    base = TrainConfig(
         logs=str(folder / "log.parquet"),
         schema=folder / "schema.json",
         output=folder / "run",
@@ -79,13 +81,13 @@ def config(folder: Path, frame: pd.DataFrame, features: tuple[str, ...], **chang
     return replace(base, **changes)
 
 
-def open_data(folder: Path, frame: pd.DataFrame, features: tuple[str, ...]) -> CatalogueData:
+def open_data(folder: Path, frame: pd.DataFrame, features: tuple[str, ...]) -> SplitLog:
     settings = config(folder, frame, features)
-    return CatalogueData.open(settings, settings.output / "log")
+    return SplitLog.open(settings, settings.output / "log")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> CatalogueData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> SplitLog:
     return open_data(tmp_path_factory.mktemp("data"), make_log(), FEATURES)
 
 
@@ -103,7 +105,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("block", [2**21, 4 * 100, 1])
 def test_moments_are_those_of_the_training_rows(data, monkeypatch, block: int) -> None:
     monkeypatch.setattr(catalogue_data, "_NUMBERS_AT_A_TIME", block)
-    mean, std = CatalogueData(data.log).feature_moments()
+    mean, std = SplitLog(data.log).feature_moments()
     frame = make_log()
     kept = frame.loc[frame["time"] < (DAYS - 2) * DAY, list(FEATURES)].to_numpy()
     kept = kept.astype(np.float32).astype(np.float64)  # as the log holds them
@@ -161,8 +163,7 @@ def test_other_units_train_the_same_policy(trained, tmp_path: Path) -> None:
     for metric in ("hr@3_best", "hr@3_worst", "gauc_quality"):
         assert moved[metric] == pytest.approx(results.runs["drpo"][0][metric], abs=0.03)
     policies = [
-        catalogue_policy(CatalogueCheckpoint.load(s.output / "drpo").actor)
-        for s in (settings, other)
+        catalogue_policy(PolicyCheckpoint.load(s.output / "drpo").actor) for s in (settings, other)
     ]
     history, features = torch.tensor([[-1, 3, 4]]), policies[0].usual_features().clone()
     features[0] += 4e3
@@ -183,7 +184,7 @@ def test_the_checkpoint_evaluates_as_the_run_did(trained) -> None:
 
 def test_users_are_recommended_what_suits_their_mood(trained) -> None:
     settings, _ = trained
-    checkpoint = CatalogueCheckpoint.load(settings.output / "drpo")
+    checkpoint = PolicyCheckpoint.load(settings.output / "drpo")
     frame = make_log().sort_values(["user", "time"], kind="stable")
     mood = frame.groupby("user")["mood"].last()
     right = [
@@ -204,7 +205,7 @@ def test_users_are_recommended_what_suits_their_mood(trained) -> None:
 # -- reward models -----------------------------------------------------------------------------
 
 
-def fitted(data: CatalogueData, folder: Path):
+def fitted(data: SplitLog, folder: Path):
     return RewardFit(data, folder, history=3, settings=FIT).open(lambda *_: None)
 
 

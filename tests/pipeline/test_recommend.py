@@ -8,15 +8,12 @@ import torch
 
 from torchrl_drpo import LogSchema, cli
 from torchrl_drpo.data.catalogue import Catalogue
-from torchrl_drpo.pipeline.artifacts.checkpoint import (
-    KIND,
-    VERSION,
-    CatalogueCheckpoint,
-    UserHistories,
-)
+from torchrl_drpo.pipeline.artifacts.checkpoint import KIND, VERSION, PolicyCheckpoint
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.pipeline.artifacts.index import ItemIndex
-from torchrl_drpo.pipeline.recommend import RecommendConfig, recommend, run_recommend
+from torchrl_drpo.pipeline.artifacts.users import UserHistories
+from torchrl_drpo.pipeline.config.serve import RecommendConfig
+from torchrl_drpo.pipeline.recommend import recommend, run_recommend
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 
 V = 12
@@ -24,7 +21,7 @@ FEATURES = torch.tensor([[150.0, 3.0], [-40.0, 5.0], [100.0, 4.5]])
 MEAN, STD = torch.tensor([100.0, 4.0]), torch.tensor([50.0, 0.5])
 
 
-def checkpoint(**changes) -> CatalogueCheckpoint:
+def checkpoint(**changes) -> PolicyCheckpoint:
     """Items 100..111; user 7 saw 100 101 102 103, user 9 nothing, user 8 saw 105."""
     model = {"num_items": V, "dim": 6, "history": 3, "context_sizes": (2,), "temperature": 0.5}
     model |= changes
@@ -43,13 +40,13 @@ def checkpoint(**changes) -> CatalogueCheckpoint:
     )
     items = Catalogue(list(range(100, 100 + V)))
     contexts = [Catalogue([4, 6]), Catalogue(["app", "web"])][: len(model["context_sizes"])]
-    return CatalogueCheckpoint(
+    return PolicyCheckpoint(
         actor.eval(), model, items, users, contexts, facts={"objective": "drpo"}
     )
 
 
 def by_hand(
-    model: CatalogueCheckpoint,
+    model: PolicyCheckpoint,
     history: list[int],
     context: list[int],
     features: torch.Tensor | None = None,
@@ -209,7 +206,7 @@ def test_the_command_line_takes_a_situation(
 def test_a_checkpoint_survives_the_disk(tmp_path: Path, num_features: int) -> None:
     model = checkpoint(tie_embeddings=False, pooling="attention", num_features=num_features)
     model.save(tmp_path)
-    loaded = CatalogueCheckpoint.load(tmp_path)
+    loaded = PolicyCheckpoint.load(tmp_path)
     assert loaded.facts == {"objective": "drpo"}
     assert loaded.items == model.items
     for user in (7, 8, 9):
@@ -228,7 +225,7 @@ def test_a_checkpoint_from_before_there_were_features_is_read(tmp_path: Path) ->
     lists = {name: artifact.values(name) for name in ("item_ids", "user_ids", "contexts")}
     tensors = {"policy": artifact.tensors("policy"), "users": users}
     save_artifact(tmp_path, kind=KIND, version=VERSION, facts=kept, tensors=tensors, lists=lists)
-    loaded = CatalogueCheckpoint.load(tmp_path)
+    loaded = PolicyCheckpoint.load(tmp_path)
     assert loaded.users.features.shape == (3, 0)
     assert recommend(loaded, 7, k=5) == recommend(model, 7, k=5)
 
@@ -250,7 +247,7 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     model.model["dim"] = 7
     model.save(tmp_path)
     with pytest.raises(ArtifactError, match="the weights do not fit the model"):
-        CatalogueCheckpoint.load(tmp_path)
+        PolicyCheckpoint.load(tmp_path)
 
 
 def test_ids_and_vectors_are_counted() -> None:

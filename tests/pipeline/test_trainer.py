@@ -13,7 +13,8 @@ from torchrl.data import (
 from torchrl.record.loggers.utils import get_logger
 
 from torchrl_drpo import BehaviorCloningLoss, DRPOLoss, make_gaussian_actor
-from torchrl_drpo.pipeline.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.pipeline.trainer import OfflineTrainer
 
 
 def make_buffer(seed=0, sampler=None):
@@ -37,7 +38,7 @@ def make_buffer(seed=0, sampler=None):
 def make_trainer(path=None, steps=60, sampler=None, **kwargs):
     torch.manual_seed(3)
     loss = DRPOLoss(make_gaussian_actor(state_dim=3, action_dim=2, hidden=(16,)))
-    config = TrainConfig(
+    config = TrainerConfig(
         steps=steps, batch_size=32, learning_rate=1e-2, log_every=10, checkpoint_every=20
     )
     return OfflineTrainer(loss, make_buffer(sampler=sampler), config, checkpoint=path, **kwargs)
@@ -46,7 +47,7 @@ def make_trainer(path=None, steps=60, sampler=None, **kwargs):
 def test_it_learns_a_linear_policy():
     torch.manual_seed(0)
     actor = make_gaussian_actor(state_dim=3, action_dim=2, hidden=())
-    config = TrainConfig(steps=800, batch_size=64, learning_rate=2e-2)
+    config = TrainerConfig(steps=800, batch_size=64, learning_rate=2e-2)
     OfflineTrainer(BehaviorCloningLoss(actor), make_buffer(), config).run()
     rows = make_buffer().sample(200)
     # A linear mean can fit these actions exactly: the residual must be a small part of the spread.
@@ -150,12 +151,12 @@ def test_unusable_parts_are_named():
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(4), batch_size=2)
     loss = BehaviorCloningLoss(make_gaussian_actor(state_dim=3, action_dim=2))
     with pytest.raises(ValueError, match="no generator of its own"):
-        OfflineTrainer(loss, buffer, TrainConfig()).state_dict()
+        OfflineTrainer(loss, buffer, TrainerConfig()).state_dict()
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        TrainConfig(steps=0)
+        TrainerConfig(steps=0)
     with pytest.raises(ValueError, match="learning_rate must be above 0"):
-        TrainConfig(learning_rate=0.0)
+        TrainerConfig(learning_rate=0.0)
     for parameter in loss.parameters():
         parameter.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter that requires grad"):
-        OfflineTrainer(loss, buffer, TrainConfig())
+        OfflineTrainer(loss, buffer, TrainerConfig())

@@ -13,9 +13,12 @@ from torch import Tensor
 
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.data.catalogue import Catalogue
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint, raw_ids
-from torchrl_drpo.pipeline.log_config import LogConfig
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.artifacts.users import raw_ids
+from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
@@ -23,27 +26,7 @@ from torchrl_drpo.pipeline.scores import (
     popularity_scores,
     random_scores,
 )
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate a trained policy on the last days of a log.
-
-    Attributes:
-        checkpoint: folder of the policy, as `drpo train` writes it.
-        logs: Parquet or CSV file, folder, glob or URI of the log.
-        test_days: the last so many days are evaluated; quality is fitted on the days before.
-        labels: 0/1 columns of the schema for GAUC; all of them by default.
-        ks: list lengths of the hit rates; the table shows the last one.
-        json: print the results as JSON instead of a table.
-    """
-
-    checkpoint: Path
-    logs: str
-    test_days: int = 3
-    labels: tuple[str, ...] | None = None
-    ks: tuple[int, ...] = (10, 50)
-    json: bool = False
+from torchrl_drpo.pipeline.terminal import print_json, show
 
 
 @dataclass(frozen=True)
@@ -63,13 +46,25 @@ class Evaluation:
     k: int
 
 
+def command(config: EvaluateConfig) -> None:
+    """``drpo evaluate``."""
+    found = run_evaluate(config)
+    if config.json:
+        metrics = {name: report.metrics_json(values) for name, values in found.metrics.items()}
+        print_json({"rows": found.rows, "unknown_rows": found.unknown_rows, "metrics": metrics})
+        return
+    summary = report.summarise({name: [values] for name, values in found.metrics.items()})
+    title = f"{found.rows:,} held-out rows ({found.unknown_rows:,} of unknown items left out)"
+    show(report.table(summary, title, found.k, upright=True))
+
+
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
     """Carries out ``drpo evaluate``.
 
     Raises:
         ValueError: for a checkpoint or log that cannot be used.
     """
-    checkpoint = CatalogueCheckpoint.load(config.checkpoint)
+    checkpoint = PolicyCheckpoint.load(config.checkpoint)
     with tempfile.TemporaryDirectory(prefix="drpo-evaluate-") as scratch:
         schema = Path(scratch) / "schema.json"
         schema.write_text(_schema_of(checkpoint).to_json(), encoding="utf-8")
@@ -80,12 +75,12 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
             history=max(1, checkpoint.window),  # rows that know no history have one empty place
             labels=config.labels,
         )
-        data = CatalogueData.open(log, Path(scratch) / "log")
+        data = SplitLog.open(log, Path(scratch) / "log")
         return evaluate_checkpoint(checkpoint, data, config.ks)
 
 
 def evaluate_checkpoint(
-    checkpoint: CatalogueCheckpoint, data: CatalogueData, ks: tuple[int, ...] = (10, 50)
+    checkpoint: PolicyCheckpoint, data: SplitLog, ks: tuple[int, ...] = (10, 50)
 ) -> Evaluation:
     """A policy on the held-out rows of a log, which may number items and contexts otherwise.
 
@@ -125,7 +120,7 @@ def evaluate_checkpoint(
     )
 
 
-def _schema_of(checkpoint: CatalogueCheckpoint) -> LogSchema:
+def _schema_of(checkpoint: PolicyCheckpoint) -> LogSchema:
     """How to read logs: as in training, but that vectors and codes of items need not be there.
 
     The policy has its own; a later log need not come with the item table, nor is it copied.
@@ -145,9 +140,7 @@ def _renumber(theirs: Catalogue, ours: Catalogue) -> Tensor:
     return torch.cat([numbers, numbers.new_tensor([-1])])  # so that index -1 finds -1
 
 
-def _known_rows(
-    data: CatalogueData, items: Tensor, contexts: list[Tensor]
-) -> Iterator[TensorDictBase]:
+def _known_rows(data: SplitLog, items: Tensor, contexts: list[Tensor]) -> Iterator[TensorDictBase]:
     for block in data.test_batches(ROWS_SCORED):
         block = block[items[block["action"]] >= 0]
         if block.numel() == 0:

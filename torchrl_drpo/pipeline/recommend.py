@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint, RawId, find
-
-
-@dataclass(frozen=True)
-class RecommendConfig:
-    """Recommend items to one user of the log, or to somebody new.
-
-    Attributes:
-        checkpoint: directory of a trained policy, as `drpo train` writes it.
-        user: the user's id, as in the log; left out, the list for somebody of whom nothing is
-            known.
-        k: how many items.
-        exclude_seen: leave out what the user has seen in the log.
-        cold_start: give an unknown user the list for an empty history, instead of an error.
-        json: print the list as JSON instead of a table.
-        context: the user's situation now, instead of the latest one in the log: a value of each
-            context column, in the schema's order, as in the log. One that the log does not hold
-            counts as unknown.
-        features: the same of the numeric features, in their raw units.
-    """
-
-    checkpoint: Path
-    user: str | None = None
-    k: int = 10
-    exclude_seen: bool = True
-    cold_start: bool = False
-    json: bool = False
-    context: tuple[str, ...] = ()
-    features: tuple[float, ...] = ()
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.artifacts.users import RawId, find
+from torchrl_drpo.pipeline.config.serve import RecommendConfig
+from torchrl_drpo.pipeline.terminal import print_json, show
+from torchrl_drpo.report.tables import Table
 
 
 class Recommendation(NamedTuple):
@@ -54,10 +28,22 @@ class Recommendation(NamedTuple):
     score: float
 
 
+def command(config: RecommendConfig) -> None:
+    """``drpo recommend``."""
+    found = run_recommend(config)
+    if config.json:
+        items = [place._asdict() for place in found]
+        print_json({"user": config.user, "recommendations": items})
+        return
+    rows = [[str(rank), str(p.item), f"{p.score:.3f}"] for rank, p in enumerate(found, start=1)]
+    whom = "somebody new" if config.user is None else f"user {config.user}"
+    show(Table(f"For {whom}", ["rank", "item", "score (logit)"], rows))
+
+
 def run_recommend(config: RecommendConfig) -> list[Recommendation]:
     """The list for ``config.user``, best first."""
     return recommend(
-        CatalogueCheckpoint.load(config.checkpoint),
+        PolicyCheckpoint.load(config.checkpoint),
         config.user,
         k=config.k,
         context=config.context or None,
@@ -68,7 +54,7 @@ def run_recommend(config: RecommendConfig) -> list[Recommendation]:
 
 
 def recommend(
-    checkpoint: CatalogueCheckpoint,
+    checkpoint: PolicyCheckpoint,
     user: RawId | None = None,
     *,
     k: int = 10,
@@ -119,7 +105,7 @@ def recommend(
 
 
 def _situation(
-    checkpoint: CatalogueCheckpoint,
+    checkpoint: PolicyCheckpoint,
     user: RawId | None,
     history: Sequence[RawId] | None,
     cold_start: bool,
@@ -140,7 +126,7 @@ def _situation(
     return torch.zeros(0, dtype=torch.long), None, None
 
 
-def _encode(checkpoint: CatalogueCheckpoint, history: Sequence[RawId]) -> Tensor:
+def _encode(checkpoint: PolicyCheckpoint, history: Sequence[RawId]) -> Tensor:
     numbers = [find(checkpoint.items, item) for item in history]
     if -1 in numbers:
         raise ValueError(
@@ -150,7 +136,7 @@ def _encode(checkpoint: CatalogueCheckpoint, history: Sequence[RawId]) -> Tensor
     return torch.tensor(numbers, dtype=torch.long)
 
 
-def _context_now(checkpoint: CatalogueCheckpoint, context: Sequence[RawId] | None) -> Tensor | None:
+def _context_now(checkpoint: PolicyCheckpoint, context: Sequence[RawId] | None) -> Tensor | None:
     """Numbers of raw context values, int64 ``[C]``; -1 for a value that the log does not hold."""
     if context is None:
         return None
@@ -159,9 +145,7 @@ def _context_now(checkpoint: CatalogueCheckpoint, context: Sequence[RawId] | Non
     return torch.tensor([find(values, raw) for values, raw in pairs], dtype=torch.long)
 
 
-def _features_now(
-    checkpoint: CatalogueCheckpoint, features: Sequence[float] | None
-) -> Tensor | None:
+def _features_now(checkpoint: PolicyCheckpoint, features: Sequence[float] | None) -> Tensor | None:
     """Raw numbers as the policy reads them, float32 ``[F]``."""
     if features is None:
         return None
@@ -177,7 +161,7 @@ def _features_now(
 
 
 def _check_count(
-    checkpoint: CatalogueCheckpoint,
+    checkpoint: PolicyCheckpoint,
     name: Literal["context", "features"],
     values: Sequence[RawId] | Sequence[float],
     count: int,

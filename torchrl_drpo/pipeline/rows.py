@@ -19,8 +19,8 @@ from torchrl.envs.transforms import DeviceCastTransform, Transform
 from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
-from torchrl_drpo.pipeline.artifacts.checkpoint import UserHistories
-from torchrl_drpo.pipeline.log_config import LogConfig
+from torchrl_drpo.pipeline.artifacts.users import UserHistories
+from torchrl_drpo.pipeline.config.log import LogConfig
 
 #: How many of a user's latest items a checkpoint keeps, to know what was seen.
 ITEMS_KEPT_A_USER = 500
@@ -56,7 +56,7 @@ class HeldOut:
         return HeldOut(self.action[rows], self.quality[rows], self.user[rows], labels, context)
 
 
-class CatalogueData:
+class SplitLog:
     """A converted log, split in time.
 
     Args:
@@ -73,7 +73,7 @@ class CatalogueData:
         self._labels = labels
 
     @classmethod
-    def open(cls, config: LogConfig, root: Path) -> CatalogueData:
+    def open(cls, config: LogConfig, root: Path) -> SplitLog:
         """Converts the log into ``root`` (once; found again there, it is opened) and splits it."""
         log = RecReplayBuffer.from_parquet(
             config.logs,

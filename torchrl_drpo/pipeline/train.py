@@ -8,11 +8,8 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,19 +18,15 @@ import torch
 
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import CatalogueScores
-from torchrl_drpo.evaluation.statistics import Interval
-from torchrl_drpo.files import write_json, write_text
+from torchrl_drpo.files import fingerprint, write_json, write_text
 from torchrl_drpo.pipeline import table as report
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint, saved_fingerprint
-from torchrl_drpo.pipeline.config import TrainCatalogueConfig
-from torchrl_drpo.pipeline.kinds.catalogue import (
-    CatalogueTraining,
-    PolicyTraining,
-    Progress,
-)
-from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
-from torchrl_drpo.pipeline.objectives import FOLLOW_A_MODEL
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_fingerprint
+from torchrl_drpo.pipeline.config.kinds import KINDS
+from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress
+from torchrl_drpo.pipeline.objectives.named import following_model
+from torchrl_drpo.pipeline.results import TrainResults
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
@@ -41,68 +34,39 @@ from torchrl_drpo.pipeline.scores import (
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.report.tables import Table
-
-RESULTS_VERSION = 1
-_KINDS: dict[str, Callable[[CatalogueData, TrainCatalogueConfig, Progress], PolicyTraining]] = {
-    "catalogue": CatalogueTraining,
-    "embedding": EmbeddingTraining,
-}
+from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
 
 
-@dataclass(frozen=True)
-class CatalogueResults:
-    """What ``drpo train`` found.
-
-    Attributes:
-        summary: by method and metric, the mean over seeds with its 95% t interval.
-        runs: by method, the metrics of each seed.
-        data: counts of the log: rows, users, items, rows of each part, ...
-        config: the settings, as JSON data.
-        k: list length of the table.
-        checkpoints: by objective, the folder of the first seed's policy.
-        reward_model: how good the log's reward model is, where an objective followed one.
-    """
-
-    summary: dict[str, dict[str, Interval]]
-    runs: dict[str, list[dict[str, float]]]
-    data: dict[str, Any]
-    config: dict[str, Any]
-    k: int
-    checkpoints: dict[str, Path]
-    reward_model: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Strict JSON data; what is not a number is ``null``, an infinity ``"inf"``."""
-        reference = next(iter(self.checkpoints))  # the first objective that was asked for
-        paired = report.differences(self.runs, reference)
-        modelled = {} if self.reward_model is None else {"reward_model": self.reward_model}
-        return {
-            "version": RESULTS_VERSION,
-            "config": self.config,
-            "data": self.data,
-            **modelled,
-            "summary": report.summary_json(self.summary),
-            f"differences_from_{reference}": report.summary_json(paired),
-            "runs": {
-                method: [report.metrics_json(seed) for seed in seeds]
-                for method, seeds in self.runs.items()
-            },
-        }
-
-    def table(self, *, upright: bool = False) -> Table:
-        """The table; see :func:`~torchrl_drpo.pipeline.table.table`."""
-        seeds = max(len(runs) for runs in self.runs.values())
-        over = f"{seeds} seeds, 95% t intervals" if seeds > 1 else "1 seed"
-        title = f"{self.data['parts']['test']:,} held-out rows, {over}"
-        return report.table(self.summary, title, self.k, upright=upright)
+def command(config: TrainConfig) -> None:
+    """``drpo train``."""
+    with progress_bars() as progress:
+        results = run_train(config, progress)
+    if config.json:
+        print_json(results.to_json())
+        return
+    data = results.data
+    users = f" of {data['users']:,} users" if data["users"] else ""
+    say(
+        f"{data['rows']:,} rows{users} and {data['items']:,} items "
+        f"({data['duplicates']:,} exact duplicates left out); tested from {data['first_test_day']}"
+    )
+    show(results.table(upright=True))
+    if results.reward_model is not None:
+        facts = results.reward_model
+        say(
+            f"reward model: explains {facts['explained_variance']:.1%} of the variance of rewards "
+            f"it had not seen, {facts['explained_variance_of_state']:.1%} without the item"
+        )
+    for objective, folder in results.checkpoints.items():
+        say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
+    say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
 
 
 def _quiet(name: str, step: int, steps: int) -> None:
     """No progress is shown."""
 
 
-def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> CatalogueResults:
+def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
     """Carries out ``drpo train``.
 
     Args:
@@ -117,11 +81,11 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
             folder before is lost.
     """
     _check_device(config.device)
-    data = CatalogueData.open(config, config.output / "log")
+    data = SplitLog.open(config, config.output / "log")
     # Rows that are worth the same, or too few for a batch, are refused before a model is fitted.
     QualityBounds.from_quality(data.log.split("train").quality)
     data.train_buffer(config.batch_size, 0, "cpu")
-    training = _KINDS[config.policy](data, config, progress)
+    training: PolicyTraining = KINDS[config.policy].load_training()(data, config, progress)
     reward = training.reward
     target = data.held_out.action
     popularity = popularity_scores(data.train_items(), data.num_items, target)
@@ -134,7 +98,7 @@ def run_train(config: TrainCatalogueConfig, progress: Progress = _quiet) -> Cata
             _metrics_of_run(objective, seed, data, config, training, progress)
             for seed in range(config.seeds)
         ]
-    results = CatalogueResults(
+    results = TrainResults(
         summary=report.summarise(runs),
         runs=runs,
         data=data.facts | training.facts,
@@ -162,37 +126,37 @@ def _check_device(name: str) -> None:
 def _metrics_of_run(
     objective: str,
     seed: int,
-    data: CatalogueData,
-    config: TrainCatalogueConfig,
+    data: SplitLog,
+    config: TrainConfig,
     training: PolicyTraining,
     progress: Progress,
 ) -> dict[str, float]:
     """Metrics of one run: read where the very same run has finished before, else trained."""
     name = f"{objective}, seed {seed}"
-    fingerprint = _fingerprint(objective, seed, data, config, training)
+    identity = _identity(objective, seed, data, config, training)
     path = config.output / "runs" / f"{objective}-{seed}.json"
     old = _read_run(path)
     # Policies of both kinds lie at the same place: a killed run may have left another one there.
-    saved = seed > 0 or saved_fingerprint(config.output / objective) == fingerprint
-    if old.get("fingerprint") == fingerprint and saved:
+    saved = seed > 0 or saved_fingerprint(config.output / objective) == identity
+    if old.get("fingerprint") == identity and saved:
         progress(name, config.steps, config.steps)
         return report.metrics_from_json(old["metrics"])
     started = time.perf_counter()
-    state = path.with_name(f"{objective}-{seed}-{fingerprint[:12]}.state")
+    state = path.with_name(f"{objective}-{seed}-{identity[:12]}.state")
     trained = training.train(objective, seed, state, partial(progress, name))
     metrics = _metrics(policy_scores(trained.actor, data.test_batches(ROWS_SCORED)), data, config)
     run = {
-        "fingerprint": fingerprint,
+        "fingerprint": identity,
         "objective": objective,
         "seed": seed,
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": report.metrics_json(metrics),
     }
-    if objective in FOLLOW_A_MODEL and training.reward is not None:
+    if following_model([objective]) and training.reward is not None:
         run["reward_model"] = training.reward.facts
     if seed == 0:
         facts = {**run, "config": config.settings(), "data": data.facts}
-        CatalogueCheckpoint(
+        PolicyCheckpoint(
             actor=trained.actor.cpu().eval(),
             policy=config.policy,
             model=trained.model,
@@ -206,9 +170,7 @@ def _metrics_of_run(
     return metrics
 
 
-def _metrics(
-    scores: CatalogueScores, data: CatalogueData, config: TrainCatalogueConfig
-) -> dict[str, float]:
+def _metrics(scores: CatalogueScores, data: SplitLog, config: TrainConfig) -> dict[str, float]:
     return held_out_metrics(scores, data.held_out, data.bounds, config.ks)
 
 
@@ -220,16 +182,17 @@ def _read_run(path: Path) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
-def _fingerprint(
+def _identity(
     objective: str,
     seed: int,
-    data: CatalogueData,
-    config: TrainCatalogueConfig,
+    data: SplitLog,
+    config: TrainConfig,
     training: PolicyTraining,
 ) -> str:
     """What a run depends on; two runs of one fingerprint are the same run."""
     known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
     known += training.depends_on(objective)
+    known += [config.options[objective]] if config.options.get(objective) else []
     # Runs that finished before there were metrics within contexts are not to be read for them.
     known += ["within contexts"] if data.context_sizes else []
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return fingerprint(known)

@@ -20,44 +20,15 @@ from torchrl.data import ReplayBuffer
 from torchrl.objectives.common import LossModule
 from torchrl.record.loggers.common import Logger
 
+from torchrl_drpo.files import replacing
+from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+
 #: Raised whenever the layout of a training checkpoint changes.
 CHECKPOINT_VERSION = 1
 
 Evaluate = Callable[[int], dict[str, float]]
 Progress = Callable[[int, dict[str, float]], None]
 AfterStep = Callable[[int, TensorDictBase, TensorDictBase], None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Numbers of a training run; the defaults are those of arXiv 2602.10430.
-
-    Attributes:
-        steps: gradient steps in all.
-        batch_size: rows a step.
-        learning_rate: of Adam.
-        weight_decay: of Adam, decoupled (AdamW) when above 0.
-        max_grad_norm: clip the gradient to this norm; ``None`` leaves it.
-        log_every: steps between two log lines.
-        evaluate_every: steps between two evaluations; the last step is always evaluated.
-        checkpoint_every: steps between two checkpoints; the last step is always saved.
-    """
-
-    steps: int = 5_000
-    batch_size: int = 320
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None
-    log_every: int = 50
-    evaluate_every: int = 500
-    checkpoint_every: int = 1_000
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
 @dataclass
@@ -106,7 +77,7 @@ class OfflineTrainer:
         >>> rows = {"observation": torch.randn(64, 10), "action": torch.randn(64, 4)}
         >>> _ = buffer.extend(TensorDict(rows, batch_size=[64]))
         >>> loss = BehaviorCloningLoss(make_gaussian_actor(state_dim=10, action_dim=4))
-        >>> config = TrainConfig(steps=20, batch_size=8, log_every=10)
+        >>> config = TrainerConfig(steps=20, batch_size=8, log_every=10)
         >>> history = OfflineTrainer(loss, buffer, config).run()
         >>> [step for step, _ in history.training["loss_actor"]]
         [10, 20]
@@ -116,7 +87,7 @@ class OfflineTrainer:
         self,
         loss_module: LossModule,
         buffer: ReplayBuffer,
-        config: TrainConfig,
+        config: TrainerConfig,
         *,
         evaluate: Evaluate | None = None,
         loggers: Sequence[Logger] = (),
@@ -250,14 +221,8 @@ class OfflineTrainer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state; a crash while writing leaves the file that was there."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with replacing(path) as file:
             torch.save(self.state_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Reads a state written by :meth:`save`; nothing is unpickled.

@@ -24,15 +24,16 @@ from tests.pipeline.test_train import (
 )
 from torchrl_drpo import cli
 from torchrl_drpo.data import ItemTable
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
-from torchrl_drpo.pipeline.config import TrainCatalogueConfig
-from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.config.kinds import EmbeddingOptions, KindOptions
+from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.evaluate import run_evaluate
 from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
-from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
 from torchrl_drpo.pipeline.recommend import recommend
 from torchrl_drpo.pipeline.reward_model import embedding as embedding_reward
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.retrieval import retrieval_policy
 from torchrl_drpo.rewards import uphill_log
@@ -48,7 +49,11 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings_for(log: Path, output: Path, **changes) -> TrainCatalogueConfig:
+def options(**numbers) -> KindOptions:
+    return KindOptions(embedding=EmbeddingOptions(**numbers))
+
+
+def settings_for(log: Path, output: Path, **changes) -> TrainConfig:
     changes = {"objectives": ("bc", "uphill"), "steps": 200} | changes
     return config(log, output, policy="embedding", learning_rate=3e-3, **changes)
 
@@ -77,7 +82,7 @@ def test_the_recipe_serves_what_people_watch(trained) -> None:
 def test_it_is_uphill_log_and_positive_only(trained, log: Path) -> None:
     """The rows that the command learns from are those of the documented function."""
     settings, _ = trained
-    data = CatalogueData.open(settings, settings.output / "log")
+    data = SplitLog.open(settings, settings.output / "log")
     training = EmbeddingTraining(data, settings, lambda *_: None)
     buffer = training.rows("uphill", 0)
     index = torch.arange(len(buffer))
@@ -112,9 +117,9 @@ def test_a_finished_command_given_again_trains_and_fits_nothing(trained, monkeyp
     monkeypatch.setattr(embedding_reward, "cross_fit_bilinear", never)
     assert run_train(settings).runs == results.runs
     with pytest.raises(AssertionError, match="again"):
-        run_train(replace(settings, uphill=UphillConfig(uphill_step=0.1)))  # trains again
+        run_train(replace(settings, kinds=options(uphill_step=0.1)))  # trains again
     with pytest.raises(AssertionError, match="again"):
-        run_train(replace(settings, uphill=UphillConfig(folds=3)))  # fits again
+        run_train(replace(settings, kinds=options(folds=3)))  # fits again
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(log: Path, tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def test_the_checkpoint_evaluates_and_recommends_as_the_run_did(trained, log: Pa
         EvaluateConfig(settings.output / "uphill", str(log / "log.parquet"), ks=(5,))
     )
     assert found.metrics["uphill"] == pytest.approx(results.runs["uphill"][0], nan_ok=True)
-    checkpoint = CatalogueCheckpoint.load(settings.output / "uphill")
+    checkpoint = PolicyCheckpoint.load(settings.output / "uphill")
     assert checkpoint.policy == "embedding"
     right = 0
     for user in range(40):
@@ -176,7 +181,7 @@ def test_vectors_of_the_item_table_are_used_and_missing_ones_are_counted(
     assert results.runs["uphill"][0]["hr@5_best"] > 0.45
     note = (settings.output / "table.md").read_text()
     assert "from the item table; 2 of 44 items have none" in note
-    data = CatalogueData.open(settings, settings.output / "log")
+    data = SplitLog.open(settings, settings.output / "log")
     found = item_vectors(data, 16)
     row = int(data.items.encode(["v9"])[0])
     torch.testing.assert_close(found.vectors[row], torch.from_numpy(vectors[9]).float())
@@ -185,12 +190,12 @@ def test_vectors_of_the_item_table_are_used_and_missing_ones_are_counted(
 
 
 def test_a_sample_of_the_rows_is_enough_and_all_are_judged(log: Path, tmp_path: Path) -> None:
-    few = UphillConfig(max_rows=600, landmarks=16)
-    settings = settings_for(log, tmp_path, objectives=("positive-only-q",), uphill=few, steps=20)
+    few = options(max_rows=600, landmarks=16)
+    settings = settings_for(log, tmp_path, objectives=("positive-only-q",), kinds=few, steps=20)
     results = run_train(settings)
     assert results.reward_model["rows"] == 600
     assert 0.1 < results.reward_model["explained_variance"] < 0.6
-    data = CatalogueData.open(settings, settings.output / "log")
+    data = SplitLog.open(settings, settings.output / "log")
     reward = EmbeddingTraining(data, settings, lambda *_: None).reward
     quality = data.log.split("train").quality
     assert reward.columns.shape == quality.shape
@@ -219,7 +224,7 @@ def test_the_command_line_trains_the_recipe(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "catalogue"}, "'uphill' moves action vectors.*policy 'embedding'"),
+        ({"policy": "catalogue"}, "'uphill' moves action vectors.*a policy of kind embedding"),
         ({"objectives": ("guided",)}, "'guided' climbs an expectation over all items"),
     ],
 )
@@ -242,7 +247,7 @@ def test_settings_are_checked_before_anything_is_written(
 )
 def test_numbers_of_the_reward_model_are_checked(numbers: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        UphillConfig(**numbers)
+        EmbeddingOptions(**numbers)
 
 
 def test_a_log_without_users_needs_an_item_table(tmp_path: Path) -> None:

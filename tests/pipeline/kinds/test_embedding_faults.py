@@ -13,13 +13,14 @@ import torch
 
 from torchrl_drpo.data import ItemTable, LogSchema, Percentile
 from torchrl_drpo.pipeline import train as catalogue
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
-from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
-from torchrl_drpo.pipeline.evaluate import EvaluateConfig, run_evaluate
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.config.kinds import EmbeddingOptions, KindOptions, ModelConfig
+from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.evaluate import run_evaluate
 from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
-from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
 from torchrl_drpo.pipeline.recommend import recommend
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.retrieval import retrieval_policy
 
@@ -54,14 +55,14 @@ def settings_for(
     table: pd.DataFrame | None = None,
     schema: LogSchema = SCHEMA,
     **changes: Any,
-) -> TrainCatalogueConfig:
+) -> TrainConfig:
     log.to_parquet(folder / "log.parquet")
     if table is not None:
         table.to_parquet(folder / "items.parquet")
         items = ItemTable(path="items.parquet", id="item", embedding="vec")
         schema = schema.replace(items=items)
     (folder / "schema.json").write_text(schema.to_json())
-    base = TrainCatalogueConfig(
+    base = TrainConfig(
         logs=str(folder / "log.parquet"),
         schema=folder / "schema.json",
         output=folder / "run",
@@ -72,12 +73,12 @@ def settings_for(
         batch_size=64,
         ks=(3,),
         model=ModelConfig(dim=4, hidden=(8,)),
-        uphill=UphillConfig(landmarks=16),
+        kinds=KindOptions(embedding=EmbeddingOptions(landmarks=16)),
     )
     return replace(base, **changes)
 
 
-def metrics_of(settings: TrainCatalogueConfig, log: Path | None = None) -> dict[str, float]:
+def metrics_of(settings: TrainConfig, log: Path | None = None) -> dict[str, float]:
     objective = settings.objectives[0]
     logs = settings.logs if log is None else str(log)
     config = EvaluateConfig(settings.output / objective, logs, ks=settings.ks)
@@ -94,7 +95,7 @@ def test_a_log_without_users_is_evaluated_and_recommended_from(tmp_path: Path) -
     settings = settings_for(tmp_path, log, make_table(), WITHOUT_USERS, objectives=("uphill",))
     results = run_train(settings)
     assert metrics_of(settings) == pytest.approx(results.runs["uphill"][0], nan_ok=True)
-    checkpoint = CatalogueCheckpoint.load(settings.output / "uphill")
+    checkpoint = PolicyCheckpoint.load(settings.output / "uphill")
     assert checkpoint.window == 0
     assert len(recommend(checkpoint, k=5, cold_start=True)) == 5
 
@@ -114,9 +115,9 @@ def test_a_run_that_was_killed_over_another_kind_s_folder_is_no_finished_one(
         patch.setattr(catalogue, "write_json", killed)  # the policy is written, its run is not
         with pytest.raises(KeyboardInterrupt):
             run_train(other)
-    assert CatalogueCheckpoint.load(settings.output / "bc").policy == "embedding"
+    assert PolicyCheckpoint.load(settings.output / "bc").policy == "embedding"
     assert run_train(settings).runs["bc"][0] == same(first.runs["bc"][0])
-    assert CatalogueCheckpoint.load(settings.output / "bc").policy == "catalogue"
+    assert PolicyCheckpoint.load(settings.output / "bc").policy == "catalogue"
     assert metrics_of(settings) == pytest.approx(first.runs["bc"][0], nan_ok=True)
 
 
@@ -127,7 +128,7 @@ def test_kinds_that_share_a_folder_are_never_taken_for_each_other(tmp_path: Path
     mixed = run_train(settings).runs["bc"]
     assert len(mixed) == len(alone) == 2
     assert all(found == same(expected) for found, expected in zip(mixed, alone, strict=True))
-    assert CatalogueCheckpoint.load(settings.output / "bc").policy == "embedding"
+    assert PolicyCheckpoint.load(settings.output / "bc").policy == "embedding"
 
 
 def test_other_vectors_with_the_same_log_are_other_runs(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_other_vectors_with_the_same_log_are_other_runs(tmp_path: Path) -> None:
     again.loc[0, "vec"][:] = [1.0, 2.0, 3.0]
     again.to_parquet(tmp_path / "items.parquet")
     assert run_train(settings).runs["positive-only"] != first.runs["positive-only"]
-    policy = retrieval_policy(CatalogueCheckpoint.load(settings.output / "positive-only").actor)
+    policy = retrieval_policy(PolicyCheckpoint.load(settings.output / "positive-only").actor)
     expected = torch.nn.functional.normalize(torch.tensor([1.0, 2.0, 3.0]), dim=0)
     torch.testing.assert_close(policy.items[0], expected)
 
@@ -193,7 +194,7 @@ def test_a_percentile_of_a_constant_is_a_constant(tmp_path: Path) -> None:
         ({"device": "cuda:99"}, r"device 'cuda:99' cannot be used here \(.+\); try 'cpu'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         (
-            {"uphill": UphillConfig(folds=21)},
+            {"kinds": KindOptions(embedding=EmbeddingOptions(folds=21))},
             "21 folds need as many users, but the training rows have 20; ask for fewer folds, or",
         ),
     ],
@@ -216,7 +217,7 @@ def test_a_learning_rate_is_a_number_above_zero(tmp_path: Path, rate: float) -> 
 def test_policies_share_one_table_that_training_leaves_as_it_is(tmp_path: Path) -> None:
     table = make_table()
     settings = settings_for(tmp_path, make_log(), table)
-    data = CatalogueData.open(settings, settings.output / "log")
+    data = SplitLog.open(settings, settings.output / "log")
     training = EmbeddingTraining(data, settings, lambda *_: None)
     trained = [
         retrieval_policy(

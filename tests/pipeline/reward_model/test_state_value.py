@@ -13,18 +13,23 @@ from tensordict import TensorDict
 
 from torchrl_drpo import LogSchema
 from torchrl_drpo.data import ItemTable
-from torchrl_drpo.pipeline.artifacts.checkpoint import CatalogueCheckpoint
-from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.config.kinds import ModelConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.kinds.catalogue import CatalogueTraining
 from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
-from torchrl_drpo.pipeline.objectives import ADVANTAGE_OBJECTIVES, make_objective
+from torchrl_drpo.pipeline.objectives.make import make_objective
+from torchrl_drpo.pipeline.objectives.named import OBJECTIVES
 from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
 from torchrl_drpo.pipeline.reward_model.fit import RewardConfig
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
 
 ROWS, ITEMS, DAYS, GEM = 4_000, 12, 8, 11
+ADVANTAGE_OBJECTIVES = frozenset(
+    name for name, found in OBJECTIVES.items() if found.signal == "predicted_advantage"
+)
 TRAINING = {"catalogue": CatalogueTraining, "embedding": EmbeddingTraining}
 SCHEMA = LogSchema(
     item="item",
@@ -69,13 +74,13 @@ def _small_fits():
     torch.set_num_threads(threads)
 
 
-def config(folder: Path, frame: pd.DataFrame, policy: str, **changes) -> TrainCatalogueConfig:
+def config(folder: Path, frame: pd.DataFrame, policy: str, **changes) -> TrainConfig:
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "log.parquet")
     vectors = list(np.eye(ITEMS, dtype=np.float32))
     pd.DataFrame({"item": range(ITEMS), "vector": vectors}).to_parquet(folder / "items.parquet")
     (folder / "schema.json").write_text(SCHEMA.to_json())
-    base = TrainCatalogueConfig(
+    base = TrainConfig(
         logs=str(folder / "log.parquet"),
         schema=folder / "schema.json",
         output=folder / "run",
@@ -95,8 +100,8 @@ def training_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["time"] < (DAYS - 2) * 86_400]
 
 
-def train(settings: TrainCatalogueConfig):
-    data = CatalogueData.open(settings, settings.output / "log")
+def train(settings: TrainConfig):
+    data = SplitLog.open(settings, settings.output / "log")
     return TRAINING[settings.policy](data, settings, lambda *_: None)
 
 
@@ -108,9 +113,9 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return settings, run_train(settings)
 
 
-def best_items(settings: TrainCatalogueConfig, objective: str, tab: int, k: int) -> list[int]:
+def best_items(settings: TrainConfig, objective: str, tab: int, k: int) -> list[int]:
     """The policy's first items in a tab: 0 is the dull one, 1 home."""
-    checkpoint = CatalogueCheckpoint.load(settings.output / objective)
+    checkpoint = PolicyCheckpoint.load(settings.output / objective)
     state = checkpoint.state(torch.zeros(0, dtype=torch.long), torch.tensor([tab]))
     return checkpoint.items.decode(checkpoint.index().top_k(state, k)[1])
 

@@ -13,17 +13,23 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_drpo import GuidedLoss, LogSchema, cli, make_catalogue_actor, make_gaussian_actor
-from torchrl_drpo.pipeline.config import ModelConfig, TrainCatalogueConfig
+from torchrl_drpo.pipeline.config.kinds import ModelConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.kinds.catalogue import CatalogueTraining
-from torchrl_drpo.pipeline.objectives import MODELLED_OBJECTIVES, make_objective
+from torchrl_drpo.pipeline.objectives.make import make_objective
+from torchrl_drpo.pipeline.objectives.named import OBJECTIVES, following_model
 from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
 from torchrl_drpo.pipeline.reward_model import towers as catalogue_reward
 from torchrl_drpo.pipeline.reward_model.fit import RewardConfig, RewardFit
 from torchrl_drpo.pipeline.reward_model.towers import CatalogueReward, two_tower_module
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.rewards import AnnotatedBuffer, RewardRegression
 from torchrl_drpo.rewards.regression import StandardisedReward
+
+MODELLED = [
+    name for name in following_model(OBJECTIVES) if "embedding" not in OBJECTIVES[name].policies
+]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +69,7 @@ def config(folder: Path, frame: pd.DataFrame, schema: LogSchema = SCHEMA, **chan
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "log.parquet")
     (folder / "schema.json").write_text(schema.to_json())
-    base = TrainCatalogueConfig(
+    base = TrainConfig(
         logs=str(folder / "log.parquet"),
         schema=folder / "schema.json",
         output=folder / "run",
@@ -77,22 +83,22 @@ def config(folder: Path, frame: pd.DataFrame, schema: LogSchema = SCHEMA, **chan
     return replace(base, **changes)
 
 
-def open_data(folder: Path, frame: pd.DataFrame, schema: LogSchema = SCHEMA) -> CatalogueData:
+def open_data(folder: Path, frame: pd.DataFrame, schema: LogSchema = SCHEMA) -> SplitLog:
     settings = config(folder, frame, schema)
-    return CatalogueData.open(settings, settings.output / "log")
+    return SplitLog.open(settings, settings.output / "log")
 
 
-def fitted(data: CatalogueData, folder: Path, settings: RewardConfig = SETTINGS, history: int = 3):
+def fitted(data: SplitLog, folder: Path, settings: RewardConfig = SETTINGS, history: int = 3):
     return RewardFit(data, folder, history=history, settings=settings).open(lambda *_: None)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> CatalogueData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> SplitLog:
     return open_data(tmp_path_factory.mktemp("log"), make_log())
 
 
 @pytest.fixture(scope="module")
-def reward(data: CatalogueData, tmp_path_factory: pytest.TempPathFactory):
+def reward(data: SplitLog, tmp_path_factory: pytest.TempPathFactory):
     return fitted(data, tmp_path_factory.mktemp("reward"))
 
 
@@ -321,7 +327,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogue_reward_fit, "RewardConfig", lambda: SETTINGS)
         folder = tmp_path_factory.mktemp("train")
-        settings = config(folder, make_log(), objectives=("drpo", *MODELLED_OBJECTIVES))
+        settings = config(folder, make_log(), objectives=("drpo", *MODELLED))
         return settings, run_train(settings)
 
 
@@ -331,7 +337,7 @@ def test_the_results_say_how_good_the_reward_model_is(trained, reward) -> None:
     written = json.loads((settings.output / "results.json").read_text())
     assert written["reward_model"] == reward.facts
     assert "explains 6" in (settings.output / "table.md").read_text()
-    assert set(results.runs) == {"random", "popularity", "drpo", *MODELLED_OBJECTIVES}
+    assert set(results.runs) == {"random", "popularity", "drpo", *MODELLED}
     run = json.loads((settings.output / "runs" / "guided-0.json").read_text())
     assert run["reward_model"] == reward.facts
     assert run["curve"]["guidance_value"]
@@ -378,7 +384,9 @@ def test_a_reward_model_that_knows_nothing_is_refused(tmp_path: Path, monkeypatc
 
 def test_names_are_checked() -> None:
     actor = make_catalogue_actor(ITEMS)
-    with pytest.raises(ValueError, match=r"no objective 'guide'; there are bc, .* taper-q"):
+    with pytest.raises(
+        ValueError, match=r"no objective 'guide' .did you mean 'guided'.*there are bc, .* taper-q"
+    ):
         make_objective("guide", actor)
     with pytest.raises(ValueError, match="'guided' needs the log's reward model, got none"):
         make_objective("guided", actor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,61 +15,17 @@ from torchrl.modules import ProbabilisticActor
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.pipeline.artifacts.index import ItemIndex
-from torchrl_drpo.policies.catalogue import CataloguePolicy, make_catalogue_actor
-from torchrl_drpo.policies.retrieval import RetrievalPolicy, make_retrieval_actor
+from torchrl_drpo.pipeline.artifacts.users import UserHistories, raw_ids
+from torchrl_drpo.pipeline.config.kinds import KINDS
+from torchrl_drpo.policies.catalogue import CataloguePolicy
+from torchrl_drpo.policies.retrieval import RetrievalPolicy
 
 KIND = "torchrl-drpo catalogue policy"
 VERSION = 1
 
-#: By kind of policy, what makes its actor.
-MAKERS: dict[str, Callable[..., ProbabilisticActor]] = {
-    "catalogue": make_catalogue_actor,
-    "embedding": make_retrieval_actor,
-}
-
-RawId = int | str
-
-
-def raw_ids(catalogue: Catalogue) -> list[RawId]:
-    """All raw ids of a catalogue, in the order of their numbers."""
-    return catalogue.decode(range(len(catalogue)))
-
-
-def find(catalogue: Catalogue, raw: RawId) -> int:
-    """Number of one raw id, or -1. A text finds the integer that it spells (command lines)."""
-    if catalogue.is_integer and isinstance(raw, str):
-        try:
-            raw = int(raw)
-        except ValueError:
-            return -1
-    return int(catalogue.encode([raw], unknown="missing")[0])
-
 
 @dataclass(frozen=True)
-class UserHistories:
-    """What each user of the log did, oldest first: values and offsets, never a padded table.
-
-    Attributes:
-        ids: the ``U`` users.
-        items: item indices of all users, one user after another, integer ``[M]``.
-        offsets: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, int64 ``[U + 1]``.
-        context: each user's latest context columns, int64 ``[U, C]``.
-        features: each user's latest numeric features, float32 ``[U, F]``.
-    """
-
-    ids: Catalogue
-    items: Tensor
-    offsets: Tensor
-    context: Tensor
-    features: Tensor
-
-    def sequence(self, row: int) -> Tensor:
-        """All items of one user, oldest first, int64 ``[n]``."""
-        return self.items[int(self.offsets[row]) : int(self.offsets[row + 1])].long()
-
-
-@dataclass(frozen=True)
-class CatalogueCheckpoint:
+class PolicyCheckpoint:
     """Everything that evaluating a policy and recommending with it need.
 
     Attributes:
@@ -81,7 +36,7 @@ class CatalogueCheckpoint:
         users: the users' histories.
         contexts: raw values of each context column, in the order of their numbers.
         facts: how it came about: objective, seed, steps, data configuration, schema, metrics.
-        policy: its kind, a key of ``MAKERS``.
+        policy: its kind, a key of :data:`~torchrl_drpo.pipeline.config.kinds.KINDS`.
     """
 
     actor: ProbabilisticActor
@@ -162,7 +117,7 @@ class CatalogueCheckpoint:
         return directory
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> CatalogueCheckpoint:
+    def load(cls, directory: str | os.PathLike[str]) -> PolicyCheckpoint:
         """Reads a checkpoint.
 
         Raises:
@@ -172,10 +127,10 @@ class CatalogueCheckpoint:
         artifact = Artifact(directory, kind=KIND, version=VERSION)
         model = dict(artifact.facts["model"])
         kind = artifact.facts.get("policy", "catalogue")
-        if kind not in MAKERS:
+        if kind not in KINDS:
             raise ArtifactError(f"{directory}: a policy of unknown kind {kind!r}")
         try:
-            actor = MAKERS[kind](**model)
+            actor = KINDS[kind].load_actor()(**model)
             _policy_of(actor).load_state_dict(artifact.tensors("policy"))
         except (TypeError, RuntimeError) as error:
             raise ArtifactError(f"{directory}: the weights do not fit the model: {error}") from None
@@ -210,4 +165,4 @@ def _policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy:
     for module in actor.modules():
         if isinstance(module, CataloguePolicy | RetrievalPolicy):
             return module
-    raise TypeError(f"expected an actor of a function in MAKERS, got {type(actor).__name__}")
+    raise TypeError(f"expected an actor of a kind of policy, got {type(actor).__name__}")

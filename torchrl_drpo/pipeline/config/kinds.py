@@ -1,13 +1,54 @@
-"""The numbers behind ``uphill`` and the ``-q`` objectives of policies over item vectors."""
+"""The kinds of policies that can be trained on a log, and the options that only one of them has.
+
+A further kind is a file in :mod:`torchrl_drpo.pipeline.kinds`, a class of options here, and a line
+in ``KINDS``: the command, its help, checkpoints, evaluation and recommendation know it from that.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+from dataclasses import asdict, dataclass, field, make_dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class UphillConfig:
-    """Numbers of the reward model that uphill and the -q objectives follow.
+class ModelConfig:
+    """Shape of the policy, whatever its kind.
+
+    Attributes:
+        dim: width of states and item embeddings; of an embedding policy, where its item vectors
+            are found in the log.
+        hidden: widths of the encoder's hidden layers.
+        pooling: how a history becomes one vector; of catalogue policies only.
+    """
+
+    dim: int = 64
+    hidden: tuple[int, ...] = (128,)
+    pooling: Literal["mean", "recency", "attention"] = "recency"
+
+
+@dataclass(frozen=True)
+class CatalogueOptions:
+    """What only a softmax over item numbers has.
+
+    Attributes:
+        bias: whether each item has a logit of its own.
+        temperature: divides the logits.
+        tie_embeddings: whether histories and the softmax share one item table.
+    """
+
+    bias: bool = True
+    temperature: float = 1.0
+    tie_embeddings: bool = True
+
+    def settings(self, model: ModelConfig) -> dict[str, Any]:
+        """What a run of this kind depends on, as JSON data."""
+        return {"model": asdict(model) | asdict(self)}
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """The reward model of policies over item vectors, which uphill, -q and -a follow.
 
     Attributes:
         uphill_step: how far uphill moves actions, in units of their norm; .3 was best on the
@@ -30,3 +71,84 @@ class UphillConfig:
         for name, least in (("folds", 2), ("landmarks", 1), ("max_rows", 10)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def settings(self, model: ModelConfig) -> dict[str, Any]:
+        """What a run of this kind depends on, as JSON data."""
+        shape = {"dim": model.dim, "hidden": model.hidden}
+        return {"policy": "embedding", "model": shape, "uphill": asdict(self)}
+
+
+@dataclass(frozen=True)
+class PolicyKind:
+    """A kind of policy.
+
+    Attributes:
+        name: as given on the command line and written in checkpoints.
+        summary: what it is, for ``--help``.
+        needs: what it needs of a log, for ``--help``.
+        options: the options that only it has; their ``settings`` are part of a run's identity.
+        training: ``module:class`` of its
+            :class:`~torchrl_drpo.pipeline.kinds.training.PolicyTraining`.
+        actor: ``module:function`` that makes its actor from what a checkpoint keeps.
+    """
+
+    name: str
+    summary: str
+    needs: str
+    options: type
+    training: str
+    actor: str
+
+    def load_training(self) -> Any:
+        """The class that trains it, imported now."""
+        return _load(self.training)
+
+    def load_actor(self) -> Any:
+        """The function that makes its actor, imported now."""
+        return _load(self.actor)
+
+
+_KINDS = "torchrl_drpo.pipeline.kinds"
+KINDS: dict[str, PolicyKind] = {
+    kind.name: kind
+    for kind in (
+        PolicyKind(
+            "catalogue",
+            "a softmax over item numbers",
+            "any log",
+            CatalogueOptions,
+            f"{_KINDS}.catalogue:CatalogueTraining",
+            "torchrl_drpo.policies.catalogue:make_catalogue_actor",
+        ),
+        PolicyKind(
+            "embedding",
+            "a Gaussian over item vectors, which serves the items nearest to its mean",
+            "vectors in the schema's item table, or users, from whose rows they are found",
+            EmbeddingOptions,
+            f"{_KINDS}.embedding:EmbeddingTraining",
+            "torchrl_drpo.policies.retrieval:make_retrieval_actor",
+        ),
+    )
+}
+#: The options of all kinds, a field a kind.
+KindOptions = make_dataclass(
+    "KindOptions",
+    [
+        (kind.name.replace("-", "_"), kind.options, field(default_factory=kind.options))
+        for kind in KINDS.values()
+    ],
+    frozen=True,
+)
+KindOptions.__doc__ = "The options of each kind of policy."
+
+
+def describe_kinds() -> str:
+    """All kinds in a sentence each, for help texts."""
+    return " ".join(
+        f"{kind.name} is {kind.summary} (needs {kind.needs})." for kind in KINDS.values()
+    )
+
+
+def _load(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)

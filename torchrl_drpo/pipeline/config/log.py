@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torchrl_drpo.data import LogSchema
+if TYPE_CHECKING:
+    from torchrl_drpo.data import LogSchema
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class SchemaConfig:
         Raises:
             ValueError: for an unknown preset or a file that is not a schema.
         """
+        from torchrl_drpo.data import LogSchema
+
         if self.preset is not None:
             return LogSchema.preset(self.preset)
         assert self.schema is not None  # __post_init__ saw to it
@@ -63,3 +67,56 @@ class LogConfig(SchemaConfig):
         super().__post_init__()
         if self.history < 1:
             raise ValueError(f"history must be at least 1, got {self.history}")
+
+
+@dataclass(frozen=True)
+class ValidateConfig(SchemaConfig):
+    """Report every fault of a log, with counts and example rows; exit code 1 if there are errors.
+
+    Attributes:
+        examples: most examples of each fault.
+        json: print the report as JSON.
+    """
+
+    examples: int = 3
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class ConvertConfig(SchemaConfig):
+    """Convert a log into memory-mapped columns for RecReplayBuffer.open; resumes when killed.
+
+    Attributes:
+        root: folder of the result.
+        bad_rows: "error" stops at the first faulty row, "drop" counts and leaves out.
+        overwrite: replace a different conversion, once the new one is complete.
+        json: print the report as JSON.
+    """
+
+    root: Path = Path("converted")
+    bad_rows: str = "error"
+    overwrite: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """Write a simulated log (RecSim, arXiv 2602.10430) as Parquet, its schema and items beside it.
+
+    The user's state is declared as the rows' features, the items' vectors as their embeddings.
+
+    Attributes:
+        out: Parquet file; the schema goes to the same name with .schema.json, the items and their
+            vectors to the same name with .items.parquet, which the schema names: keep the three in
+            one folder, and name this file, not the folder, as the log.
+        rows: logged rows.
+        scenario: logging mixture: "extreme" (90% random) or "medium".
+        setting: simulator setting: "table" or "collapse".
+        seed: of the world and of the log.
+    """
+
+    out: Path = Path("recsim.parquet")
+    rows: int = 100_000
+    scenario: str = "extreme"
+    setting: str = "table"
+    seed: int = 0

@@ -3,49 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
-from torchrl_drpo.pipeline.log_config import LogConfig
-from torchrl_drpo.pipeline.objectives import FOLLOW_A_MODEL, NAMES, check_fits
-from torchrl_drpo.policies.encoders import Pooling
+import tyro
 
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of the policy; see :func:`~torchrl_drpo.make_catalogue_actor`.
-
-    An embedding policy takes ``hidden``, and ``dim`` where its item vectors are found in the log.
-
-    Attributes:
-        dim: width of states and item embeddings.
-        hidden: widths of the encoder's hidden layers.
-        pooling: how a history becomes one vector.
-        bias: whether each item has a logit of its own.
-        temperature: divides the logits.
-        tie_embeddings: whether histories and the softmax share one item table.
-    """
-
-    dim: int = 64
-    hidden: tuple[int, ...] = (128,)
-    pooling: Pooling = "recency"
-    bias: bool = True
-    temperature: float = 1.0
-    tie_embeddings: bool = True
+from torchrl_drpo.pipeline.config.kinds import KINDS, KindOptions, ModelConfig, describe_kinds
+from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.pipeline.objectives.named import (
+    NAMES,
+    Objective,
+    check_fits,
+    find_objective,
+    following_model,
+)
 
 
 @dataclass(frozen=True)
-class TrainCatalogueConfig(LogConfig):
+class TrainConfig(LogConfig):
     """Train policies on a log and evaluate them on its last days.
 
     Attributes:
         output: folder for everything that is written.
-        policy: catalogue is a softmax over item numbers; embedding a Gaussian over item vectors,
-            which serves the items nearest to its mean. The vectors are those of the schema's item
-            table, or else found in which users were shown which items.
+        policy: {kinds}
         objectives: what to train, by name, of {names}; random and popularity are always in the
             table. Of these, {modelled} first fit a reward model to the training rows.
         seeds: runs of each objective.
@@ -57,11 +39,13 @@ class TrainCatalogueConfig(LogConfig):
         logger: also write the training curves for TensorBoard, or as CSV files.
         json: print the results as JSON instead of a table.
         model: shape of the policy.
-        uphill: the reward model of embedding policies.
+        kinds: what only one kind of policy has.
+        options: by objective, those of its options that are to differ from its own
+            (:mod:`torchrl_drpo.pipeline.objectives.options`).
     """
 
-    output: Path = Path("runs/catalogue")
-    policy: Literal["catalogue", "embedding"] = "catalogue"
+    output: Path = Path("runs/train")
+    policy: Literal[tuple(KINDS)] = "catalogue"
     objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
     seeds: int = 1
     steps: int = 1_200
@@ -72,40 +56,64 @@ class TrainCatalogueConfig(LogConfig):
     logger: Literal["none", "csv", "tensorboard"] = "none"
     json: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
-    uphill: UphillConfig = field(default_factory=UphillConfig)
+    kinds: KindOptions = field(default_factory=KindOptions)
+    options: Annotated[Mapping[str, Mapping[str, Any]], tyro.conf.Suppress] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.objectives if name not in NAMES]
-        if unknown or not self.objectives:
-            raise ValueError(
-                f"objectives must be among {', '.join(NAMES)}, got {list(self.objectives)}"
-            )
+        if self.policy not in KINDS:
+            raise ValueError(f"policy must be among {', '.join(KINDS)}, got {self.policy!r}")
+        if not self.objectives:
+            raise ValueError(f"name an objective, of {', '.join(NAMES)}")
         for name in self.objectives:
+            self.objective(name)
             check_fits(name, self.policy)
+        left = [name for name in self.options if name not in self.objectives]
+        if left:
+            raise ValueError(f"options of {left[0]!r}, which is not among the objectives")
         for name in ("seeds", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        check_positive("learning_rate", self.learning_rate)
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(
+                f"learning_rate must be a finite number above 0, got {self.learning_rate}"
+            )
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
 
+    def objective(self, name: str) -> Objective:
+        """The named objective with the options of this run."""
+        return find_objective(name, self.options.get(name))
+
+    @property
+    def kind_options(self) -> Any:
+        """The options of the kind of policy that is trained."""
+        return getattr(self.kinds, self.policy.replace("-", "_"))
+
     def settings(self) -> dict[str, Any]:
-        """What a run depends on, as JSON data, and no folders of this machine."""
+        """What every run depends on, as JSON data, and no folders of this machine."""
         plain = asdict(self)
-        for name in ("output", "objectives", "seeds", "logger", "json"):
+        for name in (
+            "output",
+            "policy",
+            "objectives",
+            "seeds",
+            "logger",
+            "json",
+            "model",
+            "kinds",
+            "options",
+        ):
             del plain[name]
-        if self.policy == "catalogue":
-            del plain["policy"], plain["uphill"]
-        else:
-            for name in ("pooling", "bias", "temperature", "tie_embeddings"):
-                del plain["model"][name]
+        plain |= self.kind_options.settings(self.model)
         plain["logs"] = Path(self.logs).name
         plain["schema"] = None if self.schema is None else self.schema.name
         return json.loads(json.dumps(plain))
 
 
 # The docstring is the help of `drpo train`, and names come from where they are defined.
-TrainCatalogueConfig.__doc__ = (TrainCatalogueConfig.__doc__ or "").format(
-    names=", ".join(NAMES), modelled=", ".join(n for n in NAMES if n in FOLLOW_A_MODEL)
+TrainConfig.__doc__ = (TrainConfig.__doc__ or "").format(
+    kinds=describe_kinds(), names=", ".join(NAMES), modelled=", ".join(following_model(NAMES))
 )

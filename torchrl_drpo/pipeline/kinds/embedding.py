@@ -10,17 +10,14 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl_drpo.pipeline.config import TrainCatalogueConfig
-from torchrl_drpo.pipeline.kinds.catalogue import Trained, run_trainer
+from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
-from torchrl_drpo.pipeline.objectives import (
-    FOLLOW_A_MODEL,
-    UPHILL_OBJECTIVES,
-    make_objective,
-)
+from torchrl_drpo.pipeline.kinds.training import Trained, run_trainer
+from torchrl_drpo.pipeline.objectives.make import make_objective
+from torchrl_drpo.pipeline.objectives.named import OBJECTIVES, following_model
 from torchrl_drpo.pipeline.reward_model.embedding import UphillRows, fit_embedding_reward
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.retrieval import (
     RetrievalPolicy,
     VectorRows,
@@ -48,8 +45,8 @@ class EmbeddingTraining:
 
     def __init__(
         self,
-        data: CatalogueData,
-        config: TrainCatalogueConfig,
+        data: SplitLog,
+        config: TrainConfig,
         progress: Callable[[str, int, int], None],
     ) -> None:
         self._data, self._config = data, config
@@ -67,12 +64,12 @@ class EmbeddingTraining:
         self.template = self._make_template(vectors)
         del vectors  # the template has their directions; a table may be most of what memory holds
         self.reward: LogReward | None = None
-        if FOLLOW_A_MODEL & set(config.objectives):
+        if following_model(config.objectives):
             self.reward = fit_embedding_reward(
                 data,
                 VectorRows(self.template),
                 config.output / "reward-embedding",
-                config.uphill,
+                config.kinds.embedding,
                 lambda done, of: progress("reward model", done, of),
             )
             self.reward.check(config.objectives)
@@ -104,7 +101,9 @@ class EmbeddingTraining:
         gaussian = gaussian_actor(policy).to(device)  # moves the head; rows are made on the CPU
         reward = self._reward_of(objective)
         curve = run_trainer(
-            make_objective(objective, gaussian, reward and reward.model).to(device),
+            make_objective(
+                objective, gaussian, reward and reward.model, config.options.get(objective)
+            ).to(device),
             self.rows(objective, seed),
             config,
             run=f"{objective}-{seed}",
@@ -125,9 +124,9 @@ class EmbeddingTraining:
         buffer = self._data.train_buffer(config.batch_size, seed, "cpu")
         columns = TensorDict({}, [len(buffer)]) if reward is None else reward.columns
         uphill = None
-        if objective in UPHILL_OBJECTIVES:
+        if OBJECTIVES[objective].moves:
             assert reward is not None  # it follows a model
-            uphill = UphillRows(*reward.model, config.uphill.uphill_step)
+            uphill = UphillRows(*reward.model, config.kinds.embedding.uphill_step)
 
         def prepared(rows: TensorDictBase) -> TensorDictBase:
             rows = vectors(rows)
@@ -137,7 +136,7 @@ class EmbeddingTraining:
         return AnnotatedBuffer(buffer, columns, then=prepared)
 
     def _reward_of(self, objective: str) -> LogReward | None:
-        return self.reward if objective in FOLLOW_A_MODEL else None
+        return self.reward if following_model([objective]) else None
 
     @property
     def _model(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 
 _OVERSAMPLED = 16  # directions beyond the wanted ones, which make the last of those accurate
 _POWER_STEPS = 8
@@ -35,7 +35,7 @@ class ItemVectors(NamedTuple):
     unknown: int
 
 
-def item_vectors(data: CatalogueData, dim: int, *, seed: int = 0) -> ItemVectors:
+def item_vectors(data: SplitLog, dim: int, *, seed: int = 0) -> ItemVectors:
     """The vectors that the log's item table has, or else :func:`factorised_vectors`.
 
     Args:
@@ -80,7 +80,7 @@ def item_vectors(data: CatalogueData, dim: int, *, seed: int = 0) -> ItemVectors
     return ItemVectors(filled, source, count)
 
 
-def _unknown_items(vectors: Tensor, data: CatalogueData, source: str) -> Tensor:
+def _unknown_items(vectors: Tensor, data: SplitLog, source: str) -> Tensor:
     """Which items have no vector, bool ``[V]``; raises ``ValueError`` for one that is not finite.
 
     Item tables may be larger than what else is in memory: blocks of rows leave no copy of them.

@@ -19,9 +19,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
-from torchrl_drpo.pipeline.kinds.embedding_config import UphillConfig
+from torchrl_drpo.pipeline.config.kinds import EmbeddingOptions
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.retrieval import VectorRows
 from torchrl_drpo.rewards import assign_folds
 from torchrl_drpo.rewards.bilinear import BilinearReward
@@ -41,7 +41,7 @@ class UphillRows:
     Args:
         models: one a fold.
         typical: mean length of the slopes over the log.
-        step: ``uphill_step`` of :class:`UphillConfig`.
+        step: ``uphill_step`` of :class:`EmbeddingOptions`.
     """
 
     def __init__(self, models: Sequence[BilinearReward], typical: float, step: float) -> None:
@@ -57,10 +57,10 @@ class UphillRows:
 
 
 def fit_embedding_reward(
-    data: CatalogueData,
+    data: SplitLog,
     vectors: VectorRows,
     folder: Path,
-    settings: UphillConfig,
+    settings: EmbeddingOptions,
     progress: Progress,
 ) -> LogReward:
     """The log's models: read where this very fit has finished before, else fitted and written.
@@ -92,7 +92,7 @@ def fit_embedding_reward(
 
 
 def _fit(
-    data: CatalogueData, vectors: VectorRows, settings: UphillConfig, fingerprint: str
+    data: SplitLog, vectors: VectorRows, settings: EmbeddingOptions, fingerprint: str
 ) -> LogReward:
     train = data.log.split("train")
     by_user = data.log.schema.user is not None
@@ -162,7 +162,7 @@ def _explained(predicted: Tensor, quality: Tensor) -> float:
     return (1 - error / quality.var(correction=0)).item()
 
 
-def _chosen_rows(data: CatalogueData, vectors: VectorRows, fold: Tensor, most: int) -> TensorDict:
+def _chosen_rows(data: SplitLog, vectors: VectorRows, fold: Tensor, most: int) -> TensorDict:
     """The rows that are learned from, in memory: state, action, reward, fold."""
     chosen = torch.ones(len(fold), dtype=torch.bool)
     if len(fold) > most:
@@ -181,12 +181,12 @@ def _chosen_rows(data: CatalogueData, vectors: VectorRows, fold: Tensor, most: i
     return torch.cat(parts)
 
 
-def _blocks(data: CatalogueData, vectors: VectorRows) -> Iterator[tuple[int, TensorDictBase]]:
+def _blocks(data: SplitLog, vectors: VectorRows) -> Iterator[tuple[int, TensorDictBase]]:
     for number, block in enumerate(data.train_batches(_ROWS_AT_A_TIME)):
         yield number * _ROWS_AT_A_TIME, vectors(block)
 
 
-def _fingerprint(data: CatalogueData, vectors: VectorRows, settings: UphillConfig) -> str:
+def _fingerprint(data: SplitLog, vectors: VectorRows, settings: EmbeddingOptions) -> str:
     """What the models depend on: rows, states, vectors and numbers, but for the step."""
     numbers = {name: value for name, value in asdict(settings).items() if name != "uphill_step"}
     train = data.log.split("train").storage.state_dict()

@@ -33,7 +33,7 @@ from torchrl_drpo.pipeline.reward_model.towers import (
     state_module,
     two_tower_module,
 )
-from torchrl_drpo.pipeline.rows import CatalogueData
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.rewards import CrossFittedReward, RewardRegression, assign_folds
 from torchrl_drpo.rewards.regression import StandardisedReward
 
@@ -83,7 +83,7 @@ class RewardFit:
 
     def __init__(
         self,
-        data: CatalogueData,
+        data: SplitLog,
         folder: Path,
         *,
         history: int,

@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.pipeline.objectives import ADVANTAGE_OBJECTIVES
+from torchrl_drpo.pipeline.objectives.named import OBJECTIVES
 
 
 def reward_columns(fold: Tensor, predicted_reward: Tensor, state_value: Tensor) -> TensorDict:
@@ -92,7 +92,9 @@ class LogReward:
                 "(uphill, guided and those that end in -q or -a)"
             )
         of_state = self.facts["explained_variance_of_state"]
-        follow_advantage = [name for name in objectives if name in ADVANTAGE_OBJECTIVES]
+        follow_advantage = [
+            name for name in objectives if OBJECTIVES[name].signal == "predicted_advantage"
+        ]
         if follow_advantage and not explained > of_state:
             raise ValueError(
                 "the reward model explains nothing of this log beyond the state (out-of-fold "

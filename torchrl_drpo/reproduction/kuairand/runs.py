@@ -22,7 +22,8 @@ from torch import Tensor
 
 from torchrl_drpo.data import RecReplayBuffer
 from torchrl_drpo.evaluation.ranking import CatalogueScores
-from torchrl_drpo.pipeline.rows import CatalogueData, HeldOut
+from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.pipeline.rows import HeldOut, SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
@@ -31,7 +32,7 @@ from torchrl_drpo.pipeline.scores import (
     random_scores,
 )
 from torchrl_drpo.pipeline.table import metrics_json
-from torchrl_drpo.pipeline.trainer import OfflineTrainer, TrainConfig
+from torchrl_drpo.pipeline.trainer import OfflineTrainer
 from torchrl_drpo.reproduction.kuairand.methods import Mark, method
 from torchrl_drpo.reproduction.kuairand.policy import make_actor
 
@@ -54,7 +55,7 @@ class Split:
         held_out: their columns.
     """
 
-    data: CatalogueData
+    data: SplitLog
     rows: Tensor
     held_out: HeldOut
 
@@ -84,7 +85,7 @@ def open_split(logs: str, part: str, rows: int | None = None) -> Split:
         log = RecReplayBuffer.from_parquet(
             source, "kuairand", test_days=HELD_OUT_DAYS, history=HISTORY
         )
-    data = CatalogueData(log, LABELS)
+    data = SplitLog(log, LABELS)
     chosen = torch.arange(len(data.test))[:rows]
     return Split(data, chosen, data.held_out.take(chosen))
 
@@ -162,7 +163,7 @@ def train(
         if chosen.mark is not None:
             buffer.append_transform(Mark(chosen.mark, strength))
         loss = chosen.loss(actor, strength).to(device)
-        config = TrainConfig(**run, log_every=max(1, run["steps"] // 50))
+        config = TrainerConfig(**run, log_every=max(1, run["steps"] // 50))
         history = OfflineTrainer(loss, buffer, config).run().training
         reports.append({k: _late(curve, run["steps"]) for k, curve in history.items()})
         metrics.append(_metrics(policy_scores(actor, split.blocks(), SCORES_AT_A_TIME), split))

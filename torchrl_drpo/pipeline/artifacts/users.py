@@ -1,0 +1,49 @@
+"""What a trained policy knows of the log's users, and raw ids by which they and items are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from torchrl_drpo.data.catalogue import Catalogue
+
+RawId = int | str
+
+
+def raw_ids(catalogue: Catalogue) -> list[RawId]:
+    """All raw ids of a catalogue, in the order of their numbers."""
+    return catalogue.decode(range(len(catalogue)))
+
+
+def find(catalogue: Catalogue, raw: RawId) -> int:
+    """Number of one raw id, or -1. A text finds the integer that it spells (command lines)."""
+    if catalogue.is_integer and isinstance(raw, str):
+        try:
+            raw = int(raw)
+        except ValueError:
+            return -1
+    return int(catalogue.encode([raw], unknown="missing")[0])
+
+
+@dataclass(frozen=True)
+class UserHistories:
+    """What each user of the log did, oldest first: values and offsets, never a padded table.
+
+    Attributes:
+        ids: the ``U`` users.
+        items: item indices of all users, one user after another, integer ``[M]``.
+        offsets: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, int64 ``[U + 1]``.
+        context: each user's latest context columns, int64 ``[U, C]``.
+        features: each user's latest numeric features, float32 ``[U, F]``.
+    """
+
+    ids: Catalogue
+    items: Tensor
+    offsets: Tensor
+    context: Tensor
+    features: Tensor
+
+    def sequence(self, row: int) -> Tensor:
+        """All items of one user, oldest first, int64 ``[n]``."""
+        return self.items[int(self.offsets[row]) : int(self.offsets[row + 1])].long()

@@ -1,0 +1,94 @@
+"""How one policy is trained, whatever its kind: what a kind must give, and the loop of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torchrl.modules import ProbabilisticActor
+from torchrl.objectives.common import LossModule
+from torchrl.record.loggers import CSVLogger, TensorboardLogger
+from torchrl.record.loggers.common import Logger
+
+from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
+from torchrl_drpo.pipeline.trainer import OfflineTrainer
+
+#: Called with a run's name, its step and its last step.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained policy.
+
+    Attributes:
+        actor: reads rows of the log; ``get_dist`` gives a policy over items.
+        model: the arguments that made it, as JSON data.
+        curve: what was logged while it was trained.
+    """
+
+    actor: ProbabilisticActor
+    model: dict[str, Any]
+    curve: dict[str, Any]
+
+
+class PolicyTraining(Protocol):
+    """What the command asks of a kind of policy; made of a log, the settings and a progress.
+
+    Attributes:
+        reward: the reward model, where an objective that was asked for follows one.
+        facts: what else there is to say of the policies' make, as JSON data.
+        notes: the same in sentences.
+    """
+
+    reward: LogReward | None
+    facts: dict[str, Any]
+    notes: list[str]
+
+    def depends_on(self, objective: str) -> list[Any]:
+        """What a run depends on beside the settings, as JSON data."""
+        ...
+
+    def train(
+        self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
+    ) -> Trained:
+        """Trains one policy; goes on from the file ``state`` of a killed run."""
+        ...
+
+
+def run_trainer(
+    loss: LossModule,
+    buffer: Any,
+    config: TrainConfig,
+    *,
+    run: str,
+    state: Path,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Trains a loss on a buffer with the command's settings; gives the training curve."""
+    trainer = OfflineTrainer(
+        loss,
+        buffer,
+        TrainerConfig(
+            steps=config.steps,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            log_every=20,
+            checkpoint_every=200,
+        ),
+        progress=lambda step, values: progress(step, config.steps),
+        loggers=_loggers(config, run),
+        checkpoint=state,
+    )
+    return trainer.run().training
+
+
+def _loggers(config: TrainConfig, run: str) -> list[Logger]:
+    if config.logger == "none":
+        return []
+    kind = CSVLogger if config.logger == "csv" else TensorboardLogger
+    return [kind(exp_name=run, log_dir=str(config.output / "curves"))]

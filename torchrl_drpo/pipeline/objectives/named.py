@@ -1,0 +1,168 @@
+"""The objectives that can be asked for by name when a policy is trained on a log.
+
+Those whose ``signal`` is not the logged one, and those that climb or move, first fit a cross-fitted
+reward model to the training rows:
+
+- ``taper-q``: the tapered signed loss on predicted in place of logged rewards. The prediction is
+  what rows of this kind are worth, without the luck of the one row; that matters most where a row
+  repels.
+- ``positive-only-q``, ``drpo-q``: their namesakes on the predictions.
+- ``taper-a``, ``positive-only-a``, ``drpo-a``: their namesakes on A = Q - V, the prediction minus
+  that of a model which reads the state alone.
+- ``guided``: positive-only on the logged rewards, and ascent on the model's exact expectation
+  under the policy. It repels nothing. For catalogue policies only.
+- ``uphill``, ``uphill-tapered``: positive-only and the tapered signed loss on actions that were
+  moved up the model's slope (:func:`~torchrl_drpo.rewards.uphill_log`). For policies over item
+  vectors only: an item number has no direction to move in.
+
+Objectives on rewards, logged or predicted (``-q``), compare all rows of a batch with each other: a
+state in which everything is worth little (a tab that nobody watches) repels, or drops, all that was
+shown there, and is then served badly. Those on advantages (``-a``) compare a row with what its own
+state leads one to expect, so every state learns its better items; a row counts for nothing more
+where things go well anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torchrl_drpo.pipeline.objectives.options import (
+    AsymREOptions,
+    AWROptions,
+    CRROptions,
+    DRPOOptions,
+    GBPOOptions,
+    GuidedOptions,
+    ObjectiveOptions,
+    RepulsiveOptions,
+)
+from torchrl_drpo.spelling import did_you_mean
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a name stands for.
+
+    Attributes:
+        loss: the rule for the weights, a key of
+            :data:`~torchrl_drpo.pipeline.objectives.make.MAKERS`.
+        options: its options, with the defaults of this name.
+        signal: what its weights are made of: the logged rewards, the reward model's out-of-fold
+            predictions Q, or their advantage Q - V.
+        moves: whether actions are first moved up the reward model's slope.
+        climbs: whether the loss itself climbs the reward model.
+        policies: the only kinds of policies that can follow it; empty for all kinds.
+    """
+
+    loss: str
+    options: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+    signal: Literal["logged", "predicted_reward", "predicted_advantage"] = "logged"
+    moves: bool = False
+    climbs: bool = False
+    policies: tuple[str, ...] = ()
+
+    @property
+    def follows_model(self) -> bool:
+        """Whether a reward model of the log is fitted first."""
+        return self.moves or self.climbs or self.signal != "logged"
+
+    def with_options(self, changes: Mapping[str, Any]) -> Objective:
+        """The same with other options.
+
+        Raises:
+            ValueError: for an option that it does not have.
+        """
+        try:
+            return replace(self, options=replace(self.options, **changes))
+        except TypeError:
+            known = list(vars(self.options))
+            bad = next(name for name in changes if name not in known)
+            raise ValueError(
+                f"no option {bad!r}{did_you_mean(bad, known)}; there are {', '.join(known) or 'none'}"
+            ) from None
+
+
+_TAPERED = RepulsiveOptions(taper="exponential")
+_POSITIVE_ONLY = RepulsiveOptions(negative_scale=0.0)
+# Predictions spread less than logged rewards do; in units of their spread they repel as much.
+_TAPERED_ON_PREDICTIONS = replace(_TAPERED, normalize=True)
+
+OBJECTIVES: dict[str, Objective] = {
+    "bc": Objective("bc"),
+    "drpo": Objective("drpo", DRPOOptions()),
+    "drpo-exponential": Objective("drpo", DRPOOptions(weighting="exponential")),
+    "drpo-kl": Objective("drpo", DRPOOptions(weighting="kl")),
+    # On KuaiRand the most lift of all that kept nine tenths of BC's hits on the tuning days.
+    "drpo-tapered": Objective(
+        "drpo", DRPOOptions(kappa=0.5, taper="exponential", negative_scale=0.3)
+    ),
+    "adaptive-bc": Objective("drpo", DRPOOptions(weighting="uniform")),
+    "positive-only": Objective("repulsive", _POSITIVE_ONLY),
+    "signed": Objective("repulsive", RepulsiveOptions()),
+    "tapered": Objective("repulsive", _TAPERED),
+    "awr": Objective("awr", AWROptions()),
+    "crr": Objective("crr", CRROptions()),
+    "asymre": Objective("asymre", AsymREOptions()),
+    "gbpo": Objective("gbpo", GBPOOptions()),
+    "guided": Objective("guided", GuidedOptions(), climbs=True, policies=("catalogue",)),
+    # Out-of-fold predictions are the log's rewards without most of their noise: a skipped row of an
+    # item that others watch is no longer a negative, nor a lucky row of a poor one a positive.
+    "taper-q": Objective("repulsive", _TAPERED_ON_PREDICTIONS, "predicted_reward"),
+    "positive-only-q": Objective("repulsive", _POSITIVE_ONLY, "predicted_reward"),
+    "drpo-q": Objective("drpo", DRPOOptions(), "predicted_reward"),
+    "taper-a": Objective("repulsive", _TAPERED_ON_PREDICTIONS, "predicted_advantage"),
+    "positive-only-a": Objective("repulsive", _POSITIVE_ONLY, "predicted_advantage"),
+    # The quota goes to the rows that exceed their own state's expectation most: to many where the
+    # choice of the item matters, to few where it does not, whatever the state is worth. Linear
+    # weights are A - nu, distances from the K-th best advantage: the zero of A plays no part, and
+    # while kappa is above the share of rows that beat their state (about a half) nu is below 0
+    # and some rows that fall short of it are imitated too, weakly.
+    "drpo-a": Objective("drpo", DRPOOptions(), "predicted_advantage"),
+    # The same rules on moved actions.
+    "uphill": Objective("repulsive", _POSITIVE_ONLY, moves=True, policies=("embedding",)),
+    "uphill-tapered": Objective("repulsive", _TAPERED, moves=True, policies=("embedding",)),
+}
+#: All that can be asked for.
+NAMES: tuple[str, ...] = tuple(OBJECTIVES)
+_WHY_ONLY = {
+    "moves": "moves action vectors, and item numbers have no direction to move in",
+    "climbs": "climbs an expectation over all items, which only a softmax over them gives",
+}
+
+
+def find_objective(name: str, options: Mapping[str, Any] | None = None) -> Objective:
+    """The named objective, with some of its options changed.
+
+    Raises:
+        ValueError: for an unknown name or option; the message lists the known ones.
+
+    Example:
+        >>> find_objective("drpo", {"kappa": 0.2}).options.kappa
+        0.2
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(
+            f"no objective {name!r}{did_you_mean(name, NAMES)}; there are {', '.join(NAMES)}"
+        )
+    try:
+        return OBJECTIVES[name].with_options(options or {})
+    except ValueError as error:
+        raise ValueError(f"objective {name!r} has {error}") from None
+
+
+def check_fits(name: str, policy: str) -> None:
+    """Raises ``ValueError`` for an objective that such a policy cannot follow."""
+    objective = OBJECTIVES[name]
+    if objective.policies and policy not in objective.policies:
+        why = _WHY_ONLY["moves" if objective.moves else "climbs"]
+        raise ValueError(
+            f"objective {name!r} {why}: train a policy of kind {' or '.join(objective.policies)}, "
+            f"not {policy}"
+        )
+
+
+def following_model(names: Iterable[str]) -> list[str]:
+    """Those of the named objectives that first fit a reward model to the log."""
+    return [name for name in names if OBJECTIVES[name].follows_model]

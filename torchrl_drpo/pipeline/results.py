@@ -1,0 +1,61 @@
+"""What ``drpo train`` found: numbers by method and seed, as JSON data and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchrl_drpo.evaluation.statistics import Interval
+from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.report.tables import Table
+
+RESULTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainResults:
+    """What ``drpo train`` found.
+
+    Attributes:
+        summary: by method and metric, the mean over seeds with its 95% t interval.
+        runs: by method, the metrics of each seed.
+        data: counts of the log: rows, users, items, rows of each part, ...
+        config: the settings, as JSON data.
+        k: list length of the table.
+        checkpoints: by objective, the folder of the first seed's policy.
+        reward_model: how good the log's reward model is, where an objective followed one.
+    """
+
+    summary: dict[str, dict[str, Interval]]
+    runs: dict[str, list[dict[str, float]]]
+    data: dict[str, Any]
+    config: dict[str, Any]
+    k: int
+    checkpoints: dict[str, Path]
+    reward_model: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON data; what is not a number is ``null``, an infinity ``"inf"``."""
+        reference = next(iter(self.checkpoints))  # the first objective that was asked for
+        paired = report.differences(self.runs, reference)
+        modelled = {} if self.reward_model is None else {"reward_model": self.reward_model}
+        return {
+            "version": RESULTS_VERSION,
+            "config": self.config,
+            "data": self.data,
+            **modelled,
+            "summary": report.summary_json(self.summary),
+            f"differences_from_{reference}": report.summary_json(paired),
+            "runs": {
+                method: [report.metrics_json(seed) for seed in seeds]
+                for method, seeds in self.runs.items()
+            },
+        }
+
+    def table(self, *, upright: bool = False) -> Table:
+        """The table; see :func:`~torchrl_drpo.pipeline.table.table`."""
+        seeds = max(len(runs) for runs in self.runs.values())
+        over = f"{seeds} seeds, 95% t intervals" if seeds > 1 else "1 seed"
+        title = f"{self.data['parts']['test']:,} held-out rows, {over}"
+        return report.table(self.summary, title, self.k, upright=upright)
