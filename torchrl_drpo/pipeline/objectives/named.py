@@ -79,8 +79,9 @@ class Objective:
         except TypeError:
             known = list(vars(self.options))
             bad = next(name for name in changes if name not in known)
+            hint = did_you_mean(bad, known)
             raise ValueError(
-                f"no option {bad!r}{did_you_mean(bad, known)}; there are {', '.join(known) or 'none'}"
+                f"no option {bad!r}{hint}; there are {', '.join(known) or 'none'}"
             ) from None
 
 
