@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import torchrl_drpo.data  # noqa: F401 (registers the prefix "rec" before tests import TorchRL's)
+import torchrl_drpo.data.replay  # noqa: F401 (registers the prefix "rec" before tests import TorchRL's)
 
 DAY = 86_400
 

@@ -14,38 +14,66 @@ The way in is one call; everything else is on the buffer:
     load_dataset("rec:movielens", root=folder)   # TorchRL's registry; see datasets.py
     log.report                    # rows read, duplicates dropped, parts, ...
 
-Importing this package needs torchrl only; reading a log needs pyarrow (`torchrl-drpo[data]`).
+Names are imported when they are first asked for: a schema needs plain Python, a conversion numpy
+and pyarrow (`torchrl-drpo[data]`), a buffer TorchRL.
 """
 
-from .catalogue import Catalogue
-from .convert import convert_log
-from .datasets import load_log
-from .quality import Percentile, ReturnToGo, RewardFormula
-from .replay import RecReplayBuffer
-from .samplers import QuantileSampler, TrajectorySampler
-from .schema import InitialHistory, ItemTable, LogSchema
-from .sources import LogError
-from .store import ConversionReport
-from .validate import Fault, ValidationReport, validate_log
-from .windows import WindowUnit
+from __future__ import annotations
 
-__all__ = [
-    "Catalogue",
-    "ConversionReport",
-    "Fault",
-    "InitialHistory",
-    "ItemTable",
-    "LogError",
-    "LogSchema",
-    "Percentile",
-    "QuantileSampler",
-    "RecReplayBuffer",
-    "ReturnToGo",
-    "RewardFormula",
-    "TrajectorySampler",
-    "ValidationReport",
-    "WindowUnit",
-    "convert_log",
-    "load_log",
-    "validate_log",
-]
+import importlib
+from typing import TYPE_CHECKING
+
+_HOME = {
+    "catalogue": ("Catalogue",),
+    "conversion": ("convert_log",),
+    "datasets": ("load_log",),
+    "replay": ("RecReplayBuffer", "WindowUnit"),
+    "samplers": ("QuantileSampler", "TrajectorySampler"),
+    "schema": (
+        "InitialHistory",
+        "ItemTable",
+        "LogSchema",
+        "Percentile",
+        "ReturnToGo",
+        "RewardFormula",
+    ),
+    "sources": ("LogError",),
+    "store": ("ConversionReport",),
+    "validation": ("Fault", "ValidationReport", "validate_log"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:  # what type checkers and editors read instead
+    from .catalogue import Catalogue as Catalogue
+    from .conversion import convert_log as convert_log
+    from .datasets import load_log as load_log
+    from .replay import RecReplayBuffer as RecReplayBuffer
+    from .replay import WindowUnit as WindowUnit
+    from .samplers import QuantileSampler as QuantileSampler
+    from .samplers import TrajectorySampler as TrajectorySampler
+    from .schema import InitialHistory as InitialHistory
+    from .schema import ItemTable as ItemTable
+    from .schema import LogSchema as LogSchema
+    from .schema import Percentile as Percentile
+    from .schema import ReturnToGo as ReturnToGo
+    from .schema import RewardFormula as RewardFormula
+    from .sources import LogError as LogError
+    from .store import ConversionReport as ConversionReport
+    from .validation import Fault as Fault
+    from .validation import ValidationReport as ValidationReport
+    from .validation import validate_log as validate_log

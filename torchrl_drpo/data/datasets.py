@@ -1,6 +1,7 @@
 """Named logs: ``load_dataset("rec:kuairand-pure", root=...)`` through TorchRL's registry.
 
-Importing :mod:`torchrl_drpo.data` registers the prefix ``rec``. Published logs are read from a
+Importing :class:`~torchrl_drpo.data.RecReplayBuffer` or :func:`load_log` registers the prefix
+``rec``. Published logs are read from a
 local folder in the formats in which they are published (nothing is downloaded); simulated ones
 are made on the spot. They work wherever TorchRL takes a data set, as in
 ``OfflineToOnlineReplayBuffer("rec:movielens", root=..., batch_size=256, online_capacity=10_000)``.
@@ -9,16 +10,10 @@ are made on the spot. They work wherever TorchRL takes a data set, as in
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-with warnings.catch_warnings():  # TorchRL's collectors warn about themselves when imported
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from torchrl.data.datasets import register_dataset
-
-from .presets import AMAZON_SID, KUAIRAND, MOVIELENS, OPEN_BANDIT
 from .replay import RecReplayBuffer
 from .schema import ItemTable, LogSchema
 
@@ -42,9 +37,10 @@ def _kuairand(root: Path | str) -> tuple[list[str], LogSchema]:
     patterns = ["log_standard_*.parquet", "log_standard_*.csv", "data/log_standard_*.csv"]
     files = _files(root, patterns, "KuaiRand-Pure")
     if not files[0].endswith(".csv"):
-        return files, KUAIRAND
+        return files, LogSchema.preset("kuairand")
     basic = ItemTable("video_features_basic_pure.csv", "video_id", required=False)
-    return files, KUAIRAND.replace(items=basic, initial_history=None)
+    schema = LogSchema.preset("kuairand")
+    return files, schema.replace(items=basic, initial_history=None)
 
 
 def _open_bandit(
@@ -54,12 +50,13 @@ def _open_bandit(
     parquet = f"{behavior_policy}_{campaign}.parquet"
     csv = f"{behavior_policy}/{campaign}/{campaign}.csv"
     files = _files(root, [parquet, csv], f"Open Bandit's {behavior_policy} {campaign} log")
-    return files, OPEN_BANDIT
+    return files, LogSchema.preset("open-bandit")
 
 
 def _movielens(root: Path | str) -> tuple[list[str], LogSchema]:
     """A MovieLens release with ``ratings.csv`` (latest-small, 20M, 25M, 32M)."""
-    return _files(root, ["ratings.csv", "*/ratings.csv"], "MovieLens ratings"), MOVIELENS
+    files = _files(root, ["ratings.csv", "*/ratings.csv"], "MovieLens ratings")
+    return files, LogSchema.preset("movielens")
 
 
 def _amazon_sid(
@@ -69,7 +66,7 @@ def _amazon_sid(
     files = _files(root, [f"{category}.*test.parquet"], f"Amazon {category}")
     codes = ("code_0", "code_1", "code_2")
     table = ItemTable(f"{category}.items.parquet", "item_id", codes=codes)
-    return files, AMAZON_SID.replace(items=table)
+    return files, LogSchema.preset("amazon-sid").replace(items=table)
 
 
 #: Published logs: name -> function from the folder (and choices) to files and schema.
@@ -138,6 +135,3 @@ def _simulate(
     env = environments.RecSimEnv(setting, seed=seed)
     log = env.simulate_log(rows, scenario, propensity=propensity)
     return RecReplayBuffer.from_tensordict(log, root=root, **options)
-
-
-register_dataset("rec", "torchrl_drpo.data.datasets:load_log", replace=True)

@@ -160,7 +160,7 @@ def test_a_full_disk_is_said_and_survived(parquet, tmp_path, monkeypatch):
     root = tmp_path / "out"
     convert_log(parquet, root, SCHEMA)
     before = contents(root)
-    from torchrl_drpo.data import sort
+    from torchrl_drpo.data.conversion import sort
 
     real, left = sort.append, [3_000]
 
@@ -280,14 +280,16 @@ def contents(root: Path, finished: bool = False) -> dict[str, bytes]:
 KILLER = """
 import os, random, signal, sys
 import numpy as np
-from torchrl_drpo.data import LogSchema, convert, sort, store
+from torchrl_drpo.data import LogSchema
+from torchrl_drpo.data.conversion import convert, sort
+from torchrl_drpo.data.store import columns
 
 def convert_and_die(writes):
     left = [writes]
     def due():
         left[0] -= 1
         return left[0] == 0
-    def append(path, array, real=store.append):
+    def append(path, array, real=columns.append):
         if due():
             real(path, np.ascontiguousarray(array)[: len(array) // 2])
             os.kill(os.getpid(), signal.SIGKILL)

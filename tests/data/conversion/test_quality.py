@@ -6,13 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
-from torchrl_drpo.data.quality import (
-    FittedPercentile,
-    Percentile,
-    ReturnToGo,
-    discounted_returns,
-    midrank,
-)
+from torchrl_drpo.data import Percentile, ReturnToGo
+from torchrl_drpo.data.conversion.percentiles import FittedPercentile
+from torchrl_drpo.data.conversion.quality import discounted_returns, duration_bucket, midrank
 
 
 @settings(deadline=None)
@@ -95,9 +91,8 @@ def test_thinned_tables_err_by_less_than_a_cell_and_keep_atoms():
 
 
 def test_duration_buckets_are_floors_of_logarithms():
-    signal = Percentile("p", by=("duration_bucket",), duration="d", base=2.0)
     duration = np.array([1, 1.99, 2, 3.99, 4, 1023, 1024, 0, -5])
-    assert signal.bucket(duration).tolist() == [0, 0, 1, 1, 2, 9, 10, -1, -1]
+    assert duration_bucket(duration, 2.0).tolist() == [0, 0, 1, 1, 2, 9, 10, -1, -1]
 
 
 @pytest.mark.parametrize(

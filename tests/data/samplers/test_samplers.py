@@ -19,7 +19,7 @@ from torchrl_drpo.data import (
     TrajectorySampler,
     WindowUnit,
 )
-from torchrl_drpo.data.counter import permute, uniform
+from torchrl_drpo.data.samplers.counter import permute, uniform
 from torchrl_drpo.functional.selection import optimistic_dro_weights
 
 QUALITIES = {

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from torchrl_drpo.data import ItemTable, LogSchema, Percentile, ReturnToGo, RewardFormula
-from torchrl_drpo.data.presets import PRESETS
+from torchrl_drpo.data.schema.presets import PRESETS
 
 BASE = {"user": "u", "item": "i", "time": "t"}
 

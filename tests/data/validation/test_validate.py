@@ -14,11 +14,10 @@ from torchrl_drpo.data import (
     Percentile,
     ReturnToGo,
     convert_log,
-    validate,
     validate_log,
 )
-from torchrl_drpo.data.leakage import rank_correlation_share
-from torchrl_drpo.data.presets import AMAZON_SID, KUAIRAND, MOVIELENS, OPEN_BANDIT
+from torchrl_drpo.data.validation import checks
+from torchrl_drpo.data.validation.correlation import rank_correlation_share
 
 SCHEMA = LogSchema(
     user="user", item="item", time="time", quality="click", propensity="propensity",
@@ -175,7 +174,7 @@ def test_features_that_know_the_test_period(tmp_path, until):
     "quality", ["click", ReturnToGo("click"), "play", Percentile("play", by=("tab",))]
 )
 def test_row_features_that_know_the_outcome(clean, monkeypatch, rows, quality):
-    monkeypatch.setattr(validate, "FEATURE_ROWS", rows)
+    monkeypatch.setattr(checks, "FEATURE_ROWS", rows)
     rng = np.random.default_rng(1)
     noise = rng.normal(size=len(clean))
     told = "click" if quality in ("click", ReturnToGo("click")) else "play"
@@ -228,16 +227,17 @@ def test_no_order_of_the_values_has_a_larger_correlation(x):
 
 def test_real_logs(real_logs):
     folder = real_logs / "kuairand_pure_part"
-    report = validate_log(folder / "log_standard_20220425_20220508.parquet", KUAIRAND, test_days=3)
+    log = folder / "log_standard_20220425_20220508.parquet"
+    report = validate_log(log, LogSchema.preset("kuairand"), test_days=3)
     assert kinds(report) == {
         "item features leak": 6, "duplicate rows": 5_460, "duration not positive": 3_568,
         "item features may leak": kinds(report)["item features may leak"],
     }  # fmt: skip
     assert report.rows == 228_329
-    for path, schema, rows in [
-        ("open_bandit_small/bts_all.parquet", OPEN_BANDIT, 10_000),
-        ("movielens_latest_small/ratings.csv", MOVIELENS, 100_004),
-        ("amazon_semantic_ids/Office_Products.valid_test.parquet", AMAZON_SID, 9_732),
+    for path, preset, rows in [
+        ("open_bandit_small/bts_all.parquet", "open-bandit", 10_000),
+        ("movielens_latest_small/ratings.csv", "movielens", 100_004),
+        ("amazon_semantic_ids/Office_Products.valid_test.parquet", "amazon-sid", 9_732),
     ]:
-        report = validate_log(real_logs / path, schema)
+        report = validate_log(real_logs / path, LogSchema.preset(preset))
         assert (report.ok, report.rows) == (True, rows)

@@ -21,32 +21,20 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import Catalogue
+from ..catalogue import Catalogue
+from ..schema import LogSchema
+from ..sources import BATCH_ROWS, LogError, LogSource
+from ..store.columns import append, cut, write_rows_meta
+from ..store.folder import FORMAT, VERSION, exclusive, publish, write_json
+from ..store.report import ConversionReport
+from ..store.store import LogStore
 from .histories import write_initial_history
+from .journal import Progress
+from .layout import columns_of
 from .records import Encoder
-from .scan import (
-    Outline,
-    find_test_start,
-    item_codes,
-    item_embeddings,
-    scan_log,
-    side_table,
-)
-from .schema import LogSchema
-from .sort import PartitionSorter, Progress, columns_of
-from .sources import BATCH_ROWS, LogError, LogSource
-from .store import (
-    FORMAT,
-    VERSION,
-    ConversionReport,
-    LogStore,
-    append,
-    cut,
-    exclusive,
-    publish,
-    write_json,
-    write_rows_meta,
-)
+from .scan import Outline, find_test_start, scan_log
+from .side_tables import item_codes, item_embeddings, side_table
+from .sort import PartitionSorter
 
 PARTITION_ROWS = 1 << 20
 

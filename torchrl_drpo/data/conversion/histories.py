@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrow import list_parts, string_codes, to_int
-from .catalogue import Catalogue
+from ..catalogue import Catalogue
+from ..schema import LogSchema
+from ..sources import LogError
+from ..sources.arrow import list_parts, string_codes, to_int
+from ..sources.kinds import column_kind
 from .records import encode_items
 from .scan import Outline
-from .schema import LogSchema
-from .sources import LogError, column_kind
 
 
 def write_initial_history(schema: LogSchema, outline: Outline, work: Path) -> int:

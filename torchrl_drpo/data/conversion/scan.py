@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .arrow import list_parts, to_int, to_time, unique_ids
-from .catalogue import Catalogue
-from .records import SECONDS_A_DAY, check_kinds, day_number, id_columns, time_resolution
-from .schema import TIME_UNITS, InitialHistory, ItemTable, LogSchema
-from .sources import LogError, LogSource, column_kind
-
-
-@dataclass
-class IdCounter:
-    """Distinct ids with their counts, gathered batch by batch in bounded memory."""
-
-    pending: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    waiting: int = 0
-
-    def add(self, ids: np.ndarray, counts: np.ndarray) -> None:
-        """Counts some distinct ids; merges once as much waits as is known."""
-        if len(ids):
-            self.pending.append((ids, counts))
-            self.waiting += len(ids)
-        if len(self.pending) > 1 and self.waiting > max(1 << 21, 2 * len(self.pending[0][0])):
-            self.merged()
-
-    def merged(self) -> tuple[np.ndarray, np.ndarray]:
-        """All ids ascending, and their counts."""
-        if not self.pending:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        ids, place = np.unique(np.concatenate([p[0] for p in self.pending]), return_inverse=True)
-        counts = np.zeros(len(ids), dtype=np.int64)
-        np.add.at(counts, place, np.concatenate([p[1] for p in self.pending]))
-        self.pending, self.waiting = [(ids, counts)], 0
-        return self.pending[0]
+from ..catalogue import Catalogue
+from ..schema import LogSchema
+from ..schema.checks import TIME_UNITS
+from ..sources import LogError, LogSource
+from ..sources.arrow import list_parts, to_int, to_time, unique_ids
+from ..sources.kinds import column_kind
+from .ids import IdCounter
+from .roles import SECONDS_A_DAY, check_kinds, day_number, id_columns, time_resolution
+from .side_tables import listed_items, side_table
 
 
 @dataclass
@@ -111,7 +89,7 @@ def scan_log(
         if name != "items"
     }
     logged = counters["items"].merged()[0]
-    listed_ids = _listed_items(schema, item_table)
+    listed_ids = listed_items(schema, item_table)
     listed = known.get("items", empty).extended(listed_ids)
     catalogues["items"] = listed.extended(logged)
     unknown = len(catalogues["items"]) - len(listed) if item_table is not None else 0
@@ -171,90 +149,3 @@ def find_test_start(last_day: int | None, days: int | None, start: str | None) -
     if days < 1:
         raise ValueError(f"test_days must be at least 1, got {days}")
     return last_day - days + 1
-
-
-def side_table(
-    source: LogSource, table: ItemTable | InitialHistory | None
-) -> tuple[LogSource | None, str | None]:
-    """Opens a side table beside the log: (its source, None) or (None, its path if not there)."""
-    if table is None:
-        return None, None
-    absolute = table.path.startswith("/") or "://" in table.path or source.folder is None
-    path = table.path if absolute else f"{source.folder}/{table.path}"
-    try:
-        return LogSource(path), None
-    except FileNotFoundError:
-        if table.required:
-            raise
-        return None, table.path
-
-
-def _listed_items(schema: LogSchema, item_table: LogSource | None) -> np.ndarray:
-    """The item table's ids, ascending: numbered first, they do not depend on the log."""
-    if item_table is None or schema.items is None:
-        return np.empty(0, dtype=np.int64)
-    column = schema.items.id
-    item_table.kinds([column, *schema.items.codes])
-    listed = IdCounter()
-    for batch in item_table.batches([column]):
-        listed.add(*unique_ids(batch.table.column(0)))
-    ids, counts = listed.merged()
-    if np.any(counts > 1):
-        raise LogError(f"item table {item_table.files[0]}: id {ids[counts > 1][0]} repeats")
-    return ids
-
-
-def item_codes(schema: LogSchema, table: LogSource, items: Catalogue) -> np.ndarray | None:
-    """Semantic-ID codes int64 ``[V, T]`` by item number, -1 for items that the table lacks."""
-    names = schema.items.codes
-    if not names:
-        return None
-    codes = np.full((len(items), len(names)), -1, dtype=np.int64)
-    for batch in table.batches([schema.items.id, *names]):
-        number = item_numbers(batch.table.column(schema.items.id), items)
-        columns = [to_int(batch.table.column(name)) for name in names]
-        if any(null.any() for _, null in columns):
-            raise LogError(f"{batch.file}: an item lacks one of its codes {names}")
-        codes[number] = np.stack([values for values, _ in columns], axis=1)
-    return codes
-
-
-def item_embeddings(schema: LogSchema, table: LogSource, items: Catalogue) -> np.ndarray | None:
-    """Embeddings float32 ``[V, D]`` by item number, zero for items that the table lacks."""
-    if not schema.items.embedding:
-        return None
-    out: np.ndarray | None = None
-    for batch in table.batches([schema.items.id, schema.items.embedding]):
-        vectors = batch.table.column(schema.items.embedding)
-        kind = getattr(vectors.type, "value_type", None)  # of lists only
-        if kind is None or column_kind(kind) not in ("float", "integer"):
-            raise LogError(
-                f"{batch.file}: the embedding {schema.items.embedding!r} is of type "
-                f"{vectors.type}, expected lists of numbers; write it as such, in Parquet"
-            )
-        flat, lengths = list_parts(vectors)
-        if out is None:
-            out = np.zeros((len(items), int(lengths[0])), dtype=np.float32)
-        wrong = np.flatnonzero((lengths != out.shape[1]) | (lengths == 0))
-        if len(wrong):
-            found = lengths[wrong[0]]
-            raise LogError(
-                f"{batch.file}, row {batch.first_row + int(wrong[0])}: "
-                + (
-                    f"embedding of {found} numbers, expected {out.shape[1]} as in the first row"
-                    if found
-                    else "an empty embedding; leave items without a vector out of the table"
-                )
-            )
-        number = item_numbers(batch.table.column(schema.items.id), items)
-        numbers = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, out.shape[1])
-        with np.errstate(over="ignore"):  # infinite: whoever uses the vectors says whose they are
-            out[number] = numbers
-    return out
-
-
-def item_numbers(column: Any, items: Catalogue) -> np.ndarray:
-    """Item numbers of a column of raw ids; raises ``KeyError`` on a stranger."""
-    if column_kind(column.type) == "string":
-        return items.encode(column.to_pylist()).numpy()
-    return items.encode_array(to_int(column)[0])

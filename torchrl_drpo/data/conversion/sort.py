@@ -3,66 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .quality import (
-    USER,
-    FittedPercentile,
-    Percentile,
-    ReturnToGo,
-    RewardFormula,
-    discounted_returns,
-    midrank,
-)
+from ..schema import Percentile, ReturnToGo, RewardFormula
+from ..schema.quality import USER
+from ..sources import LogError
+from ..store.columns import append, cut
+from .journal import Progress
+from .layout import columns_of
+from .percentiles import FittedPercentile
+from .quality import discounted_returns, midrank
 from .records import Encoder
-from .sources import LogError
-from .store import append, cut
-
-
-@dataclass
-class Progress:
-    """How far a conversion came: the content of its journal."""
-
-    batches: int = 0
-    rows_read: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)
-    partitioned: bool = False
-    faults: dict[str, int] = field(default_factory=dict)
-    sorted: int = 0
-    scored: int = 0
-    users: int = 0
-    rows: int = 0
-    scored_rows: int = 0
-    duplicates: int = 0
-    trajectories: int = 0
-    slates: int = 0
-    history_items: int = 0
-    parts: dict[str, int] = field(default_factory=dict)
-
-
-def columns_of(encoder: Encoder) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The columns of the converted log: dotted key -> (numpy dtype, shape of one row)."""
-    schema = encoder.schema
-    columns: dict[str, tuple[str, tuple[int, ...]]] = {"action": ("i8", ())}
-    if schema.context:
-        columns["observation.context"] = ("i8", (len(schema.context),))
-    if schema.features:
-        columns["observation.features"] = ("f4", (len(schema.features),))
-    columns["next.reward"] = ("f4", (1,))
-    columns["next.done"] = columns["next.terminated"] = ("?", (1,))
-    for name, dtype in (
-        ("user", "i8"), ("time", "i8"), ("position", "i8"), ("policy", "i8"), ("propensity", "f4"),
-        ("slate", "i8"),
-    ):  # fmt: skip
-        if getattr(schema, name):
-            columns[name] = (dtype, ())
-    if schema.by_user:
-        columns["trajectory_id"] = columns["step"] = ("i8", ())
-    return columns | {name: (encoder.label_dtype(name), ()) for name in schema.labels}
 
 
 @dataclass

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,15 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
-from .catalogue import Catalogue
-from .convert import convert_log
-from .quality import discounted_returns
-from .schema import LogSchema
+from ..conversion import convert_log
+from ..conversion.quality import discounted_returns
+from ..schema import LogSchema
+from .log import LogFacts, OpenLog, open_log
 from .storage import LogStorage
-from .store import ConversionReport, LogStore
 from .ted import store_ted
-from .windows import Histories
 
 
-@dataclass(frozen=True)
-class _Log:
-    """What the parts of one log share."""
-
-    rows: TensorDictBase
-    identity: str
-    store: LogStore | None = None
-    histories: Histories | None = None
-    starts: dict[str, Tensor] = field(default_factory=dict)
-
-
-class RecReplayBuffer(TensorDictReplayBuffer):
+class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
     """A recommendation log as a TorchRL replay buffer, memory-mapped and read-only.
 
     Any TorchRL sampler, sample unit, transform and trainer works on it. A sample is in TED layout:
@@ -71,7 +57,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
 
     def __init__(
         self,
-        log: _Log,
+        log: OpenLog,
         *,
         part: str | None = None,
         history: int = 20,
@@ -89,7 +75,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
         if part is not None:
             rows = log.store.index(f"part_{part}") if log.store is not None else None
             if rows is None:
-                raise ValueError(f"no part {part!r} in this log; {self._known_parts()}")
+                raise ValueError(f"no part {part!r} in this log; {self.known_parts()}")
             if len(rows) == 0:
                 raise ValueError(f"part {part!r} of this log is empty")
         storage = LogStorage(
@@ -157,7 +143,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             if root is None:
                 shutil.rmtree(where, ignore_errors=True)
             raise
-        log = _open(where)
+        log = open_log(where)
         if root is None:
             weakref.finalize(log.rows, shutil.rmtree, where, ignore_errors=True)
         return cls(log, part=part, history=history, **options)
@@ -200,7 +186,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             raise
         if root is None:
             weakref.finalize(stored, shutil.rmtree, where, ignore_errors=True)
-        return cls(_Log(stored, identity), **{"history": 0, **options})
+        return cls(OpenLog(stored, identity), **{"history": 0, **options})
 
     @classmethod
     def open(cls, root: Path | str, **options: Any) -> RecReplayBuffer:
@@ -210,7 +196,7 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             root: that folder.
             **options: ``part``, ``history`` and the others of :meth:`from_parquet`.
         """
-        return cls(_open(Path(root)), **options)
+        return cls(open_log(Path(root)), **options)
 
     def split(self, part: str, **buffer_options: Any) -> RecReplayBuffer:
         """Another buffer on the same files that shows one part, such as ``"train"`` or ``"test"``.
@@ -290,82 +276,3 @@ class RecReplayBuffer(TensorDictReplayBuffer):
             raise ValueError("this log has no users with sequences")
         number = self.users.encode(users).reshape(-1)
         return self._log.histories.latest(number, length or self._options["history"])
-
-    @property
-    def schema(self) -> LogSchema | None:
-        """The log's schema, None for TED rows."""
-        return None if self._log.store is None else self._log.store.schema
-
-    @property
-    def report(self) -> ConversionReport | None:
-        """What the conversion counted, None for TED rows."""
-        return None if self._log.store is None else self._log.store.report
-
-    @property
-    def items(self) -> Catalogue | None:
-        """Raw item ids and their numbers, the policy's action space."""
-        return self._catalogue("items")
-
-    @property
-    def users(self) -> Catalogue | None:
-        """Raw user ids and their numbers."""
-        return self._catalogue("users")
-
-    @property
-    def num_items(self) -> int:
-        """Size of the catalogue: items of the item table, the log and the histories."""
-        if self.items is None:
-            raise ValueError("TED rows have no item catalogue")
-        return len(self.items)
-
-    @property
-    def contexts(self) -> dict[str, Catalogue]:
-        """Raw values of each context column and their numbers, in the order of the columns."""
-        if self._log.store is None or self.schema is None:
-            return {}
-        named = {name: self._catalogue(f"context.{name}") for name in self.schema.context}
-        return {name: catalogue for name, catalogue in named.items() if catalogue is not None}
-
-    @property
-    def context_sizes(self) -> tuple[int, ...]:
-        """Number of values of each context column, for embedding tables."""
-        return tuple(len(catalogue) for catalogue in self.contexts.values())
-
-    @property
-    def item_codes(self) -> Tensor | None:
-        """Semantic-ID codes int64 ``[V, T]``, -1 where unknown; None without an item table's."""
-        return self._item_array("codes", torch.int64)
-
-    @property
-    def item_embeddings(self) -> Tensor | None:
-        """Item embeddings float32 ``[V, D]``, zero where unknown; None without any."""
-        return self._item_array("embeddings", torch.float32)
-
-    def _item_array(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        found = self._log.store.index(f"item_{name}", dtype) if self._log.store else None
-        return None if found is None else found.view(self.num_items, -1)
-
-    def _catalogue(self, name: str) -> Catalogue | None:
-        return None if self._log.store is None else self._log.store.catalogue(name)
-
-    def _known_parts(self) -> str:
-        parts = self.report.parts if self.report is not None else {}
-        if parts:
-            return f"it has {', '.join(parts)}"
-        return "it was not split; convert it with test_days=... or test_start=..."
-
-
-def _open(root: Path) -> _Log:
-    store = LogStore(root)
-    schema = store.schema
-    histories = Histories(
-        items=store.rows.get("action"),
-        users=store.rows.get("user") if schema.by_user else None,
-        offsets=store.index("user_offsets") if schema.by_user else None,
-        values=store.index("initial_values", torch.int32),
-        bounds=store.index("initial_offsets"),
-    )
-    named = {"trajectory_id": "trajectory_offsets", "slate": "slate_offsets"}
-    starts = {key: store.index(name) for key, name in named.items()}
-    starts = {key: found for key, found in starts.items() if found is not None}
-    return _Log(store.rows, store.data.name, store, histories, starts)

@@ -1,89 +1,21 @@
-"""Samplers for logs: the top of the data set by quality, and whole trajectories, in O(batch)."""
+"""`QuantileSampler`: the top of the data set by quality, in O(batch)."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data.replay_buffers import Storage
-from torchrl.data.replay_buffers.samplers import Sampler
 
 from torchrl_drpo.functional.checks import check_finite, check_fraction
 
+from .counted import CountedSampler, storage_column, take
 from .counter import permute, uniform
 
 
-def storage_column(storage: Storage, key: NestedKey) -> Tensor:
-    """One column of any TensorDict storage, ``[n, ...]``."""
-    column = getattr(storage, "column", None)
-    return column(key) if column is not None else storage[:].get(key)
-
-
-def take(values: Tensor, index: Tensor) -> Tensor:
-    """``values[index]`` along the first dimension.
-
-    Advanced indexing wakes torch's other threads even for a few thousand entries, which costs
-    milliseconds on a busy machine; this does not.
-    """
-    return torch.index_select(values, 0, index)
-
-
-class _CountedSampler(Sampler):
-    """A sampler whose state is a few integers: a seed and how much was drawn.
-
-    The seed comes from the buffer's generator at the first draw unless it is given.
-    """
-
-    def __init__(self, seed: int | None, rank: int, world_size: int) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in [0, world_size), got {rank} of {world_size}")
-        self.rank, self.world_size = rank, world_size
-        self._seed = seed
-        self._drawn = 0
-
-    def _key(self) -> int:
-        if self._seed is None:
-            self._seed = int(torch.randint(2**62, (), generator=self._rng))
-        return self._seed
-
-    def _stream(self) -> int:
-        """The key of this rank's own draws."""
-        return self._key() ^ (self.rank * 0x5851F42D4C957F2D & (2**62 - 1))
-
-    def state_dict(self) -> dict[str, Any]:
-        """A few numbers, all that an exact resume needs."""
-        return {"seed": self._seed, "drawn": self._drawn, "shard": [self.rank, self.world_size]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on exactly where another sampler of the same kind and shard stood."""
-        if list(state_dict["shard"]) != [self.rank, self.world_size]:
-            raise ValueError(
-                f"the state is of rank and world size {state_dict['shard']}, this sampler's are "
-                f"{[self.rank, self.world_size]}"
-            )
-        self._seed, self._drawn = state_dict["seed"], state_dict["drawn"]
-
-    def dumps(self, path: Path | str) -> None:
-        """Writes :meth:`state_dict` as JSON, atomically."""
-        Path(path).mkdir(parents=True, exist_ok=True)
-        temporary = Path(path) / "sampler.json.tmp"
-        temporary.write_text(json.dumps(self.state_dict()))
-        os.replace(temporary, Path(path) / "sampler.json")
-
-    def loads(self, path: Path | str) -> None:
-        """Reads what :meth:`dumps` wrote."""
-        self.load_state_dict(json.loads((Path(path) / "sampler.json").read_text()))
-
-    def _empty(self) -> None:
-        self._drawn = 0
-
-
-class QuantileSampler(_CountedSampler):
+class QuantileSampler(CountedSampler):
     r"""Draws only from the top ``kappa`` of the data set by quality.
 
     The selection is the exact solution of the optimistic problem on the whole log: with n rows and
@@ -306,61 +238,3 @@ class QuantileSampler(_CountedSampler):
 
     def __repr__(self) -> str:
         return f"QuantileSampler(kappa={self.kappa}, group={self.group!r}, ties={self.ties!r})"
-
-
-class TrajectorySampler(_CountedSampler):
-    """Draws trajectories (or slates) evenly, whatever their length: the first row of each.
-
-    With ``sample_unit=WindowUnit(length)`` batches are ``[B, length]`` with a mask. A draw costs
-    O(batch): the first rows are found once (on a whole log they were stored when it was converted).
-
-    Args:
-        by: ``"trajectory_id"`` or ``"slate"``.
-        anywhere: start windows at any row of the trajectory, evenly, instead of its first.
-        rank: number of this process; ranks draw streams of their own.
-        world_size: number of processes.
-        seed: of the draws; taken from the buffer's generator by default.
-    """
-
-    def __init__(
-        self,
-        by: Literal["trajectory_id", "slate"] = "trajectory_id",
-        *,
-        anywhere: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(seed, rank, world_size)
-        self.by, self.anywhere = by, anywhere
-        self._starts: Tensor | None = None
-        self._rows = 0
-
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        """Indices ``[batch_size]``."""
-        if self._starts is None or self._rows != len(storage):
-            self._starts, self._rows = group_starts(storage, self.by), len(storage)
-        stream = self._stream()
-        counter = 2 * (self._drawn + torch.arange(batch_size))
-        self._drawn += batch_size
-        chosen = (uniform(stream, counter) * len(self._starts)).long()
-        index = take(self._starts, chosen)
-        if self.anywhere:
-            last = chosen + 1 >= len(self._starts)
-            end = torch.where(last, self._rows, take(self._starts, (chosen + 1) * ~last))
-            index = index + (uniform(stream, counter + 1) * (end - index)).long()
-        return index, {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_starts": None}
-
-
-def group_starts(storage: Storage, by: str) -> Tensor:
-    """First row of every run of equal values, int64 ascending; stored ones where there are."""
-    stored = getattr(storage, "stored_starts", {}).get(by)
-    if stored is not None:
-        return stored
-    values = storage_column(storage, by).reshape(len(storage))
-    fresh = torch.ones(len(values), dtype=torch.bool)
-    fresh[1:] = values[1:] != values[:-1]
-    return fresh.nonzero().squeeze(-1)

@@ -9,61 +9,32 @@ so a schema from an untrusted place cannot run code.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_LENGTH = 2_000
 MAX_DEPTH = 60
 
-_Array = np.ndarray
-_BINARY: dict[type[ast.operator], Callable[[_Array, _Array], _Array]] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: np.divide,
-    ast.FloorDiv: np.floor_divide,
-    ast.Mod: np.mod,
-    ast.Pow: np.power,
-}
-_UNARY: dict[type[ast.unaryop], Callable[[_Array], _Array]] = {
-    ast.UAdd: np.positive,
-    ast.USub: np.negative,
-    ast.Not: lambda x: (x == 0).astype(np.float64),
-}
-_COMPARE: dict[type[ast.cmpop], Callable[[_Array, _Array], _Array]] = {
-    ast.Lt: np.less,
-    ast.LtE: np.less_equal,
-    ast.Gt: np.greater,
-    ast.GtE: np.greater_equal,
-    ast.Eq: np.equal,
-    ast.NotEq: np.not_equal,
-}
+_BINARY = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
+_UNARY = (ast.UAdd, ast.USub, ast.Not)
+_COMPARE = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 
-
-def _reduce(op: Callable[[_Array, _Array], _Array]) -> Callable[..., _Array]:
-    def apply(*values: _Array) -> _Array:
-        out = values[0]
-        for value in values[1:]:
-            out = op(out, value)
-        return out
-
-    return apply
-
-
-#: Name -> (function, fewest arguments, most arguments or None).
-FUNCTIONS: dict[str, tuple[Callable[..., _Array], int, int | None]] = {
-    "min": (_reduce(np.minimum), 2, None),
-    "max": (_reduce(np.maximum), 2, None),
-    "abs": (np.abs, 1, 1),
-    "log": (np.log, 1, 1),
-    "log1p": (np.log1p, 1, 1),
-    "log2": (np.log2, 1, 1),
-    "exp": (np.exp, 1, 1),
-    "sqrt": (np.sqrt, 1, 1),
-    "floor": (np.floor, 1, 1),
-    "clip": (np.clip, 3, 3),
+#: Name -> (fewest arguments, most arguments or None).
+FUNCTIONS: dict[str, tuple[int, int | None]] = {
+    "min": (2, None),
+    "max": (2, None),
+    "abs": (1, 1),
+    "log": (1, 1),
+    "log1p": (1, 1),
+    "log2": (1, 1),
+    "exp": (1, 1),
+    "sqrt": (1, 1),
+    "floor": (1, 1),
+    "clip": (3, 3),
 }
 
 
@@ -87,6 +58,7 @@ class Formula:
         FormulaError: names the column (counted from one) of what is not allowed or unknown.
 
     Examples:
+        >>> import numpy as np
         >>> f = Formula("is_click + 2 * (play_ms >= 18000) - 5 * is_hate")
         >>> f.columns
         ('is_click', 'is_hate', 'play_ms')
@@ -94,7 +66,7 @@ class Formula:
         array([1., 3.])
         >>> Formula("click + __import__('os')")
         Traceback (most recent call last):
-        torchrl_drpo.data.formula.FormulaError: formula, column 9: unknown function '__import__'...
+        torchrl_drpo.data.schema.formula.FormulaError: formula, column 9: unknown function...
     """
 
     text: str
@@ -134,8 +106,12 @@ class Formula:
         missing = [name for name in self.columns if name not in values]
         if missing:
             raise KeyError(f"formula {self.text!r} needs the columns {missing}")
+        import numpy as np  # a schema that is only read needs none
+
+        from .arithmetic import evaluate
+
         with np.errstate(all="ignore"):
-            return np.asarray(_evaluate(self._tree, values), dtype=np.float64)
+            return np.asarray(evaluate(self._tree, values), dtype=np.float64)
 
 
 def _check(node: ast.expr, text: str, names: set[str], depth: int) -> None:
@@ -155,20 +131,20 @@ def _check(node: ast.expr, text: str, names: set[str], depth: int) -> None:
             if node.id in FUNCTIONS:
                 raise fail(f"{node.id!r} is a function; call it, as {node.id}(...)")
             names.add(node.id)
-        case ast.BinOp() if type(node.op) in _BINARY:
+        case ast.BinOp() if isinstance(node.op, _BINARY):
             children = [node.left, node.right]
-        case ast.UnaryOp() if type(node.op) in _UNARY:
+        case ast.UnaryOp() if isinstance(node.op, _UNARY):
             children = [node.operand]
         case ast.BoolOp():
             children = node.values
-        case ast.Compare() if all(type(op) in _COMPARE for op in node.ops):
+        case ast.Compare() if all(isinstance(op, _COMPARE) for op in node.ops):
             children = [node.left, *node.comparators]
         case ast.IfExp():
             children = [node.test, node.body, node.orelse]
         case ast.Call(func=ast.Name(id=name)):
             if name not in FUNCTIONS:
                 raise fail(f"unknown function {name!r}; known: {', '.join(sorted(FUNCTIONS))}")
-            _, fewest, most = FUNCTIONS[name]
+            fewest, most = FUNCTIONS[name]
             if node.keywords or not fewest <= len(node.args) <= (most or len(node.args)):
                 wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
                 raise fail(f"{name} takes {wanted} plain arguments, got {len(node.args)}")
@@ -181,33 +157,3 @@ def _check(node: ast.expr, text: str, names: set[str], depth: int) -> None:
             )
     for child in children:
         _check(child, text, names, depth + 1)
-
-
-def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    def sub(child: ast.expr) -> np.ndarray:
-        return _evaluate(child, values)
-
-    match node:
-        case ast.Constant():
-            return np.float64(node.value)
-        case ast.Name():
-            return np.asarray(values[node.id], dtype=np.float64)
-        case ast.BinOp():
-            return _BINARY[type(node.op)](sub(node.left), sub(node.right))
-        case ast.UnaryOp():
-            return _UNARY[type(node.op)](sub(node.operand))
-        case ast.BoolOp():
-            join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-            return _reduce(join)(*[sub(v) != 0 for v in node.values]).astype(np.float64)
-        case ast.Compare():
-            sides = [sub(node.left), *[sub(c) for c in node.comparators]]
-            held = [
-                _COMPARE[type(op)](a, b)
-                for op, a, b in zip(node.ops, sides[:-1], sides[1:], strict=True)
-            ]
-            return _reduce(np.logical_and)(*held).astype(np.float64)
-        case ast.IfExp():
-            return np.where(sub(node.test) != 0, sub(node.body), sub(node.orelse))
-        case ast.Call(func=ast.Name(id=name)):
-            return FUNCTIONS[name][0](*[sub(argument) for argument in node.args])
-    raise AssertionError(type(node))  # _check lets nothing else through

@@ -4,58 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .quality import DURATION_BUCKET, USER, Percentile, Quality, ReturnToGo, RewardFormula
-from .sources import TIME_TYPES_PER_SECOND as TIME_UNITS
-
-SCHEMA_VERSION = 1
-DUPLICATES = ("drop", "keep", "error")
-_KINDS = {"formula": RewardFormula, "percentile": Percentile, "return_to_go": ReturnToGo}
-
-
-@dataclass(frozen=True)
-class ItemTable:
-    """The table of items: one row an item.
-
-    Args:
-        path: its file (Parquet, CSV); relative paths start at the log's folder.
-        id: column of the item id.
-        codes: columns of a semantic ID, coarsest level first.
-        embedding: a list column, one vector an item.
-        features: numeric columns of an item, looked at by the validation's leakage check; no
-            sample holds them (:attr:`LogSchema.features` are a row's).
-        features_until: last day (``"YYYY-MM-DD"``) whose rows went into ``features`` that are
-            aggregates. Features that reach into the test period tell the answers.
-        required: whether a missing file is an error; else it is reported and left out.
-    """
-
-    path: str
-    id: str
-    codes: tuple[str, ...] = ()
-    embedding: str | None = None
-    features: tuple[str, ...] = ()
-    features_until: str | None = None
-    required: bool = True
-
-
-@dataclass(frozen=True)
-class InitialHistory:
-    """What users did before the log begins: one row a user, a list of item ids, oldest first.
-
-    Args:
-        path: its file; relative paths start at the log's folder.
-        user: column of the user id.
-        items: list column of item ids.
-        required: whether a missing file is an error; else it is reported and left out.
-    """
-
-    path: str
-    user: str
-    items: str
-    required: bool = True
+from .checks import check_parts
+from .presets import PRESETS
+from .quality import Quality, RewardFormula
+from .tables import InitialHistory, ItemTable
+from .text import SCHEMA_VERSION, as_data, from_data
 
 
 @dataclass(frozen=True)
@@ -137,69 +93,7 @@ class LogSchema:
         if isinstance(self.quality, str):  # a bare formula is the common case
             object.__setattr__(self, "quality", RewardFormula(self.quality))
         _ = self.quality.columns  # parses every formula now, not in the middle of a conversion
-        if self.time_unit not in TIME_UNITS:
-            raise ValueError(f"time_unit must be one of {list(TIME_UNITS)}, got {self.time_unit!r}")
-        if self.duplicates not in DUPLICATES:
-            raise ValueError(f"duplicates must be one of {DUPLICATES}, got {self.duplicates!r}")
-        if self.session and self.session_gap is not None:
-            raise ValueError("give `session` or `session_gap`, not both: each ends trajectories")
-        if self.session_gap is not None and not self.session_gap > 0:
-            raise ValueError(f"session_gap must be above 0 seconds, got {self.session_gap}")
-        if not self.by_user:
-            self._check_as_logged()
-        self._check_percentile()
-        self._check_features()
-        reserved = {"action", "user", "observation", "next", "index", "time", "trajectory_id"}
-        clash = reserved & set(self.labels)
-        if clash:
-            raise ValueError(f"labels {sorted(clash)} collide with sampled keys; rename the column")
-
-    def _check_as_logged(self) -> None:
-        if self.duplicates != "keep":
-            raise ValueError(
-                f"duplicates={self.duplicates!r} needs `user` and `time` columns and no `history` "
-                "column: else two equal rows may be two events; say duplicates='keep'"
-            )
-        for name in ("session", "session_gap", "initial_history"):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name} needs `user` and `time` columns and no `history` column, so that "
-                    "rows can be put in order"
-                )
-        if isinstance(self.quality, ReturnToGo):
-            raise ValueError("a return-to-go needs `user` and `time` columns: no trajectories here")
-
-    def _check_percentile(self) -> None:
-        if not isinstance(self.quality, Percentile):
-            return
-        known = {USER, DURATION_BUCKET, *self.context}
-        unknown = [key for key in self.quality.by if key not in known]
-        if unknown:
-            raise ValueError(
-                f"Percentile: by={self.quality.by} names {unknown}, expected 'user', "
-                f"{DURATION_BUCKET!r} or one of the context columns {list(self.context)}"
-            )
-        if USER in self.quality.by and not self.by_user:
-            raise ValueError("a percentile within the user needs `user` and `time` columns")
-
-    def _check_features(self) -> None:
-        if isinstance(self.features, str):
-            raise ValueError(
-                f"features must be a tuple of column names, got {self.features!r}; write "
-                f"features=({self.features!r},)"
-            )
-        answers = {self.item: "it is the choice", self.propensity: "it is the choice's probability"}
-        answers |= {self.terminal: "it says what followed"}
-        answers |= dict.fromkeys(self.labels, "it is a label")
-        answers |= dict.fromkeys(self.quality.columns, "the quality is computed from it")
-        for place, name in enumerate(self.features):
-            if name in answers:
-                raise ValueError(
-                    f"feature {name!r} tells the answer: {answers[name]}. Leave it out; a column "
-                    "that was known before the choice all the same needs a second name in the log"
-                )
-            if name in self.features[:place]:
-                raise ValueError(f"feature {name!r} is named twice; each feature is one column")
+        check_parts(self)
 
     @property
     def by_user(self) -> bool:
@@ -224,12 +118,7 @@ class LogSchema:
 
     def to_json(self, indent: int | None = 2) -> str:
         """The schema as JSON text, defaults included (save empty features): it explains itself."""
-        data = dataclasses.asdict(self)
-        kind = next(name for name, cls in _KINDS.items() if type(self.quality) is cls)
-        data["quality"] = {"kind": kind, **data["quality"]}
-        if not self.features:  # logs converted before there were features keep their fingerprint
-            del data["features"]
-        return json.dumps({"version": SCHEMA_VERSION, **data}, indent=indent)
+        return json.dumps(as_data(self), indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> LogSchema:
@@ -242,45 +131,15 @@ class LogSchema:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"a log schema must be JSON: {error}") from None
-        if not isinstance(data, dict) or data.pop("version", None) != SCHEMA_VERSION:
-            raise ValueError(
-                f'a log schema is a JSON object with "version": {SCHEMA_VERSION}; write one with '
-                "LogSchema(...).to_json()"
-            )
-        if isinstance(data.get("quality"), dict):
-            quality = dict(data["quality"])
-            kind = _KINDS.get(quality.pop("kind", None))
-            if kind is None:
-                raise ValueError(f"quality.kind must be one of {list(_KINDS)}")
-            data["quality"] = _build(kind, quality, "quality")
-        for name, part in (("items", ItemTable), ("initial_history", InitialHistory)):
-            if data.get(name) is not None:
-                data[name] = _build(part, data[name], name)
-        return _build(cls, data, "schema")
+        return from_data(cls, data)
 
     @classmethod
     def preset(cls, name: str) -> LogSchema:
-        """The schema of a published log; see :data:`torchrl_drpo.data.presets.PRESETS`."""
-        from .presets import PRESETS
-
+        """The schema of a published log; see :data:`torchrl_drpo.data.schema.presets.PRESETS`."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
-        return PRESETS[name]
+        return from_data(cls, {"version": SCHEMA_VERSION, **PRESETS[name]})
 
     def replace(self, **changes: Any) -> LogSchema:
         """A copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
-
-
-def _build(cls: type, data: Mapping[str, Any], where: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{where} must be a JSON object, got {type(data).__name__}")
-    known = {f.name for f in dataclasses.fields(cls) if f.init}
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ValueError(f"{where} has unknown fields {unknown}; known are {sorted(known)}")
-    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-    try:
-        return cls(**lists)
-    except TypeError as error:
-        raise ValueError(f"{where} is incomplete: {error}") from None

@@ -1,0 +1,177 @@
+"""Percentiles within groups, fitted on training rows only: a test row is ranked among *these*."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..schema.quality import Percentile
+
+
+@dataclass
+class _Table:
+    """Counts of a group's values in disjoint ascending cells [low, high]; exact where equal."""
+
+    low: np.ndarray
+    high: np.ndarray
+    count: np.ndarray
+
+    def add(self, values: np.ndarray, max_cells: int) -> None:
+        new, counts = np.unique(values, return_counts=True)
+        cell = np.searchsorted(self.high, new)
+        inside = cell < len(self.high)
+        inside[inside] = self.low[cell[inside]] <= new[inside]
+        np.add.at(self.count, cell[inside], counts[inside])
+        low = np.concatenate([self.low, new[~inside]])
+        order = np.argsort(low, kind="stable")
+        self.low = low[order]
+        self.high = np.concatenate([self.high, new[~inside]])[order]
+        self.count = np.concatenate([self.count, counts[~inside]])[order]
+        if len(self.low) > max_cells:
+            self._thin(max_cells // 2)
+
+    def _thin(self, cells: int) -> None:
+        total = self.count.sum()
+        before = np.cumsum(self.count) - self.count
+        heavy = self.count * cells > total  # an atom keeps its own cell: its ties must stay ties
+        bins = before * cells // total
+        fresh = np.ones(len(bins), dtype=bool)
+        fresh[1:] = (bins[1:] != bins[:-1]) | heavy[1:] | heavy[:-1]
+        first = np.flatnonzero(fresh)
+        last = np.append(first[1:], len(bins)) - 1
+        self.count = np.add.reduceat(self.count, first)
+        self.low, self.high = self.low[first], self.high[last]
+
+    def rank(self, values: np.ndarray) -> np.ndarray:
+        total = np.concatenate([[0], np.cumsum(self.count)])
+        cell = np.searchsorted(self.high, values)
+        capped = np.minimum(cell, len(self.high) - 1)
+        inside = (cell < len(self.high)) & (self.low[capped] <= values)
+        less = total[np.minimum(cell, len(self.high))]
+        return (less + 0.5 * np.where(inside, self.count[capped], 0)) / total[-1]
+
+
+@dataclass
+class FittedPercentile:
+    """The training rows' distribution in every shared group: fit by ``update``, then ``transform``.
+
+    Groups with a ``"user"`` key are not kept here (the log itself holds their rows); callers pass
+    them to :meth:`transform` as ``finest``. A group keeps at most ``max_cells`` distinct values
+    exactly; beyond, neighbours share cells, and a rank is off by at most ``1 / max_cells``.
+
+    Args:
+        signal: the declaration.
+        max_cells: most cells a group keeps.
+    """
+
+    signal: Percentile
+    max_cells: int = 65_536
+    tables: dict[tuple[int, ...], _Table] = field(default_factory=dict)
+
+    def update(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Adds training rows: ``keys`` int64 ``[N, len(signal.shared_by)]``, ``values`` ``[N]``."""
+        for level in range(keys.shape[1] + 1):  # the groups themselves, then each coarser fallback
+            part = keys[:, level:]
+            for group, rows in _groups(part):
+                prefix = (level, *group)
+                empty = np.empty(0)
+                table = self.tables.setdefault(
+                    prefix, _Table(empty, empty, np.empty(0, dtype=np.int64))
+                )
+                table.add(values[rows], self.max_cells)
+
+    def transform(
+        self, keys: np.ndarray, values: np.ndarray, finest: tuple[np.ndarray, np.ndarray] | None
+    ) -> np.ndarray:
+        """Ranks rows among the training rows.
+
+        Args:
+            keys: int64 ``[N, len(signal.shared_by)]``.
+            values: ``[N]``.
+            finest: ``(rank, count)`` of the rows within their user group, where the signal has one.
+
+        Returns:
+            float64 ``[N]`` in [0, 1].
+
+        Raises:
+            ValueError: if nothing was fitted.
+        """
+        if (keys.shape[1],) not in self.tables:
+            raise ValueError(
+                "a percentile quality needs training rows to be fitted on, but none lie before "
+                "the test period; choose a later test start"
+            )
+        out = np.full(len(values), np.nan)
+        if finest is not None:
+            rank, count = finest
+            out = np.where(count >= self.signal.min_count, rank, np.nan)
+        for level in range(keys.shape[1] + 1):
+            open_rows = np.flatnonzero(np.isnan(out))
+            is_last = level == keys.shape[1]
+            for group, rows in _groups(keys[open_rows, level:]):
+                table = self.tables.get((level, *group))
+                if table is not None and (is_last or table.count.sum() >= self.signal.min_count):
+                    out[open_rows[rows]] = table.rank(values[open_rows[rows]])
+        return out
+
+    def save(self, path: Path) -> None:
+        """Writes the tables to one file, atomically: arrays one after another, nothing pickled."""
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            for array in self.state_dict().values():
+                np.save(file, array, allow_pickle=False)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Reads what :meth:`save` wrote."""
+        with path.open("rb") as file:
+            names = ("keys", "cells", "low", "high", "count")
+            self.load_state_dict({name: np.load(file, allow_pickle=False) for name in names})
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Flat arrays, to be saved without pickling."""
+        width = len(self.signal.shared_by) + 1
+        keys = np.full((len(self.tables), width), -(2**62), dtype=np.int64)
+        for row, key in enumerate(self.tables):
+            keys[row, : len(key)] = key
+        tables = list(self.tables.values())
+        empty = [np.empty(0)]
+        return {
+            "keys": keys,
+            "cells": np.array([len(t.low) for t in tables], dtype=np.int64),
+            "low": np.concatenate([t.low for t in tables] or empty),
+            "high": np.concatenate([t.high for t in tables] or empty),
+            "count": np.concatenate([t.count for t in tables] or empty).astype(np.int64),
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        width = len(self.signal.shared_by) + 1
+        ends = np.cumsum(state["cells"])
+        self.tables = {}
+        for row, end in zip(state["keys"], ends, strict=True):
+            level = int(row[0])
+            key = (level, *(int(k) for k in row[1 : width - level]))
+            start = end - state["cells"][len(self.tables)]
+            low, high, count = (state[name][start:end] for name in ("low", "high", "count"))
+            self.tables[key] = _Table(low.copy(), high.copy(), count.copy())
+
+
+def _groups(keys: np.ndarray) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """The distinct rows of ``keys`` and where each stands; one group of all rows for no columns."""
+    if keys.shape[0] == 0:
+        return []
+    if keys.shape[1] == 0:
+        return [((), np.arange(keys.shape[0]))]
+    order = np.lexsort(keys.T[::-1])
+    ordered = keys[order]
+    fresh = np.flatnonzero(np.any(ordered[1:] != ordered[:-1], axis=1)) + 1
+    starts = np.concatenate([[0], fresh])
+    parts = np.split(order, fresh)
+    return [
+        (tuple(int(k) for k in ordered[start]), part)
+        for start, part in zip(starts, parts, strict=True)
+    ]

@@ -1,0 +1,113 @@
+"""A converted log, opened for a buffer: its rows and histories, and what is known beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from ..catalogue import Catalogue
+from ..schema import LogSchema
+from ..store import ConversionReport, LogStore
+from .windows import Histories
+
+
+@dataclass(frozen=True)
+class OpenLog:
+    """What the parts of one log share."""
+
+    rows: TensorDictBase
+    identity: str
+    store: LogStore | None = None
+    histories: Histories | None = None
+    starts: dict[str, Tensor] = field(default_factory=dict)
+
+
+def open_log(root: Path) -> OpenLog:
+    """Opens the folder that a conversion wrote."""
+    store = LogStore(root)
+    schema = store.schema
+    histories = Histories(
+        items=store.rows.get("action"),
+        users=store.rows.get("user") if schema.by_user else None,
+        offsets=store.index("user_offsets") if schema.by_user else None,
+        values=store.index("initial_values", torch.int32),
+        bounds=store.index("initial_offsets"),
+    )
+    named = {"trajectory_id": "trajectory_offsets", "slate": "slate_offsets"}
+    starts = {key: store.index(name) for key, name in named.items()}
+    starts = {key: found for key, found in starts.items() if found is not None}
+    return OpenLog(store.rows, store.data.name, store, histories, starts)
+
+
+class LogFacts:
+    """What a buffer knows of its log beside the rows: schema, report, catalogues, item tables."""
+
+    _log: OpenLog
+
+    @property
+    def schema(self) -> LogSchema | None:
+        """The log's schema, None for TED rows."""
+        return None if self._log.store is None else self._log.store.schema
+
+    @property
+    def report(self) -> ConversionReport | None:
+        """What the conversion counted, None for TED rows."""
+        return None if self._log.store is None else self._log.store.report
+
+    @property
+    def items(self) -> Catalogue | None:
+        """Raw item ids and their numbers, the policy's action space."""
+        return self._catalogue("items")
+
+    @property
+    def users(self) -> Catalogue | None:
+        """Raw user ids and their numbers."""
+        return self._catalogue("users")
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue: items of the item table, the log and the histories."""
+        if self.items is None:
+            raise ValueError("TED rows have no item catalogue")
+        return len(self.items)
+
+    @property
+    def contexts(self) -> dict[str, Catalogue]:
+        """Raw values of each context column and their numbers, in the order of the columns."""
+        if self._log.store is None or self.schema is None:
+            return {}
+        named = {name: self._catalogue(f"context.{name}") for name in self.schema.context}
+        return {name: catalogue for name, catalogue in named.items() if catalogue is not None}
+
+    @property
+    def context_sizes(self) -> tuple[int, ...]:
+        """Number of values of each context column, for embedding tables."""
+        return tuple(len(catalogue) for catalogue in self.contexts.values())
+
+    @property
+    def item_codes(self) -> Tensor | None:
+        """Semantic-ID codes int64 ``[V, T]``, -1 where unknown; None without an item table's."""
+        return self._item_array("codes", torch.int64)
+
+    @property
+    def item_embeddings(self) -> Tensor | None:
+        """Item embeddings float32 ``[V, D]``, zero where unknown; None without any."""
+        return self._item_array("embeddings", torch.float32)
+
+    def _item_array(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        found = self._log.store.index(f"item_{name}", dtype) if self._log.store else None
+        return None if found is None else found.view(self.num_items, -1)
+
+    def _catalogue(self, name: str) -> Catalogue | None:
+        return None if self._log.store is None else self._log.store.catalogue(name)
+
+    def known_parts(self) -> str:
+        """Which parts there are, for messages."""
+        parts = self.report.parts if self.report is not None else {}
+        if parts:
+            return f"it has {', '.join(parts)}"
+        return "it was not split; convert it with test_days=... or test_start=..."

@@ -1,0 +1,18 @@
+"""What a log's columns mean: declared once, checked at once, saved beside the data as JSON.
+
+Plain Python: neither torch nor numpy is imported here, so that a command's options, or a service
+that only looks at a schema, do not wait for them.
+"""
+
+from .log import LogSchema
+from .quality import Percentile, ReturnToGo, RewardFormula
+from .tables import InitialHistory, ItemTable
+
+__all__ = [
+    "InitialHistory",
+    "ItemTable",
+    "LogSchema",
+    "Percentile",
+    "ReturnToGo",
+    "RewardFormula",
+]

@@ -1,0 +1,85 @@
+"""Whether the parts of a schema fit together; each message says which do not and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .quality import DURATION_BUCKET, USER, Percentile, ReturnToGo
+
+if TYPE_CHECKING:
+    from .log import LogSchema
+
+#: Ticks a second of an integer time.
+TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+DUPLICATES = ("drop", "keep", "error")
+#: Keys of a sample that no label may take.
+RESERVED = {"action", "user", "observation", "next", "index", "time", "trajectory_id"}
+
+
+def check_parts(schema: LogSchema) -> None:
+    """Raises ``ValueError`` where two parts contradict each other, or one is out of range."""
+    if schema.time_unit not in TIME_UNITS:
+        raise ValueError(f"time_unit must be one of {list(TIME_UNITS)}, got {schema.time_unit!r}")
+    if schema.duplicates not in DUPLICATES:
+        raise ValueError(f"duplicates must be one of {DUPLICATES}, got {schema.duplicates!r}")
+    if schema.session and schema.session_gap is not None:
+        raise ValueError("give `session` or `session_gap`, not both: each ends trajectories")
+    if schema.session_gap is not None and not schema.session_gap > 0:
+        raise ValueError(f"session_gap must be above 0 seconds, got {schema.session_gap}")
+    if not schema.by_user:
+        _check_as_logged(schema)
+    _check_percentile(schema)
+    _check_features(schema)
+    clash = RESERVED & set(schema.labels)
+    if clash:
+        raise ValueError(f"labels {sorted(clash)} collide with sampled keys; rename the column")
+
+
+def _check_as_logged(schema: LogSchema) -> None:
+    if schema.duplicates != "keep":
+        raise ValueError(
+            f"duplicates={schema.duplicates!r} needs `user` and `time` columns and no `history` "
+            "column: else two equal rows may be two events; say duplicates='keep'"
+        )
+    for name in ("session", "session_gap", "initial_history"):
+        if getattr(schema, name) is not None:
+            raise ValueError(
+                f"{name} needs `user` and `time` columns and no `history` column, so that "
+                "rows can be put in order"
+            )
+    if isinstance(schema.quality, ReturnToGo):
+        raise ValueError("a return-to-go needs `user` and `time` columns: no trajectories here")
+
+
+def _check_percentile(schema: LogSchema) -> None:
+    if not isinstance(schema.quality, Percentile):
+        return
+    known = {USER, DURATION_BUCKET, *schema.context}
+    unknown = [key for key in schema.quality.by if key not in known]
+    if unknown:
+        raise ValueError(
+            f"Percentile: by={schema.quality.by} names {unknown}, expected 'user', "
+            f"{DURATION_BUCKET!r} or one of the context columns {list(schema.context)}"
+        )
+    if USER in schema.quality.by and not schema.by_user:
+        raise ValueError("a percentile within the user needs `user` and `time` columns")
+
+
+def _check_features(schema: LogSchema) -> None:
+    if isinstance(schema.features, str):
+        raise ValueError(
+            f"features must be a tuple of column names, got {schema.features!r}; write "
+            f"features=({schema.features!r},)"
+        )
+    answers = {schema.item: "it is the choice", schema.propensity: "it is the choice's probability"}
+    answers |= {schema.terminal: "it says what followed"}
+    answers |= dict.fromkeys(schema.labels, "it is a label")
+    answers |= dict.fromkeys(schema.quality.columns, "the quality is computed from it")
+    for place, name in enumerate(schema.features):
+        if name in answers:
+            raise ValueError(
+                f"feature {name!r} tells the answer: {answers[name]}. Leave it out; a column "
+                "that was known before the choice all the same needs a second name in the log"
+            )
+        if name in schema.features[:place]:
+            raise ValueError(f"feature {name!r} is named twice; each feature is one column")

@@ -1,0 +1,6 @@
+"""Where a log comes from: Parquet or CSV files, URIs, pandas, polars, Arrow; read in batches."""
+
+from .errors import LogError
+from .source import BATCH_ROWS, Batch, LogSource
+
+__all__ = ["BATCH_ROWS", "Batch", "LogError", "LogSource"]

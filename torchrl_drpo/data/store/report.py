@@ -1,0 +1,47 @@
+"""What a conversion counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion read, dropped and wrote.
+
+    Args:
+        rows_read: rows of the log's files.
+        rows: rows kept.
+        duplicates: exact duplicate rows left out (or found, where the schema keeps them).
+        dropped: rows left out for a fault, by its name.
+        users: users of the log.
+        items: size of the catalogue.
+        items_logged: items that a kept row showed.
+        unknown_items: logged items that the item table lacks (they joined the catalogue).
+        trajectories: trajectories; every row is one where the log is stored as logged.
+        slates: slates, zero where the schema has none.
+        parts: rows of each part (train, test, ...).
+        first_test_day: first day of the test period, ``YYYY-MM-DD``.
+        initial_history_users: users with a history from before the log.
+        missing_tables: optional side tables that were not there.
+    """
+
+    rows_read: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    users: int = 0
+    items: int = 0
+    items_logged: int = 0
+    unknown_items: int = 0
+    trajectories: int = 0
+    slates: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+    first_test_day: str | None = None
+    initial_history_users: int = 0
+    missing_tables: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(asdict(self), indent=2)

@@ -1,0 +1,197 @@
+"""One pass over a log's rows: order, ranges, items, duplicates, plausible times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..conversion.records import Encoder, Show
+from ..conversion.roles import SECONDS_A_DAY
+from ..conversion.scan import Outline
+from ..schema import LogSchema, Percentile
+from ..schema.quality import DURATION_BUCKET
+from ..sources import Batch, LogSource
+from ..sources.arrow import to_float
+from ..sources.hashing import row_hashes
+from .leakage import Finding, leaking_features, telling_features
+from .report import Fault
+
+PLAUSIBLE_YEARS = (1990, 2100)
+FEATURE_ROWS = 1 << 16
+
+
+class Checks:
+    """One pass over the rows, with what must be remembered from batch to batch."""
+
+    def __init__(
+        self, schema: LogSchema, log: LogSource, outline: Outline, max_examples: int
+    ) -> None:
+        self.schema, self.log, self.outline = schema, log, outline
+        self.max_examples = max_examples
+        self.faults: dict[str, Fault] = {}
+        self.rows = 0
+        self.encoder = Encoder(schema, log, outline.catalogues, True, observer=self._observe)
+        self.hashes: list[np.ndarray] = []
+        self.places: list[tuple[int, str, int]] = []  # first row overall, file, first row there
+        users = len(outline.catalogues.get("users", ())) or 1
+        self.last_time = np.full(users, np.iinfo(np.int64).min)
+        self.item_days: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.some_rows: list[tuple[np.ndarray, np.ndarray]] = []  # features, what is judged
+
+    def add(
+        self,
+        kind: str,
+        severity: str,
+        count: int,
+        advice: str,
+        examples: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Counts a fault and keeps its first examples."""
+        if count:
+            fault = self.faults.setdefault(kind, Fault(kind, severity, advice=advice))
+            fault.count += count
+            fault.examples += (examples or [])[: self.max_examples - len(fault.examples)]
+
+    def read(self) -> None:
+        """Looks at every row."""
+        whole = self.schema.duplicates != "keep"
+        self.encoder.hashed = False  # rows are hashed here, the faulty ones too
+        for batch in self.log.batches(None if whole else self.schema.columns):
+            self.places.append((self.rows, batch.file, batch.first_row))
+            records, _ = self.encoder.encode(batch)
+            if whole:
+                self.hashes.append(row_hashes(batch.table))
+            self._check_order(batch, records)
+            self._check_ranges(batch)
+            self._check_items(batch, records)
+            if self.schema.features:
+                every = -(-self.outline.rows // FEATURE_ROWS)
+                some = (self.rows + self.encoder.kept) % every == 0
+                self.some_rows.append((records["features"][some], records["value"][some]))
+            self.rows += batch.table.num_rows
+
+    def finish(self, first_test_day: int | None) -> None:
+        """Looks at the log as a whole."""
+        self._check_duplicates()
+        self._check_plausible_times()
+        table = self.schema.items
+        for name in self.outline.missing:
+            self.add("missing table", "warning", 1, f"{name} is not beside the log; left out")
+        if table is not None and self.outline.item_table is not None and table.features:
+            found = leaking_features(self.schema, self.outline, self.item_days, first_test_day)
+            self._add_findings(found)
+        if self.some_rows:
+            features, value = (np.concatenate(part) for part in zip(*self.some_rows, strict=True))
+            self._add_findings(telling_features(self.schema, features, value))
+
+    def _add_findings(self, found: list[Finding]) -> None:
+        for severity, kind, advice, examples in found:
+            self.add(kind, severity, len(examples), advice, examples)
+
+    def _observe(self, batch: Batch, kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
+        rows = np.flatnonzero(bad)
+        examples = [self._place(batch, row, show(int(row))) for row in rows[: self.max_examples]]
+        self.add(kind, "error", len(rows), advice, examples)
+
+    def _place(self, batch: Batch, row: int, value: Any) -> dict[str, Any]:
+        return {"file": batch.file, "row": int(batch.first_row + row), "value": value}
+
+    def _check_order(self, batch: Batch, records: np.ndarray) -> None:
+        """Rows that come before an earlier row of the same user (or of the log, without users)."""
+        if not self.schema.time or len(records) == 0:
+            return
+        user = records["user"] if self.schema.user else np.zeros(len(records), dtype=np.int64)
+        order = np.argsort(user, kind="stable")
+        time, owner = records["time"][order], user[order]
+        before = np.maximum(_latest_before(owner, time), self.last_time[owner])
+        late = np.flatnonzero(time < before)
+        examples = [
+            self._place(batch, self.encoder.kept[order[k]], f"time {time[k]} after {before[k]}")
+            for k in late[: self.max_examples]
+        ]
+        advice = "rows should come in time order; a conversion sorts them"
+        self.add("out of time order", "warning", len(late), advice, examples)
+        np.maximum.at(self.last_time, owner, time)
+
+    def _check_ranges(self, batch: Batch) -> None:
+        quality = self.schema.quality
+        if isinstance(quality, Percentile) and DURATION_BUCKET in quality.by:
+            names = [name for name in quality.columns if name in (quality.duration or "")]
+            for name in names:
+                value = to_float(batch.table.column(name))
+                rows = np.flatnonzero(value <= 0)
+                examples = [
+                    self._place(batch, row, f"{name} {value[row]}")
+                    for row in rows[: self.max_examples]
+                ]
+                advice = "durations should be above 0; these rows share a bucket of their own"
+                self.add("duration not positive", "warning", len(rows), advice, examples)
+        if self.schema.position:
+            value = to_float(batch.table.column(self.schema.position))
+            rows = np.flatnonzero(value < 0)
+            examples = [self._place(batch, row, value[row]) for row in rows[: self.max_examples]]
+            self.add("negative position", "warning", len(rows), "positions start at 0", examples)
+
+    def _check_items(self, batch: Batch, records: np.ndarray) -> None:
+        if self.outline.listed_items:
+            rows = np.flatnonzero(records["item"] >= self.outline.listed_items)
+            first = records["item"][rows[: self.max_examples]]
+            raw = self.outline.catalogues["items"].decode(first)
+            examples = [
+                self._place(batch, self.encoder.kept[row], item)
+                for row, item in zip(rows, raw, strict=False)
+            ]
+            advice = "the item table lacks these items; they join the catalogue behind it"
+            self.add("items not in the item table", "warning", len(rows), advice, examples)
+        if "day" in records.dtype.names and self.schema.items and self.schema.items.features:
+            pairs = np.stack([records["item"], records["day"]], axis=1)
+            unique, counts = np.unique(pairs, axis=0, return_counts=True)
+            self.item_days.append((unique[:, 0], unique[:, 1], counts))
+
+    def _check_duplicates(self) -> None:
+        if not self.hashes:
+            return
+        hashes = np.concatenate(self.hashes)
+        ordered = np.sort(hashes)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        rows = np.flatnonzero(np.isin(hashes, repeated))
+        _, first = np.unique(hashes[rows], return_index=True)
+        later = np.setdiff1d(rows, rows[first])[: self.max_examples]
+        examples = [self._at(int(row)) for row in later]
+        severity = "error" if self.schema.duplicates == "error" else "warning"
+        advice = "exact duplicates of an earlier row; a conversion keeps the first"
+        self.add("duplicate rows", severity, len(repeated), advice, examples)
+
+    def _at(self, row: int) -> dict[str, Any]:
+        first, file, there = next(p for p in reversed(self.places) if p[0] <= row)
+        return {"file": file, "row": there + row - first}
+
+    def _check_plausible_times(self) -> None:
+        if not self.schema.time or self.rows == 0:
+            return
+        seen = self.last_time[self.last_time > np.iinfo(np.int64).min]
+        years = 1970 + seen / self.encoder.per_second / SECONDS_A_DAY / 365.25
+        low, high = PLAUSIBLE_YEARS
+        strange = (years < low) | (years > high)
+        if strange.any():
+            advice = (
+                f"times of {int(strange.sum())} users lie outside {low}-{high}, the first in the "
+                f"year {years[strange][0]:.0f}; is time_unit={self.schema.time_unit!r} right?"
+            )
+            self.add("implausible times", "warning", self.rows, advice)
+
+
+def _latest_before(owner: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """The latest time among earlier entries of the same owner; owners come in ascending runs.
+
+    >>> _latest_before(np.array([0, 0, 0, 4]), np.array([5, 9, 2, 1]))[1:3]
+    array([5, 9])
+    """
+    levels, dense = np.unique(time, return_inverse=True)
+    fresh = np.append(True, owner[1:] != owner[:-1])[: len(owner)]
+    # one running maximum serves all owners once each run starts above the one before
+    lifted = np.maximum.accumulate(dense + (np.cumsum(fresh) - 1) * len(levels))
+    before = levels[np.append(0, lifted[:-1]) % len(levels)]
+    before[fresh] = np.iinfo(np.int64).min
+    return before

@@ -1,0 +1,68 @@
+"""What a validation found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Fault:
+    """One kind of fault.
+
+    Args:
+        kind: what is wrong.
+        severity: ``"error"`` or ``"warning"``.
+        count: rows (or items, or files) with it.
+        advice: what was expected and what to do.
+        examples: some places, each with ``file``, ``row`` and ``value`` where they apply.
+    """
+
+    kind: str
+    severity: str
+    count: int = 0
+    advice: str = ""
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class ValidationReport:
+    """All faults of a log.
+
+    Args:
+        files: files read.
+        rows: rows read.
+        users: distinct users, zero without a user column.
+        items: size of the catalogue.
+        faults: errors first.
+    """
+
+    files: int = 0
+    rows: int = 0
+    users: int = 0
+    items: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether a conversion would take every row."""
+        return not any(fault.severity == "error" for fault in self.faults)
+
+    def fault(self, kind: str) -> Fault | None:
+        """The fault of that kind, None where there is none."""
+        return next((fault for fault in self.faults if fault.kind == kind), None)
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2)
+
+    def __str__(self) -> str:
+        lines = [f"{self.rows} rows, {self.users} users, {self.items} items, {self.files} files"]
+        for fault in self.faults:
+            lines.append(f"{fault.severity}: {fault.kind}: {fault.count}; {fault.advice}")
+            lines += [
+                "    " + ", ".join(f"{name} {value}" for name, value in example.items())
+                for example in fault.examples
+            ]
+        return "\n".join(lines if self.faults else [*lines, "no faults"])
