@@ -1,7 +1,7 @@
-"""The ``drpo`` command: typed configurations in, tables, files or JSON out.
+"""``drpo``: a command's name and options in; tables, files or JSON out.
 
-Every command is a dataclass of options (read by tyro) and a function. Bad input ends with exit
-code 2 and one line that says what was wrong.
+Bad input ends with exit code 2 and one line that says what was wrong. An error of any other kind is
+a fault of this program, and the line says so.
 """
 
 from __future__ import annotations
@@ -11,72 +11,19 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torchrl_drpo import __version__
+from torchrl_drpo.cli.commands import COMMANDS
+from torchrl_drpo.cli.options import OptionError, parse
+from torchrl_drpo.spelling import did_you_mean, printable
 
-
-class Command(NamedTuple):
-    """Where a command lives; nothing is imported before it is asked for.
-
-    Attributes:
-        summary: one line for ``drpo --help``.
-        config: ``module:dataclass`` of its options.
-        run: ``module:function`` that takes the options, reports to the terminal, and may return
-            an exit code.
-    """
-
-    summary: str
-    config: str
-    run: str
-
-
-COMMANDS: dict[str, Command] = {
-    "demo": Command(
-        "simulate a noisy log, learn from it with BC, the signed loss and DRPO, compare",
-        "torchrl_drpo.pipeline.config.demo:DemoConfig",
-        "torchrl_drpo.pipeline.demo.command:command",
-    ),
-    "simulate": Command(
-        "write a simulated log as Parquet, with schema, item vectors and true propensities",
-        "torchrl_drpo.pipeline.config.log:SimulateConfig",
-        "torchrl_drpo.pipeline.simulate:run_simulate",
-    ),
-    "validate": Command(
-        "report every fault of a log, with counts and example rows",
-        "torchrl_drpo.pipeline.config.log:ValidateConfig",
-        "torchrl_drpo.pipeline.logs:run_validate",
-    ),
-    "convert": Command(
-        "convert a log into memory-mapped columns; resumes when killed",
-        "torchrl_drpo.pipeline.config.log:ConvertConfig",
-        "torchrl_drpo.pipeline.logs:run_convert",
-    ),
-    "train": Command(
-        "train policies on a log and evaluate them on its last days",
-        "torchrl_drpo.pipeline.config.train:TrainConfig",
-        "torchrl_drpo.pipeline.train:command",
-    ),
-    "evaluate": Command(
-        "evaluate a trained policy on the last days of a log",
-        "torchrl_drpo.pipeline.config.serve:EvaluateConfig",
-        "torchrl_drpo.pipeline.evaluate:command",
-    ),
-    "recommend": Command(
-        "list the items that a trained policy recommends to a user",
-        "torchrl_drpo.pipeline.config.serve:RecommendConfig",
-        "torchrl_drpo.pipeline.recommend:command",
-    ),
-    "reproduce": Command(
-        "reproduce tables, figures and claims, and report what held and what did not",
-        "torchrl_drpo.reproduction.command:ReproduceConfig",
-        "torchrl_drpo.reproduction.command:run",
-    ),
-}
+#: What bad input raises. Of other kinds are faults: they are not expected to happen.
+_REFUSALS = (ValueError, KeyError, OSError, TypeError, MemoryError, ModuleNotFoundError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``drpo``; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Runs ``drpo``; returns the exit code: 0, 2 for bad input or a fault, 130 when interrupted."""
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -86,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `drpo ... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except Exception as error:
         if os.environ.get("DRPO_TRACEBACK"):
             raise
         return _refuse(_one_line(error))
@@ -101,19 +48,18 @@ def _run(argv: list[str]) -> int:
         return 0
     name, *options = argv
     if name not in COMMANDS:
-        return _refuse(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
-    try:
-        import tyro
-    except ModuleNotFoundError:
-        return _refuse("the command line needs its extra: pip install 'torchrl-drpo[cli]'")
+        hint = did_you_mean(name, COMMANDS)
+        return _refuse(f"unknown command {name!r}{hint}; choose one of {', '.join(COMMANDS)}")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     command = COMMANDS[name]
-    config = tyro.cli(
-        _load(command.config),
-        args=options,
-        prog=f"drpo {name}",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    try:
+        config = parse(_load(command.config), options, prog=f"drpo {name}")
+    except ModuleNotFoundError as error:
+        if error.name != "tyro":
+            raise
+        return _refuse("the command line needs its extra: pip install 'torchrl-drpo[cli]'")
+    except OptionError as error:
+        return _refuse(f"{error}; `drpo {name} --help` explains the options")
     return _load(command.run)(config) or 0
 
 
@@ -134,14 +80,17 @@ def _load(place: str) -> Callable[..., Any]:
 
 
 def _one_line(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split()) or type(error).__name__
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    if isinstance(error, MemoryError):
+        return f"out of memory ({text or 'no more is known'}); ask for less at a time"
+    if isinstance(error, _REFUSALS):
+        return text or type(error).__name__
+    return (
+        f"a fault of drpo, not of your input ({type(error).__name__}: {text}); please report it "
+        "with the command and the traceback that DRPO_TRACEBACK=1 shows"
+    )
 
 
 def _refuse(message: str) -> int:
-    print(f"drpo: {message}", file=sys.stderr)
+    print(f"drpo: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,7 +1,7 @@
 """Policies that earlier releases wrote: what they recommended then, they recommend now.
 
-`release_0_1_0` was written by commit b3d7b79, before modules moved: manifests name kinds of policies
-and never modules.
+`release_0_1_0` was written by commit b3d7b79, before modules moved: manifests name kinds of
+policies and never modules.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 
@@ -28,8 +29,8 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     seeds: int = 3
-    scenario: str = "extreme"
-    setting: str = "table"
+    scenario: Literal["extreme", "medium"] = "extreme"
+    setting: Literal["table", "collapse"] = "table"
     log_size: int = 3_000
     users: int = 1_024
     workers: int = min(2, os.cpu_count() or 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from torchrl_drpo.pipeline.config.words import Name, Names
 
 if TYPE_CHECKING:
     from torchrl_drpo.data import LogSchema
@@ -22,14 +24,15 @@ class SchemaConfig:
     """
 
     logs: str
-    preset: str | None = None
+    preset: Name = None
     schema: Path | None = None
     test_days: int = 3
 
     def __post_init__(self) -> None:
         if (self.preset is None) == (self.schema is None):
             raise ValueError(
-                "say what the log's columns mean: either preset=<name> or schema=<file.json>"
+                "say what the log's columns mean, by a preset (--preset NAME) or a schema file "
+                "(--schema FILE), and not by both"
             )
         if self.test_days < 1:
             raise ValueError(f"test_days must be at least 1, got {self.test_days}")
@@ -61,7 +64,7 @@ class LogConfig(SchemaConfig):
     """
 
     history: int = 20
-    labels: tuple[str, ...] | None = None
+    labels: Names = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +97,7 @@ class ConvertConfig(SchemaConfig):
     """
 
     root: Path = Path("converted")
-    bad_rows: str = "error"
+    bad_rows: Literal["error", "drop"] = "error"
     overwrite: bool = False
     json: bool = False
 
@@ -117,6 +120,6 @@ class SimulateConfig:
 
     out: Path = Path("recsim.parquet")
     rows: int = 100_000
-    scenario: str = "extreme"
-    setting: str = "table"
+    scenario: Literal["extreme", "medium"] = "extreme"
+    setting: Literal["table", "collapse"] = "table"
     seed: int = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchrl_drpo.pipeline.config.words import Id, Names
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -22,7 +24,7 @@ class EvaluateConfig:
     checkpoint: Path
     logs: str
     test_days: int = 3
-    labels: tuple[str, ...] | None = None
+    labels: Names = None
     ks: tuple[int, ...] = (10, 50)
     json: bool = False
 
@@ -46,7 +48,7 @@ class RecommendConfig:
     """
 
     checkpoint: Path
-    user: str | None = None
+    user: Id = None
     k: int = 10
     exclude_seen: bool = True
     cold_start: bool = False

@@ -1,0 +1,5 @@
+"""``python -m torchrl_drpo.cli``."""
+
+from torchrl_drpo.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,64 @@
+"""The commands of ``drpo``: what each is, where its options lie, and what carries it out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lives; nothing is imported before it is asked for.
+
+    Attributes:
+        summary: one line for ``drpo --help``.
+        config: ``module:dataclass`` of its options.
+        run: ``module:function`` that takes the options, reports to the terminal, and may return
+            an exit code.
+    """
+
+    summary: str
+    config: str
+    run: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "simulate a noisy log, learn from it with BC, the signed loss and DRPO, compare",
+        "torchrl_drpo.pipeline.config.demo:DemoConfig",
+        "torchrl_drpo.pipeline.demo.command:command",
+    ),
+    "simulate": Command(
+        "write a simulated log as Parquet, with schema, item vectors and true propensities",
+        "torchrl_drpo.pipeline.config.log:SimulateConfig",
+        "torchrl_drpo.pipeline.simulate:run_simulate",
+    ),
+    "validate": Command(
+        "report every fault of a log, with counts and example rows",
+        "torchrl_drpo.pipeline.config.log:ValidateConfig",
+        "torchrl_drpo.pipeline.logs:run_validate",
+    ),
+    "convert": Command(
+        "convert a log into memory-mapped columns; resumes when killed",
+        "torchrl_drpo.pipeline.config.log:ConvertConfig",
+        "torchrl_drpo.pipeline.logs:run_convert",
+    ),
+    "train": Command(
+        "train policies on a log and evaluate them on its last days",
+        "torchrl_drpo.pipeline.config.train:TrainConfig",
+        "torchrl_drpo.pipeline.train:command",
+    ),
+    "evaluate": Command(
+        "evaluate a trained policy on the last days of a log",
+        "torchrl_drpo.pipeline.config.serve:EvaluateConfig",
+        "torchrl_drpo.pipeline.evaluate:command",
+    ),
+    "recommend": Command(
+        "list the items that a trained policy recommends to a user",
+        "torchrl_drpo.pipeline.config.serve:RecommendConfig",
+        "torchrl_drpo.pipeline.recommend:command",
+    ),
+    "reproduce": Command(
+        "reproduce tables, figures and claims, and report what held and what did not",
+        "torchrl_drpo.reproduction.command:ReproduceConfig",
+        "torchrl_drpo.reproduction.command:run",
+    ),
+}
