@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20
+_SEAL, _TAIL = "sha256", b"\nsha256:"
 
 
 @contextlib.contextmanager
@@ -96,3 +97,66 @@ def fingerprint(known: Any) -> str:
         True
     """
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
+    """Writes an object of JSON data with its own fingerprint, in one step."""
+    plain = json.loads(json.dumps(data, allow_nan=False))  # as it will be read: keys are texts
+    write_json(path, {**plain, _SEAL: fingerprint(plain)})
+
+
+def read_sealed_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What :func:`write_sealed_json` wrote; without a seal (older releases had none) as it is.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not an object of JSON data, or not the one that was sealed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "run.json"
+        ...     write_sealed_json(path, {"lift": 1.25})
+        ...     before = read_sealed_json(path)
+        ...     _ = path.write_text(path.read_text().replace("1.25", "1.75"))
+        ...     read_sealed_json(path)
+        Traceback (most recent call last):
+            ...
+        ValueError: ...run.json is damaged: its content is not what was written there
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged: expected an object, found {type(data).__name__}")
+    if _SEAL in data and data.pop(_SEAL) != fingerprint(data):
+        raise ValueError(f"{path} is damaged: its content is not what was written there")
+    return data
+
+
+def seal(path: str | os.PathLike[str]) -> None:
+    """Appends a file's digest to it.
+
+    For formats that are found from their end on, such as zip, which ``torch.save`` writes: they
+    bear what follows them.
+    """
+    sha = digest(path)
+    with open(path, "ab") as file:
+        file.write(_TAIL + sha.encode())
+
+
+def check_seal(path: str | os.PathLike[str]) -> None:
+    """Raises ``ValueError`` unless the file ends with the :func:`seal` of what stands before it."""
+    tail = len(_TAIL) + 64
+    with open(path, "rb") as file:
+        left = max(0, file.seek(0, os.SEEK_END) - tail)
+        file.seek(left)
+        end = file.read()
+        if not end.startswith(_TAIL):
+            raise ValueError("it was cut short, changed, or written by an older release")
+        file.seek(0)
+        sha = hashlib.sha256()
+        while left:
+            block = file.read(min(left, _BLOCK))
+            sha.update(block)
+            left -= len(block)
+    if end.removeprefix(_TAIL) != sha.hexdigest().encode():
+        raise ValueError("its content is not what was written there")

@@ -246,7 +246,7 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     model = checkpoint()
     model.model["dim"] = 7
     model.save(tmp_path)
-    with pytest.raises(ArtifactError, match="the weights do not fit the model"):
+    with pytest.raises(ArtifactError, match="its parts do not fit each other"):
         PolicyCheckpoint.load(tmp_path)
 
 

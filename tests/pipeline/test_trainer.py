@@ -13,6 +13,7 @@ from torchrl.data import (
 from torchrl.record.loggers.utils import get_logger
 
 from torchrl_drpo import BehaviorCloningLoss, DRPOLoss, make_gaussian_actor
+from torchrl_drpo.files import seal
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.trainer import OfflineTrainer
 
@@ -120,14 +121,19 @@ def test_a_damaged_checkpoint_is_named_and_kept(tmp_path):
     assert path.read_bytes() == whole[: len(whole) // 2]
 
 
+def save_sealed(state, path):
+    torch.save(state, path)
+    seal(path)
+
+
 def test_a_checkpoint_of_another_version_or_run_is_refused(tmp_path):
     path = tmp_path / "state.pt"
     make_trainer(path, steps=20).run()
     state = torch.load(path, weights_only=True)
-    torch.save({**state, "version": 0}, path)
+    save_sealed({**state, "version": 0}, path)
     with pytest.raises(ValueError, match="version 0, this release reads version 1"):
         make_trainer(path)
-    torch.save({**state, "config": {**state["config"], "learning_rate": 1.0}}, path)
+    save_sealed({**state, "config": {**state["config"], "learning_rate": 1.0}}, path)
     with pytest.raises(ValueError, match=r"learning_rate=1\.0, this run has 0\.01"):
         make_trainer(path)
 

@@ -8,7 +8,6 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,13 @@ import torch
 
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import CatalogueScores
-from torchrl_drpo.files import fingerprint, write_json, write_text
+from torchrl_drpo.files import (
+    fingerprint,
+    read_sealed_json,
+    write_json,
+    write_sealed_json,
+    write_text,
+)
 from torchrl_drpo.pipeline import table as report
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_fingerprint
 from torchrl_drpo.pipeline.config.kinds import KINDS
@@ -165,7 +170,7 @@ def _metrics_of_run(
             contexts=list(data.log.contexts.values()),
             facts={**facts, "schema": data.log.schema.to_json()},
         ).save(config.output / objective)
-    write_json(path, {**run, "curve": trained.curve})
+    write_sealed_json(path, {**run, "curve": trained.curve})
     state.unlink(missing_ok=True)
     return metrics
 
@@ -176,10 +181,9 @@ def _metrics(scores: CatalogueScores, data: SplitLog, config: TrainConfig) -> di
 
 def _read_run(path: Path) -> dict[str, Any]:
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):  # never ran, or not by this program: train
+        return read_sealed_json(path)
+    except (OSError, ValueError):  # never ran, damaged, or not by this program: train
         return {}
-    return run if isinstance(run, dict) else {}
 
 
 def _identity(

@@ -20,7 +20,7 @@ from torchrl.data import ReplayBuffer
 from torchrl.objectives.common import LossModule
 from torchrl.record.loggers.common import Logger
 
-from torchrl_drpo.files import replacing
+from torchrl_drpo.files import check_seal, replacing, seal
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 
 #: Raised whenever the layout of a training checkpoint changes.
@@ -223,6 +223,7 @@ class OfflineTrainer:
         """Writes the state; a crash while writing leaves the file that was there."""
         with replacing(path) as file:
             torch.save(self.state_dict(), file)
+            seal(file)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Reads a state written by :meth:`save`; nothing is unpickled.
@@ -231,6 +232,7 @@ class OfflineTrainer:
             ValueError: for a file that is not such a state, is cut short, or does not fit.
         """
         try:
+            check_seal(path)  # torch checks no digest: a flipped bit would be another policy
             state = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises several kinds for a damaged file
             raise ValueError(

@@ -112,7 +112,8 @@ def test_a_run_that_was_killed_over_another_kind_s_folder_is_no_finished_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(catalogue, "write_json", killed)  # the policy is written, its run is not
+        # The policy is written, its run is not.
+        patch.setattr(catalogue, "write_sealed_json", killed)
         with pytest.raises(KeyboardInterrupt):
             run_train(other)
     assert PolicyCheckpoint.load(settings.output / "bc").policy == "embedding"

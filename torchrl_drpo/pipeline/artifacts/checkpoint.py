@@ -125,15 +125,25 @@ class PolicyCheckpoint:
                 do not fit the model that it describes.
         """
         artifact = Artifact(directory, kind=KIND, version=VERSION)
+        try:
+            return cls._from_artifact(artifact)
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{directory}: its parts do not fit each other: {error}; copy it again, or train "
+                "the policy again"
+            ) from None
+
+    @classmethod
+    def _from_artifact(cls, artifact: Artifact) -> PolicyCheckpoint:
         model = dict(artifact.facts["model"])
         kind = artifact.facts.get("policy", "catalogue")
         if kind not in KINDS:
-            raise ArtifactError(f"{directory}: a policy of unknown kind {kind!r}")
-        try:
-            actor = KINDS[kind].load_actor()(**model)
-            _policy_of(actor).load_state_dict(artifact.tensors("policy"))
-        except (TypeError, RuntimeError) as error:
-            raise ArtifactError(f"{directory}: the weights do not fit the model: {error}") from None
+            raise ArtifactError(
+                f"{artifact.directory} holds a policy of unknown kind {kind!r}; this release knows "
+                f"{', '.join(KINDS)}"
+            )
+        actor = KINDS[kind].load_actor()(**model)
+        _policy_of(actor).load_state_dict(artifact.tensors("policy"))
         users = Catalogue(artifact.values("user_ids"))
         known = artifact.tensors("users")
         known.setdefault("features", torch.zeros(len(users), 0))  # written before there were any

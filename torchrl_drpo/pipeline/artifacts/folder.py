@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchrl_drpo.files import digest, temporary, write_json
+from torchrl_drpo.files import digest, read_json, read_sealed_json, temporary, write_sealed_json
 
 MANIFEST = "manifest.json"
 
@@ -62,7 +62,9 @@ def save_artifact(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files = {name: _store(directory, name, write) for name, write in writers.items()}
-    write_json(directory / MANIFEST, {"kind": kind, "version": version, "files": files, **facts})
+    write_sealed_json(
+        directory / MANIFEST, {"kind": kind, "version": version, "files": files, **facts}
+    )
     _sweep(directory, {entry["path"] for entry in files.values()}, set(writers))
     return directory
 
@@ -83,12 +85,12 @@ class Artifact:
         self.directory = Path(directory)
         manifest = self.directory / MANIFEST
         try:
-            self.facts: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+            self.facts = read_sealed_json(manifest)
         except (FileNotFoundError, NotADirectoryError):
             raise ArtifactError(f"{self.directory} holds no {kind}: no {MANIFEST} there") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{manifest} is damaged: {error}") from None
-        found = self.facts.get("kind") if isinstance(self.facts, dict) else None
+        except ValueError as error:
+            raise ArtifactError(str(error)) from None
+        found = self.facts.get("kind")
         if found != kind:
             raise ArtifactError(f"{self.directory} holds {found or 'something else'}, not a {kind}")
         if self.facts.get("version") != version:
@@ -111,7 +113,7 @@ class Artifact:
 
     def values(self, name: str) -> list[Any]:
         """One of the long lists."""
-        values: list[Any] = json.loads(self._verified(f"{name}.json").read_text(encoding="utf-8"))
+        values: list[Any] = read_json(self._verified(f"{name}.json"))
         return values
 
     def _verified(self, name: str) -> Path:
