@@ -21,6 +21,7 @@ from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
 from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.spelling import did_you_mean
 
 #: How many of a user's latest items a checkpoint keeps, to know what was seen.
 ITEMS_KEPT_A_USER = 500
@@ -75,9 +76,12 @@ class SplitLog:
     @classmethod
     def open(cls, config: LogConfig, root: Path) -> SplitLog:
         """Converts the log into ``root`` (once; found again there, it is opened) and splits it."""
+        schema = config.log_schema()
+        for name in config.labels or ():  # before a conversion that may take minutes
+            _check_label(name, schema.labels)
         log = RecReplayBuffer.from_parquet(
             config.logs,
-            config.log_schema(),
+            schema,
             root=root,
             test_days=config.test_days,
             history=config.history,
@@ -166,8 +170,7 @@ class SplitLog:
         known = self.log.schema.labels
         out = {}
         for name in known if self._labels is None else self._labels:
-            if name not in known:
-                raise ValueError(f"no label {name!r} in the log; its schema has {list(known)}")
+            _check_label(name, known)
             values = self.test.column(name)
             if ((values == 0) | (values == 1)).all():
                 out[name] = values
@@ -263,3 +266,11 @@ class _EmptyHistory(Transform):
 
 def _empty_history(rows: TensorDictBase) -> TensorDictBase:
     return rows.set(("observation", "history"), torch.full((*rows.shape, 1), -1))
+
+
+def _check_label(name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(
+            f"no label {name!r}{hint} in the log; its schema has {', '.join(known) or 'none'}"
+        )

@@ -83,7 +83,7 @@ def test_absent_foreign_and_other_versions_are_told_apart(tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="expected an object, found list"):
         read(tmp_path)
     (tmp_path / MANIFEST).write_text('{"kind": ')
-    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json is not JSON"):
         read(tmp_path)
 
 
