@@ -1,4 +1,4 @@
-"""What a policy is worth: ranking and simulator metrics, and intervals over seeds."""
+"""What a policy is worth: ranking and simulator metrics, and statistics over seeds."""
 
 from torchrl_drpo.evaluation.contexts import WithinContexts, within_contexts
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
@@ -22,7 +22,16 @@ from torchrl_drpo.evaluation.simulator import (
     raw_reward,
     retrieved_reward,
 )
-from torchrl_drpo.evaluation.statistics import Interval, mean_interval, student_t_quantile
+from torchrl_drpo.evaluation.statistics import (
+    Interval,
+    corrected_p_values,
+    holm,
+    late_window,
+    mean_interval,
+    paired_interval,
+    paired_p_value,
+    student_t_quantile,
+)
 
 __all__ = [
     "CatalogueScores",
@@ -32,12 +41,17 @@ __all__ = [
     "WithinContexts",
     "action_distance",
     "catalogue_scores",
+    "corrected_p_values",
     "evaluate_policy",
     "grouped_auc",
     "hit_rate",
+    "holm",
+    "late_window",
     "mean_interval",
     "ndcg",
     "oracle_reward",
+    "paired_interval",
+    "paired_p_value",
     "random_reward",
     "ranking_metrics",
     "raw_reward",

@@ -1,3 +1,5 @@
+"""Intervals against SciPy."""
+
 from __future__ import annotations
 
 import math
@@ -6,14 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from torchrl_drpo.evaluation.statistics import mean_interval, student_t_quantile
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 6, 7, 29, 30, 101])
-@pytest.mark.parametrize("confidence", [0.01, 0.5, 0.9, 0.95, 0.999])
-def test_quantile_equals_scipy(degrees: int, confidence: float) -> None:
-    expected = stats.t.ppf((1 + confidence) / 2, degrees)
-    assert student_t_quantile(confidence, degrees) == pytest.approx(expected, rel=1e-8)
+from torchrl_drpo.evaluation.statistics import Interval, mean_interval
 
 
 @pytest.mark.parametrize("runs", [2, 3, 10])
@@ -47,5 +42,14 @@ def test_bad_input() -> None:
         mean_interval([])
     with pytest.raises(ValueError, match=r"confidence must lie in \(0, 1\), got 1"):
         mean_interval([1.0], confidence=1.0)
-    with pytest.raises(ValueError, match="degrees must be at least 1"):
-        student_t_quantile(0.95, 0)
+
+
+@pytest.mark.parametrize(
+    ("half", "above", "below"), [(0.4, True, False), (0.6, False, False), (math.nan, False, False)]
+)
+def test_above_and_below_are_of_the_whole_interval(half: float, above: bool, below: bool) -> None:
+    found = Interval(1.5, half, 3)
+    assert (found.above(1.0), found.below(1.0)) == (above, below)
+    mirrored = Interval(-1.5, half, 3)
+    assert (mirrored.below(-1.0), mirrored.above(-1.0)) == (above, below)
+    assert Interval(0.5, 0.5, 3).above() is False  # it touches 0

@@ -1,0 +1,81 @@
+"""Every number of the offline table for one policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from torchrl_drpo.evaluation.contexts import context_groups, within_contexts
+from torchrl_drpo.evaluation.ranking.gauc import grouped_auc
+from torchrl_drpo.evaluation.ranking.metrics import hit_rate, ndcg, top_k_quality
+from torchrl_drpo.evaluation.ranking.scores import CatalogueScores
+from torchrl_drpo.functional.checks import check_finite, check_same_shape
+
+
+def ranking_metrics(
+    scores: CatalogueScores,
+    quality: Tensor,
+    user: Tensor,
+    *,
+    labels: Mapping[str, Tensor] | None = None,
+    context: Tensor | None = None,
+    ks: Sequence[int] = (10, 50),
+    top: int = 100,
+    best: float = 0.75,
+    worst: float = 0.25,
+    good: float = 0.5,
+) -> dict[str, float]:
+    """Every number of the offline table, for one policy on one set of held-out rows.
+
+    Args:
+        scores: the policy's scores of the held-out rows.
+        quality: their quality, a percentile in [0, 1] (or any number, with bounds that suit it),
+            shape ``[N]``.
+        user: their users' ids, int64 ``[N]``.
+        labels: further 0/1 feedback by name (``long_view``, ``click``), each ``[N]``; one
+            ``gauc_<name>`` each.
+        context: what each choice was made in, any integers, shape ``[N]`` or (a column each for
+            tab, country, ...) ``[N, C]``.
+        ks: list lengths for hit rate and NDCG.
+        top: list length for ``top<k>_quality``.
+        best: rows with ``quality >= best`` are the best ones.
+        worst: rows with ``quality <= worst`` are the worst ones.
+        good: ``gauc_quality`` takes ``quality >= good`` for its positives. At the default, a
+            percentile, those are the plays above the median of their duration bucket.
+
+    Returns:
+        ``hr@k``, ``hr@k_best``, ``hr@k_worst``, ``lift@k`` (their ratio), the same for ``ndcg``
+        without lift, ``top<k>_quality``, and the GAUCs. With ``context`` also ``lift@k_within``,
+        the lift at one mix of contexts, and ``hr@k_best_lowest``, the lowest ``hr@k_best`` of a
+        context; see :func:`~torchrl_drpo.evaluation.contexts.within_contexts`. NaN marks what the
+        rows cannot answer (no best row, no user with both classes, no context with both best and
+        worst rows, none with 100 best ones); a lift over no worst hit is infinite.
+
+    Raises:
+        ValueError: if shapes differ, quality is not finite, ``worst >= best``, or the context does
+            not hold integers.
+    """
+    check_same_shape(quality=quality, user=user, log_prob=scores.log_prob)
+    check_finite("quality", quality)
+    if not worst < best:
+        raise ValueError(f"worst must lie below best, got worst={worst} and best={best}")
+    is_best, is_worst = quality >= best, quality <= worst
+    group = None if context is None else context_groups(context, len(quality))
+    out: dict[str, Tensor] = {}
+    for k in ks:
+        hit, gain = hit_rate(scores, k), ndcg(scores, k)
+        out[f"hr@{k}"] = hit.mean()
+        out[f"hr@{k}_best"] = hit[is_best].mean()
+        out[f"hr@{k}_worst"] = hit[is_worst].mean()
+        out[f"lift@{k}"] = out[f"hr@{k}_best"] / out[f"hr@{k}_worst"]
+        if group is not None:
+            within = within_contexts(hit, is_best, is_worst, group)
+            out[f"lift@{k}_within"] = within.lift
+            out[f"hr@{k}_best_lowest"] = within.best_lowest
+        out[f"ndcg@{k}_best"] = gain[is_best].mean()
+        out[f"ndcg@{k}_worst"] = gain[is_worst].mean()
+    out[f"top{top}_quality"] = top_k_quality(scores, quality, top)
+    for name, label in {"quality": quality >= good, **(labels or {})}.items():
+        out[f"gauc_{name}"] = grouped_auc(scores.log_prob, label, user).value
+    return {name: value.item() for name, value in out.items()}
