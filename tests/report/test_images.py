@@ -9,9 +9,8 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from torchrl_drpo.report import images
-from torchrl_drpo.report.images import png, write_png
-from torchrl_drpo.report.reproduction import Figure
+from torchrl_drpo import files
+from torchrl_drpo.report.images import Figure, png, write_png
 
 
 def draw(canvas: Canvas) -> None:
@@ -51,7 +50,7 @@ def test_an_image_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(images.os, "replace", no_room)
+        patch.setattr(files.os, "replace", no_room)
         with pytest.raises(OSError, match="no space left"):
             write_png(path, b"new")
     assert path.read_bytes() == b"old"

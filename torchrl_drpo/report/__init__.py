@@ -1,1 +1,1 @@
-"""Tables and plots."""
+"""Tables, figures and the formats of numbers: what it draws is numbers, wherever they come from."""

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torchrl_drpo.report.reproduction import Figure
+from torchrl_drpo.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 #: Enough for lines, bands and their smoothed edges; a third of the bytes of full colour.
 PALETTE = 128
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that draws itself from saved numbers.
+
+    Attributes:
+        name: stem of its file.
+        caption: what it shows, and how to read it.
+        draw: draws on an empty matplotlib figure.
+        size: width and height in inches.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[Canvas], None]
+    size: tuple[float, float] = (10.0, 3.6)
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
@@ -39,12 +61,7 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return out.getvalue()
 
 
-def write_png(path: Path, image: bytes) -> None:
-    """Writes an image to ``path`` atomically, making its folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(image)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)  # replaced already, where all went well
+def write_png(path: str | os.PathLike[str], image: bytes) -> None:
+    """Writes an image to ``path`` in one step, making its folder where needed."""
+    with replacing(path) as file:
+        file.write_bytes(image)

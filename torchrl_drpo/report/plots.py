@@ -1,64 +1,34 @@
-"""Figures, drawn from numbers that were saved; matplotlib without a display."""
+"""What figures share: plain axes, and means over runs as curves, points, lines and bars.
+
+A label that names a method (:mod:`~torchrl_drpo.report.methods`) brings its colour; everything
+else is drawn in the colour that the caller gives.
+"""
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torchrl_drpo.evaluation.statistics import mean_interval
+from torchrl_drpo.report.methods import SERIES, method
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
-#: One colour a method in every figure of the project (Okabe and Ito: told apart by everyone).
-COLOURS = {
-    "BC": "#56B4E9",
-    "APG": "#D55E00",
-    "DRPO": "#009E73",
-    "positive-only": "#E69F00",
-    "random": "#999999",
-    "popularity": "#CC79A7",
-    "oracle": "#000000",
-}
-
+#: A run's numbers by step.
 Curve = Sequence[tuple[int, float]]
 
 
-def plot_demo(result: Any, path: str | os.PathLike[str]) -> Path:
-    """Learning curves, the adaptive filter and log sigma of a demo run, as one PNG.
-
-    Args:
-        result: a :class:`~torchrl_drpo.pipeline.demo.DemoResult`.
-        path: where to write it; replaced atomically.
-
-    Returns:
-        The path.
-    """
-    figure, (top, bottom) = _figure(2, 2)
-    methods = list(dict.fromkeys(cell.method for cell in result.cells))
-    for axes, metric, title in (
-        (top[0], "retrieved_reward", "reward of the retrieved item"),
-        (top[1], "raw_reward", "reward of the raw mean action"),
-        (bottom[1], "log_sigma", "mean log sigma of the policy"),
-    ):
-        for method in methods:
-            curves = [c.history.evaluation[metric] for c in result.cells if c.method == method]
-            draw_curves(axes, curves, method)
-        axes.set_title(title)
-    for end, values in result.ends.items():
-        level = sum(values) / len(values)
-        for axes in top:
-            axes.axhline(level, color=COLOURS[end], linestyle=":", linewidth=1.2, label=end)
-    _draw_filter(bottom[0], [c.history.training for c in result.cells if c.method == "DRPO"])
-    top[0].legend(loc="best", fontsize=8, ncols=2)
-    for axes in (*top, *bottom):
-        axes.set_xlabel("gradient steps")
-    config = result.config
-    figure.suptitle(
-        f"Learning from the {config.scenario} log ({config.log_size:,} rows, "
-        f"{config.setting} setting, {config.seeds} seed{'s' * (config.seeds > 1)})"
-    )
-    return _save(figure, path)
+def axes_of(canvas: Canvas, columns: int, **options: Any) -> list[Axes]:
+    """A row of plain axes; options are those of matplotlib's ``subplots``."""
+    row = canvas.subplots(1, columns, squeeze=False, **options)[0]
+    for axes in row:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#eeeeee")
+        axes.set_axisbelow(True)
+    return list(row)
 
 
 def draw_curves(axes: Axes, curves: Sequence[Curve], label: str, **style: Any) -> None:
@@ -66,43 +36,49 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], label: str, **style: Any) -
     steps = [step for step, _ in curves[0]]
     columns = list(zip(*([value for _, value in curve] for curve in curves), strict=True))
     mean = [sum(column) / len(column) for column in columns]
-    style = {"color": COLOURS.get(label), "label": label, **style}
-    (line,) = axes.plot(steps, mean, **style)
+    (line,) = axes.plot(steps, mean, **_styled(label, style), label=label)
     if len(curves) > 1:
         low, high = [min(c) for c in columns], [max(c) for c in columns]
         axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-def _draw_filter(axes: Axes, histories: Sequence[dict[str, Curve]]) -> None:
-    draw_curves(axes, [h["kappa"] for h in histories], "kappa", color=COLOURS["DRPO"])
-    draw_curves(axes, [h["threshold"] for h in histories], "threshold", color="#0072B2")
-    axes.set_title("DRPO's filter: fraction kept, threshold of the reward")
-    axes.set_ylim(0, 1)
-    axes.legend(fontsize=8)
-
-
-def _figure(rows: int, columns: int) -> tuple[Any, Any]:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(5.2 * columns, 3.4 * rows), layout="constrained"
+def draw_line(
+    axes: Axes, x: Sequence[float], rows: Sequence[Sequence[float]], label: str, **style: Any
+) -> None:
+    """Means with their intervals along x, one list of seeds at each place."""
+    found = [mean_interval(values) for values in rows]
+    style = {"marker": "o", "markersize": 3, "capsize": 2, **_styled(label, style)}
+    axes.errorbar(
+        x, [f.mean for f in found], yerr=[f.half_width for f in found], label=label, **style
     )
-    for cell in axes.flat:
-        cell.spines[["top", "right"]].set_visible(False)
-        cell.grid(alpha=0.25)
-    return figure, axes
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
-    from matplotlib import pyplot as plt
+def draw_point(axes: Axes, x: float, values: Sequence[float], **style: Any) -> None:
+    """The mean over seeds with its interval; nothing where it is not finite."""
+    found = mean_interval(values)
+    if math.isfinite(found.mean):
+        style = {"color": SERIES[0], "capsize": 2, "markersize": 4, "fmt": "o", **style}
+        axes.errorbar([x], [found.mean], yerr=[found.half_width], **style)
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=150)
-    plt.close(figure)
-    os.replace(partial, path)
-    return path
+
+def draw_bars(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], colours: list[str]) -> None:
+    """A horizontal bar with an interval for each named set of values, from top to bottom."""
+    found = [mean_interval(values) for _, values in rows]
+    axes.barh(
+        [name for name, _ in rows],
+        [f.mean for f in found],
+        xerr=[f.half_width for f in found],
+        color=colours,
+        height=0.65,
+        capsize=2,
+    )
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=7)
+
+
+def _styled(label: str, style: dict[str, Any]) -> dict[str, Any]:
+    """A style with the colour and the line of the method that the label names."""
+    if "color" in style:
+        return style
+    shown = method(label)
+    return {"color": shown.colour, "linestyle": shown.line, **style}

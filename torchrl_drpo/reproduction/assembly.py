@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.report.images import png, write_png
-from torchrl_drpo.report.reproduction import Part, Report
-from torchrl_drpo.report.reproduction_html import to_html
 from torchrl_drpo.reproduction.cells import Record
+from torchrl_drpo.reproduction.document.html import to_html
+from torchrl_drpo.reproduction.document.markdown import to_markdown
+from torchrl_drpo.reproduction.document.report import Part, Report
 from torchrl_drpo.reproduction.machine import summarise
 from torchrl_drpo.reproduction.target import Cell, Options, Section, Target
 
@@ -78,7 +79,7 @@ def write_report(
     for name, image in images.items():
         write_png(out / "figures" / f"{name}.png", image)
     write_text(out / "report.html", to_html(report, images))
-    write_text(out / "report.md", report.to_markdown())
+    write_text(out / "report.md", to_markdown(report))
     write_json(out / "claims.json", report.to_json())
     return Written(report, failures)
 

@@ -11,7 +11,6 @@ import torch
 import tyro
 
 from torchrl_drpo.pipeline.terminal import print_json, say, show
-from torchrl_drpo.report.reproduction import VERDICTS, Report, duration, state
 from torchrl_drpo.report.tables import Table
 from torchrl_drpo.reproduction.assembly import Planned, write_report
 from torchrl_drpo.reproduction.cells import (
@@ -20,6 +19,8 @@ from torchrl_drpo.reproduction.cells import (
     read_cells,
     run_cells,
 )
+from torchrl_drpo.reproduction.document.parts import VERDICTS
+from torchrl_drpo.reproduction.document.report import Report, duration, state
 from torchrl_drpo.reproduction.progress import cell_progress
 from torchrl_drpo.reproduction.registry import ALL, load_targets
 from torchrl_drpo.reproduction.target import Options

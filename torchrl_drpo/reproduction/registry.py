@@ -11,12 +11,12 @@ _HERE = "torchrl_drpo.reproduction"
 #: By name, the module whose ``TARGET`` it is, in the report's order.
 MODULES: dict[str, str] = {
     "table1": f"{_HERE}.simulator.table1.target",
-    "divergence": f"{_HERE}.simulator.divergence",
+    "divergence": f"{_HERE}.simulator.divergence.target",
     "noise": f"{_HERE}.simulator.noise",
     "ablation": f"{_HERE}.simulator.ablation",
     "sensitivity": f"{_HERE}.simulator.sensitivity",
-    "online": f"{_HERE}.simulator.online",
-    "geometry": f"{_HERE}.simulator.geometry",
+    "online": f"{_HERE}.simulator.online.target",
+    "geometry": f"{_HERE}.simulator.geometry.target",
     "cu1": f"{_HERE}.controlled.cu1.target",
     "du1": f"{_HERE}.controlled.du1.target",
     "kuairand": f"{_HERE}.kuairand.target",

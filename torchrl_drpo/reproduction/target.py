@@ -11,9 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchrl_drpo.report.reproduction import Claim, Figure, Section, Verdict
+from torchrl_drpo.report.images import Figure
+from torchrl_drpo.reproduction.document.parts import (
+    Claim,
+    Section,
+    Verdict,
+    verdict,
+    verdict_of,
+)
 
-__all__ = ["Cell", "Claim", "Figure", "Options", "Results", "Section", "Target", "Verdict"]
+__all__ = [
+    "Cell",
+    "Claim",
+    "Figure",
+    "Options",
+    "Results",
+    "Section",
+    "Target",
+    "Verdict",
+    "verdict",
+    "verdict_of",
+]
 
 #: Results of a target's cells by the cells' names, as JSON data.
 Results = Mapping[str, Any]
@@ -53,8 +71,8 @@ class Cell:
         target: name of the target that it belongs to.
         name: its name there; letters, digits, ``.``, ``_`` and ``-``: it names a file.
         run: a function at module level (it travels to another process) that returns JSON data.
-        settings: keyword arguments of ``run``, as JSON data; with ``run``'s name and ``version``
-            they are the cell's identity.
+        settings: keyword arguments of ``run``, as JSON data; with target, name, ``run``'s own
+            name and ``version`` they are the cell's identity.
         version: to be raised when ``run`` comes to compute something else.
     """
 
@@ -74,9 +92,12 @@ class Target:
         summary: a line for ``--help`` and the list of targets.
         cells: what to compute.
         section: what to show, from the results of all cells.
+        needs: the log without which it has no cells, as an argument of ``--logs``; empty for a
+            target that needs none.
     """
 
     name: str
     summary: str
     cells: Callable[[Options], Sequence[Cell]]
     section: Callable[[Options, Results], Section]
+    needs: str = ""

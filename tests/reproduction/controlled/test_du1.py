@@ -16,7 +16,7 @@ from torchrl_drpo import TOPRLoss
 from torchrl_drpo.envs import du1
 from torchrl_drpo.reproduction.cells import run_cells
 from torchrl_drpo.reproduction.controlled.arms import Arm
-from torchrl_drpo.reproduction.controlled.du1.claims import Mode
+from torchrl_drpo.reproduction.controlled.du1.modes import Mode
 from torchrl_drpo.reproduction.controlled.du1.target import BOTH, TAPERS, TARGET
 from torchrl_drpo.reproduction.controlled.du1.training import OneStateCategorical, Training
 from torchrl_drpo.reproduction.target import Options

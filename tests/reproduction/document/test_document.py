@@ -9,18 +9,12 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from torchrl_drpo.report.reproduction import (
-    VERDICTS,
-    Claim,
-    Figure,
-    Part,
-    Report,
-    Section,
-    duration,
-    plain,
-)
-from torchrl_drpo.report.reproduction_html import MARKS, to_html
+from torchrl_drpo.report.images import Figure
 from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.document.html import MARKS, to_html
+from torchrl_drpo.reproduction.document.markdown import to_markdown
+from torchrl_drpo.reproduction.document.parts import VERDICTS, Claim, Section
+from torchrl_drpo.reproduction.document.report import Part, Report, duration, plain
 
 NASTY = "KeyError: '__init__' of <b>Worlds</b> & *co* [x](y) `z` $1 ~~a~~ | b"
 #: A parser of GitHub's Markdown, tables and strikethrough included.
@@ -136,7 +130,7 @@ def tables_of(markdown: str) -> list[list[list[str]]]:
 
 
 def test_markdown_tables_survive_pipes_and_line_breaks(report: Report):
-    markdown = report.to_markdown()
+    markdown = to_markdown(report)
     claims, facts, work, rewards = tables_of(markdown)
     assert claims[0] == ["verdict", "claim", "source", "evidence", "section"]
     assert claims[1] == ["held", "it holds", "table 1", "1 | 2", "noise"]
@@ -148,25 +142,21 @@ def test_markdown_tables_survive_pipes_and_line_breaks(report: Report):
 
 
 def test_markdown_has_its_figures_beside_it_and_says_what_was_not_run(report: Report):
-    markdown = report.to_markdown()
+    markdown = to_markdown(report)
     assert "![curves](figures/curves.png)" in markdown
     assert '<a id="noise"></a>\n\n## Noise *injection*' in markdown
     assert "`drpo reproduce noise`: 3 cells, 1 min 01 s." in markdown
     assert f"## table1\n\nNot run: {plain(report.parts[1].problem)}." in markdown
-    assert (
-        "****"
-        not in Report(
-            [Part("a", 1, 0.0, make_section(tables=[Table("", ["a"], [])]))], []
-        ).to_markdown()
-    )
+    untitled = make_section(tables=[Table("", ["a"], [])])
+    assert "****" not in to_markdown(Report([Part("a", 1, 0.0, untitled)], []))
 
 
 def test_a_quick_report_says_so_first(report: Report):
     quick = Report(report.parts, report.facts, quick=True)
-    assert quick.to_markdown().splitlines()[2].startswith("> **QUICK RUN")
+    assert to_markdown(quick).splitlines()[2].startswith("> **QUICK RUN")
     assert 'role="alert">Quick run' in to_html(quick, {"curves": PNG})
     assert quick.to_json()["quick"] is True
-    for text in (report.to_markdown(), to_html(report, {"curves": PNG})):
+    for text in (to_markdown(report), to_html(report, {"curves": PNG})):
         assert "quick run" not in text.lower()
 
 

@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from tests.reproduction.small_worlds import (
+from tests.reproduction.simulator.small_worlds import (
     SEEDS,
     SETUP,
     batch_of,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.reproduction.small_worlds import SEEDS, SETUP, make_worlds, rows_of
+from tests.reproduction.simulator.small_worlds import SEEDS, SETUP, make_worlds, rows_of
 from torchrl_drpo.envs.settings import RecSimSetting, Scenario
 from torchrl_drpo.envs.simulate import simulate_log
 from torchrl_drpo.envs.world import RecSimWorld

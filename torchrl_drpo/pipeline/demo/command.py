@@ -124,7 +124,7 @@ def run_demo(
     Returns:
         The result.
     """
-    from torchrl_drpo.report.plots import plot_demo
+    from torchrl_drpo.report.demo import plot_demo
 
     config = config.resolved()
     start = time.perf_counter()

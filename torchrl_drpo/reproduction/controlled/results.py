@@ -1,4 +1,4 @@
-"""Late windows, paired differences and events of a cell of arms x seeds, from its JSON data."""
+"""Late windows, curves and events of a cell of arms x seeds, from its JSON data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.evaluation.statistics import late_window
 from torchrl_drpo.reproduction.controlled.arms import Arm
 
 KINDS = {
@@ -42,13 +42,13 @@ class Runs:
 
     def late(self, metric: str, name: str) -> list[float]:
         """Mean over the evaluations in the last fifth of the run, a number for each seed."""
-        window = self.evaluations(metric, name)[-self.window :]
+        window = self.evaluations(metric, name)[late_window(self.steps)]
         return [math.fsum(values) / len(window) for values in zip(*window, strict=True)]
 
     @property
     def window(self) -> int:
         """How many evaluations the last fifth of the run has."""
-        return max(1, len(self.steps) // 5)
+        return len(self.steps[late_window(self.steps)])
 
     def evaluations(self, metric: str, name: str) -> list[list[float]]:
         """``[evaluation][seed]``; NaN where a number was not finite."""
@@ -64,26 +64,6 @@ class Runs:
         if self._events is None:
             raise ValueError("this cell recorded no events")
         return self._events[self._rows[name]]
-
-
-def versus(values: Sequence[float], base: Sequence[float], comparisons: int = 1) -> Interval:
-    """Paired differences by seed; the confidence is 95% over ``comparisons`` (Bonferroni).
-
-    >>> print(versus([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]))
-    1.000 ± 0.000
-    """
-    differences = [a - b for a, b in zip(values, base, strict=True)]
-    return mean_interval(differences, 1 - 0.05 / comparisons)
-
-
-def above(interval: Interval) -> bool:
-    """Whether the whole interval is above 0."""
-    return interval.mean - interval.half_width > 0
-
-
-def below(interval: Interval) -> bool:
-    """Whether the whole interval is below 0."""
-    return interval.mean + interval.half_width < 0
 
 
 def count(events: Sequence[Mapping[str, int]], kind: str) -> int:
@@ -110,36 +90,3 @@ def describe(events: Sequence[Mapping[str, int]]) -> str:
             middle = steps[(len(steps) - 1) // 2]
             found.append(f"{words} {len(steps)}/{len(events)} (step {middle:,})")
     return ", ".join(found) or "none"
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number for a table, large ones in powers of ten; a dash for what is not there.
-
-    >>> number(0.12345), number(69634.0), number(float("inf"))
-    ('0.123', '7.0e+04', '-')
-    """
-    if not math.isfinite(value):
-        return "-"
-    value = round(value, digits) + 0.0 if abs(value) < 1_000 else value  # no minus before 0
-    return f"{value:.{digits}f}" if abs(value) < 1_000 else f"{value:.1e}"
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and interval over seeds for a table.
-
-    >>> interval([1.0, 2.0, 3.0])
-    '2.000 ± 2.484'
-    """
-    found = mean_interval(values)
-    if abs(found.mean) < 1_000:
-        return str(found)
-    return f"{found.mean:.1e} ± {found.half_width:.0e}"
-
-
-def signed(found: Interval) -> str:
-    """A difference for a table, with its sign.
-
-    >>> signed(mean_interval([1.0, 2.0, 3.0]))
-    '+2.000 ± 2.484'
-    """
-    return f"{found.mean:+.3f} ± {found.half_width:.3f}"

@@ -7,16 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from torchrl_drpo.report.reproduction import (
-    BANNER,
-    Claim,
-    Figure,
-    Part,
-    Report,
-    Section,
-    duration,
-)
+from torchrl_drpo.report.images import Figure
 from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.document.parts import Claim, Section
+from torchrl_drpo.reproduction.document.report import BANNER, Part, Report, duration
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.reproduction.kuairand.tables import (
+from torchrl_drpo.evaluation.statistics import mean_interval
+from torchrl_drpo.reproduction.kuairand.results import (
     GAUC,
     HITS,
     LIFT,
@@ -16,7 +16,7 @@ from torchrl_drpo.reproduction.kuairand.tables import (
     share_of_bc,
     values_of,
 )
-from torchrl_drpo.reproduction.target import Claim, Verdict
+from torchrl_drpo.reproduction.target import Claim, verdict
 
 FIRST_LOOK = "a first look at this log (2 seeds, nothing tuned)"
 #: By setting: lift and hit rate on the best quarter of the first look.
@@ -100,7 +100,7 @@ def _seen(runs: Runs, key: tuple[str, float]) -> Claim:
     return Claim(
         statement=f"{WHAT[key]}: lift {lift:g} at a hit rate of {hits:g} on the best quarter",
         source=FIRST_LOOK,
-        verdict=_verdict(good),
+        verdict=verdict(good),
         evidence=f"lift {now[0]}, hit rate {now[1]} ({_over(runs)}; within a tenth: "
         f"lift {_yes(good[0])}, hit rate {_yes(good[1])})",
     )
@@ -108,23 +108,23 @@ def _seen(runs: Runs, key: tuple[str, float]) -> Claim:
 
 def _imitation(runs: Runs) -> Claim:
     lift, auc = interval(runs, ("BC", 0.0), LIFT), interval(runs, ("BC", 0.0), GAUC)
-    good = [_below(lift, 1.0), _below(auc, 0.5)]
+    good = [lift.below(1.0), auc.below(0.5)]
     return Claim(
         "imitation ranks what users skipped above what they watched",
         FIRST_LOOK,
-        _verdict(good),
+        verdict(good),
         f"BC: lift {lift} (1 is no order), GAUC of quality {auc} (.5 is no order)",
     )
 
 
 def _taper(runs: Runs, taper: tuple[str, float], quarter: tuple[str, float]) -> Claim:
     gain, cost = paired(runs, taper, quarter, LIFT), share_of_bc(runs, taper)
-    good = [_above(gain, 0.0), _above(cost, 0.9)]
+    good = [gain.above(), cost.above(0.9)]
     return Claim(
         "tapered negatives repair the order more than the top quarter does, at a small cost in "
         "hits (at most a tenth of BC's)",
         FIRST_LOOK,
-        _verdict(good),
+        verdict(good),
         f"lift above the top quarter's, paired: {gain}; hit rate as a share of BC's: {cost}",
     )
 
@@ -132,11 +132,11 @@ def _taper(runs: Runs, taper: tuple[str, float], quarter: tuple[str, float]) -> 
 def _signed(runs: Runs, signed: tuple[str, float], popularity: Mapping[str, float]) -> Claim:
     hits, lift = interval(runs, signed, HITS), interval(runs, signed, LIFT)
     highest = max(runs, key=lambda key: interval(runs, key, LIFT).mean)
-    good = [highest == signed, _below(hits, popularity[HITS])]
+    good = [highest == signed, hits.below(popularity[HITS])]
     return Claim(
         "the signed loss without a taper has the highest lift of all and has lost the good items",
         FIRST_LOOK,
-        _verdict(good),
+        verdict(good),
         f"lift {lift} (highest: {_name(highest)}), hit rate {hits} where popularity has "
         f"{popularity[HITS]:.3f}",
     )
@@ -153,7 +153,7 @@ def _equal(
     return Claim(
         f"{statement} (lift within {SAME_LIFT:g}, hit rate within {SAME_HITS:g})",
         source,
-        _verdict(good),
+        verdict(good),
         f"{_name(a)} less {_name(b)}, paired: lift {lift}, hit rate {hits}",
     )
 
@@ -172,18 +172,6 @@ def _outside(taper: Frontier) -> Claim:
 def plain_winner(runs: Runs) -> tuple[str, float]:
     """Who wins by the hit rate over all rows, which asks nothing about quality."""
     return max(runs, key=lambda key: mean_interval(values_of(runs, key, "hr@50")).mean)
-
-
-def _verdict(good: list[bool]) -> Verdict:
-    return "held" if all(good) else "held in part" if any(good) else "not held"
-
-
-def _below(value: Interval, bound: float) -> bool:
-    return value.mean + value.half_width < bound
-
-
-def _above(value: Interval, bound: float) -> bool:
-    return value.mean - value.half_width > bound
 
 
 def _yes(good: bool) -> str:

@@ -178,3 +178,14 @@ def method(name: str) -> Method:
         'strength'
     """
     return {known.name: known for known in METHODS}[name]
+
+
+def label(name: str, strength: float) -> str:
+    """A method at a strength, for a table.
+
+    Example:
+        >>> label("taper", 1.0), label("BC", 0.0)
+        ('taper, strength 1', 'BC')
+    """
+    parameter = method(name).strength
+    return f"{name}, {parameter} {strength:g}" if parameter else name

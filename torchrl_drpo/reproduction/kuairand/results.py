@@ -6,15 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.evaluation.statistics import (
+    Interval,
+    corrected_p_values,
+    mean_interval,
+    paired_interval,
+)
 from torchrl_drpo.pipeline.table import metrics_from_json
 from torchrl_drpo.reproduction.kuairand.frontier import (
     Point,
     best_within,
     contribution,
     dominated_area,
-    holm,
-    paired_p_value,
 )
 from torchrl_drpo.reproduction.kuairand.methods import METHODS
 from torchrl_drpo.reproduction.target import Results
@@ -94,8 +97,7 @@ def interval(runs: Runs, key: tuple[str, float], metric: str) -> Interval:
 
 def paired(runs: Runs, a: tuple[str, float], b: tuple[str, float], metric: str) -> Interval:
     """What a has above b, paired by seed."""
-    one, two = values_of(runs, a, metric), values_of(runs, b, metric)
-    return mean_interval([x - y for x, y in zip(one, two, strict=True)])
+    return paired_interval(values_of(runs, a, metric), values_of(runs, b, metric))
 
 
 def share_of_bc(runs: Runs, key: tuple[str, float]) -> Interval:
@@ -124,16 +126,13 @@ def frontiers(runs: Runs, goal: str, origin: Point) -> dict[str, Frontier]:
         for name in names:
             areas[name].append(1e3 * dominated_area(points[name], origin))
             alone[name].append(1e3 * contribution(points, name, origin))
-    above = {
-        name: [a - b for a, b in zip(areas[name], areas[BASELINE], strict=True)] for name in names
-    }
-    others = {name: paired_p_value(above[name]) for name in names if name != BASELINE}
-    corrected = holm(others) | {BASELINE: math.nan}
+    others = {name: values for name, values in areas.items() if name != BASELINE}
+    p = corrected_p_values(others, areas[BASELINE]) | {BASELINE: math.nan}
     return {
         name: Frontier(
             mean_interval(areas[name]),
-            mean_interval(above[name]),
-            corrected[name],
+            paired_interval(areas[name], areas[BASELINE]),
+            p[name],
             mean_interval(alone[name]),
         )
         for name in names

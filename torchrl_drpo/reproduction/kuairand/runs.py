@@ -22,6 +22,7 @@ from torch import Tensor
 
 from torchrl_drpo.data import RecReplayBuffer
 from torchrl_drpo.evaluation.ranking import CatalogueScores
+from torchrl_drpo.evaluation.statistics import late_window
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.rows import HeldOut, SplitLog
 from torchrl_drpo.pipeline.scores import (
@@ -178,4 +179,5 @@ def _metrics(scores: CatalogueScores, split: Split) -> dict[str, float | None]:
 
 
 def _late(curve: list[tuple[int, float]], steps: int) -> float:
-    return float(np.mean([value for step, value in curve if step > 0.8 * steps]))
+    late = curve[late_window([step for step, _ in curve], steps)]
+    return float(np.mean([value for _, value in late]))

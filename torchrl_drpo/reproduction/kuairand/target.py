@@ -13,7 +13,7 @@ from typing import Any
 
 from torchrl_drpo.reproduction.kuairand.methods import METHODS, Method
 from torchrl_drpo.reproduction.kuairand.runs import ends, train
-from torchrl_drpo.reproduction.kuairand.section import section
+from torchrl_drpo.reproduction.kuairand.section import LOG, section
 from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 NAME = "kuairand"
@@ -81,4 +81,5 @@ TARGET = Target(
     summary="every objective on the KuaiRand log (--logs), hit rate against lift and GAUC",
     cells=cells,
     section=section,
+    needs=LOG,
 )

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.report.tables import Table
-from torchrl_drpo.reproduction.controlled.results import above, interval, signed, versus
-from torchrl_drpo.reproduction.published import ABLATION
-from torchrl_drpo.reproduction.simulator.runs import method_cell
-from torchrl_drpo.reproduction.simulator.simulated import (
-    axes_of,
-    corrected,
-    curve,
-    ecpm,
-    end,
-    late,
-    verdict,
+from torchrl_drpo.evaluation.statistics import (
+    corrected_p_values,
+    mean_interval,
+    paired_interval,
 )
+from torchrl_drpo.report.formats import plus_minus, signed, spread
+from torchrl_drpo.report.methods import SERIES, method
+from torchrl_drpo.report.plots import axes_of
+from torchrl_drpo.report.tables import Table
+from torchrl_drpo.reproduction.published import ABLATION
+from torchrl_drpo.reproduction.simulator.results import curve, ecpm, end, late
+from torchrl_drpo.reproduction.simulator.runs import method_cell
 from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
@@ -27,6 +25,7 @@ from torchrl_drpo.reproduction.target import (
     Results,
     Section,
     Target,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +50,8 @@ FILTERS: Mapping[str, Mapping[str, Any]] = {
     "adaptive, floor .3": {"rule": "TopFraction", "kappa": {"bounds": [0.3, 1.0]}},
 }
 ADAPTIVE, FIXED, SOFT, HARD = (list(ROWS)[k] for k in (3, 2, 1, 0))
-_COLOURS = dict(zip(ROWS, ("#D55E00", "#56B4E9", "#0072B2", "#009E73"), strict=True))
+#: The last row is DRPO; the others are no methods of their own.
+_COLOURS = dict(zip(ROWS, (*SERIES[2:0:-1], SERIES[0], method("drpo").colour), strict=True))
 
 
 def cells(options: Options) -> Sequence[Cell]:
@@ -75,14 +75,15 @@ def _name(setting: str, name: str) -> str:
 def section(options: Options, results: Results) -> Section:
     """The paper's four rows, then what the filter's own numbers are worth."""
     settings = results[_name("table", ADAPTIVE)]["settings"]
-    lift = versus(late(results, _name("table", ADAPTIVE)), late(results, _name("table", FIXED)))
+    adaptive, fixed = (late(results, _name("table", name)) for name in (ADAPTIVE, FIXED))
+    lift = paired_interval(adaptive, fixed)
     text = (
         "The paper's ablation on the extreme mixture. 'Hard filter alone' keeps the top 20% but "
         "measures advantages from their mean, so half of what it keeps repels; the 'soft base' "
         "measures from the minimum. eCPM is five times the reward of the retrieved item. "
         f"{len(settings['seeds'])} seeds, {settings['schedule']['steps']:,} steps. In the table "
         f"setting the controller is worth {signed(lift)} of reward over the fixed 20% of the same "
-        "rule" + ("." if above(lift) else ": there the adaptation is not what does the work.")
+        "rule" + ("." if lift.above() else ": there the adaptation is not what does the work.")
     )
     return Section(
         "Ablation",
@@ -108,8 +109,8 @@ def _rows_table(results: Results) -> Table:
             cell = _name(setting, name)
             found = mean_interval(ecpm(late(results, cell)))
             row += [
-                f"{found.mean:.2f} ± {found.half_width:.2f}",
-                interval(late(results, cell, "raw_reward")),
+                plus_minus(found, ".2f"),
+                spread(late(results, cell, "raw_reward")),
                 f"{mean_interval(late(results, cell, 'action_distance')).mean:.2f}",
             ]
         rows.append(row)
@@ -127,10 +128,10 @@ def _filters_table(results: Results) -> Table:
     base = late(results, _name("table", ADAPTIVE))
     names = [FIXED, *FILTERS]
     values = {name: late(results, _name("table", name)) for name in names}
-    p = corrected(values, base)
-    rows = [[ADAPTIVE, interval(base), "", "", _kappa(results, ADAPTIVE)]]
+    p = corrected_p_values(values, base)
+    rows = [[ADAPTIVE, spread(base), "", "", _kappa(results, ADAPTIVE)]]
     rows += [
-        [name, interval(values[name]), signed(versus(values[name], base)), f"{p[name]:.3f}",
+        [name, spread(values[name]), signed(paired_interval(values[name], base)), f"{p[name]:.3f}",
          _kappa(results, name)]
         for name in names
     ]  # fmt: skip
@@ -152,16 +153,14 @@ def _claims(results: Results) -> list[Claim]:
 
     def steps(better: str, worse: str) -> tuple[list[bool], str]:
         found = {
-            setting: versus(
+            setting: paired_interval(
                 ecpm(late(results, _name(setting, better))),
                 ecpm(late(results, _name(setting, worse))),
             )
             for setting in SETTINGS
         }
-        words = "; ".join(
-            f"{setting} {f.mean:+.2f} ± {f.half_width:.2f}" for setting, f in found.items()
-        )
-        return [above(f) for f in found.values()], f"paired eCPM: {words}"
+        words = "; ".join(f"{setting} {plus_minus(f, '+.2f')}" for setting, f in found.items())
+        return [f.above() for f in found.values()], f"paired eCPM: {words}"
 
     hard = {s: mean_interval(ecpm(late(results, _name(s, HARD)))).mean for s in SETTINGS}
     out = [
@@ -189,7 +188,7 @@ def _draw(canvas: Canvas, results: Results) -> None:
             x, y = curve(results, _name(setting, name), "raw_reward")
             axes.plot(x, y, color=_COLOURS[name], label=name)
         floor = end(results, _name(setting, HARD), "random")
-        axes.axhline(floor, color="#999999", linestyle=":", label="random item")
+        axes.axhline(floor, color=method("random").colour, linestyle=":", label="random item")
         axes.set_title(f"{setting} setting")
         axes.set_xlabel("gradient steps")
     canvas.axes[0].set_ylabel("reward of the raw mean action")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from torchrl_drpo.evaluation.statistics import paired_interval
+from torchrl_drpo.report.formats import signed, spread
+from torchrl_drpo.report.plots import axes_of, draw_line
 from torchrl_drpo.report.tables import Table
-from torchrl_drpo.reproduction.controlled.results import below, interval, versus
+from torchrl_drpo.reproduction.simulator.results import late, mean
 from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell
-from torchrl_drpo.reproduction.simulator.simulated import axes_of, late, line, mean, verdict
 from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
@@ -17,6 +19,7 @@ from torchrl_drpo.reproduction.target import (
     Results,
     Section,
     Target,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +96,7 @@ def section(options: Options, results: Results) -> Section:
 
 def _table(results: Results, by_level: Mapping[str, Sequence[Sequence[float]]]) -> Table:
     rows = [
-        [name, *(interval(values) for values in found), f"{kept(results, name, 0.8):.0%}",
+        [name, *(spread(values) for values in found), f"{kept(results, name, 0.8):.0%}",
          f"{kept(results, name, LEVELS[-1]):.0%}"]
         for name, found in by_level.items()
     ]  # fmt: skip
@@ -112,9 +115,9 @@ def _claims(
 ) -> list[Claim]:
     where = "arXiv 2602.10430, noise injection"
     at = LEVELS.index(0.8)
-    drop = {name: versus(found[at], found[0]) for name, found in by_level.items()}
+    drop = {name: paired_interval(found[at], found[0]) for name, found in by_level.items()}
     ahead = {
-        name: versus(by_level[name][at], by_level["DRPO"][at])
+        name: paired_interval(by_level[name][at], by_level["DRPO"][at])
         for name in by_level
         if name != "DRPO"
     }
@@ -124,30 +127,27 @@ def _claims(
             "DRPO stays flat from 0 to 80% noise",
             where,
             verdict([left["DRPO"] >= FLAT]),
-            f"it keeps {left['DRPO']:.0%} of its reward above random ({drop['DRPO'].mean:+.3f} ± "
-            f"{drop['DRPO'].half_width:.3f}); flat would be {FLAT:.0%}",
+            f"it keeps {left['DRPO']:.0%} of its reward above random ({signed(drop['DRPO'])}); "
+            f"flat would be {FLAT:.0%}",
         ),
         Claim(
             "AWR and AsymRE fall with noise, further than DRPO",
             where,
-            verdict([below(drop[name]) and left[name] < left["DRPO"] for name in soft]),
+            verdict([drop[name].below() and left[name] < left["DRPO"] for name in soft]),
             "; ".join(f"{name} keeps {left[name]:.0%}" for name in (*soft, "DRPO")),
         ),
         Claim(
             "At 80% noise DRPO is ahead of AWR and AsymRE",
             where,
-            verdict([below(ahead[name]) for name in soft]),
-            "; ".join(
-                f"{name} against DRPO {ahead[name].mean:+.3f} ± {ahead[name].half_width:.3f}"
-                for name in soft
-            ),
+            verdict([ahead[name].below() for name in soft]),
+            "; ".join(f"{name} against DRPO {signed(ahead[name])}" for name in soft),
         ),
         Claim(
             "At 80% noise DRPO is ahead of positive-only and of tapered signed learning",
             "the strongest simple opponents, not in the paper",
-            verdict([below(ahead[name]) for name in ("positive-only", "tapered")]),
+            verdict([ahead[name].below() for name in ("positive-only", "tapered")]),
             "; ".join(
-                f"{name} against DRPO {ahead[name].mean:+.3f} ± {ahead[name].half_width:.3f}"
+                f"{name} against DRPO {signed(ahead[name])}"
                 for name in ("positive-only", "tapered")
             ),
         ),
@@ -162,7 +162,7 @@ def _draw(canvas: Canvas, results: Results) -> None:
     ):
         for name in COMPARED:
             rows = [late(results, _name(name, level), metric) for level in LEVELS]
-            line(axes, [100 * level for level in LEVELS], rows, name)
+            draw_line(axes, [100 * level for level in LEVELS], rows, name)
         axes.set_title(title)
         axes.set_xlabel("random rows, %")
     left.legend(fontsize=7)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.tapers import ExponentialTaper
-from torchrl_drpo.reproduction.simulator import critics, modelled, rules
+from torchrl_drpo.reproduction.simulator import rules
 from torchrl_drpo.reproduction.simulator.rules import Rule
 from torchrl_drpo.reproduction.simulator.training import Schedule, train
 from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
@@ -26,11 +26,11 @@ _RULES: dict[str, type[Rule]] = {
         rules.Exponential,
         rules.Asymmetric,
         rules.Proximal,
-        critics.ExpectileAdvantage,
-        critics.LearnedTop,
-        critics.PolicyAdvantage,
-        modelled.Predicted,
-        modelled.Uphill,
+        rules.ExpectileAdvantage,
+        rules.LearnedTop,
+        rules.PolicyAdvantage,
+        rules.Predicted,
+        rules.Uphill,
     )
 }
 #: By its name in reports: a rule and its options, as JSON data, at the paper's numbers.

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.evaluation.statistics import Interval, mean_interval, paired_interval
+from torchrl_drpo.report.formats import plus_minus
+from torchrl_drpo.report.methods import SERIES
+from torchrl_drpo.report.plots import axes_of, draw_line
 from torchrl_drpo.report.tables import Table
-from torchrl_drpo.reproduction.controlled.results import above, versus
 from torchrl_drpo.reproduction.published import FIXED_RATIO
+from torchrl_drpo.reproduction.simulator.results import ecpm, late
 from torchrl_drpo.reproduction.simulator.runs import method_cell
-from torchrl_drpo.reproduction.simulator.simulated import axes_of, ecpm, late, line, verdict
 from torchrl_drpo.reproduction.target import (
     Cell,
     Claim,
@@ -20,6 +22,7 @@ from torchrl_drpo.reproduction.target import (
     Results,
     Section,
     Target,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ def _ecpm(results: Results, ratio: float, reward: float, policy: float) -> list[
 def _difference(
     results: Results, ratio: float, other: float, reward: float, policy: float
 ) -> Interval:
-    return versus(
+    return paired_interval(
         _ecpm(results, ratio, reward, policy), _ecpm(results, other, reward, policy), comparisons=6
     )
 
@@ -80,9 +83,9 @@ def section(options: Options, results: Results) -> Section:
         "table setting: the top 5%, the top 40% or all rows, while observed rewards carry noise "
         "of 0, 0.5 or 1 (before clipping to [0, 1]) and the expert sees interests through noise "
         f"of .1 or .5. {len(settings['seeds'])} seeds, {settings['schedule']['steps']:,} steps. "
-        f"At policy noise .1, the top 5% against all rows is worth {low.mean:+.2f} ± "
-        f"{low.half_width:.2f} eCPM with exact rewards and {high.mean:+.2f} ± "
-        f"{high.half_width:.2f} at reward noise 1: the filter's merit is the reward's."
+        f"At policy noise .1, the top 5% against all rows is worth "
+        f"{plus_minus(low, '+.2f')} eCPM with exact rewards and "
+        f"{plus_minus(high, '+.2f')} at reward noise 1: the filter's merit is the reward's."
     )
     return Section(
         "Fixed ratio against noise",
@@ -106,7 +109,7 @@ def _table(results: Results) -> Table:
             row = [f"{policy:g}", f"{reward:g}"]
             for ratio in RATIOS:
                 found = mean_interval(_ecpm(results, ratio, reward, policy))
-                row.append(f"{found.mean:.2f} ± {found.half_width:.2f}")
+                row.append(plus_minus(found, ".2f"))
                 row.append(f"{FIXED_RATIO[policy, reward][ratio]:.2f}")
             rows.append(row)
     header = ["policy noise", "reward noise"]
@@ -118,7 +121,7 @@ def _table(results: Results) -> Table:
 def _claims(results: Results) -> list[Claim]:
     def of(ratio: float, other: float, reward: float, policy: float) -> tuple[bool, str]:
         found = _difference(results, ratio, other, reward, policy)
-        return above(found), f"{found.mean:+.2f} ± {found.half_width:.2f} (policy noise {policy:g})"
+        return found.above(), f"{plus_minus(found, '+.2f')} (policy noise {policy:g})"
 
     exact = [of(0.05, 1.0, 0.0, policy) for policy in POLICY_NOISE]
     noisy = [of(1.0, 0.05, 1.0, policy) for policy in POLICY_NOISE]
@@ -161,12 +164,12 @@ def _claims(results: Results) -> list[Claim]:
 
 
 def _draw(canvas: Canvas, results: Results) -> None:
-    colours = dict(zip(RATIOS, ("#009E73", "#0072B2", "#D55E00"), strict=True))
+    colours = dict(zip(RATIOS, SERIES[:3], strict=True))
     for axes, policy in zip(axes_of(canvas, 2, sharey=True), POLICY_NOISE, strict=True):
         for ratio in RATIOS:
             rows = [_ecpm(results, ratio, reward, policy) for reward in REWARD_NOISE]
             words = "all rows" if ratio == 1 else f"top {ratio:.0%}"
-            line(axes, REWARD_NOISE, rows, words, color=colours[ratio])
+            draw_line(axes, REWARD_NOISE, rows, words, color=colours[ratio])
             paper = [FIXED_RATIO[policy, reward][ratio] for reward in REWARD_NOISE]
             axes.plot(REWARD_NOISE, paper, ":", color=colours[ratio], marker="x", markersize=4)
         axes.set_title(f"policy noise {policy:g}")

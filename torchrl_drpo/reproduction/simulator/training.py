@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,12 +10,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from torchrl_drpo.evaluation.statistics import late_window
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
 from torchrl_drpo.reproduction.simulator.rules import Rule
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
-#: Evaluations in this last share of a run are averaged: a late window, not the best checkpoint.
-LATE_WINDOW = 0.2
 _DRAWN = 256  # steps whose rows are drawn together
 
 
@@ -51,9 +51,10 @@ class Run:
 
     def to_json(self) -> dict[str, object]:
         """JSON data; what is not a number is ``None``."""
-        metrics = {name: [_number(v) for v in values] for name, values in self.metrics.items()}
+        metrics = {name: [json_number(v) for v in values] for name, values in self.metrics.items()}
         curves = {
-            name: [(step, _number(v)) for step, v in curve] for name, curve in self.curves.items()
+            name: [(step, json_number(v)) for step, v in points]
+            for name, points in self.curves.items()
         }
         return {"metrics": metrics, "curves": curves}
 
@@ -140,7 +141,8 @@ def _packed(weight: Tensor, batch: TensorDict) -> tuple[Tensor, TensorDict]:
 def _summary(
     history: Sequence[tuple[int, dict[str, list[float]]]], steps: int, policies: PolicyEnsemble
 ) -> Run:
-    late = [found for step, found in history if step > (1 - LATE_WINDOW) * steps]
+    window = late_window([step for step, _ in history], steps)
+    late = [found for _, found in history[window]]
     metrics, curves = {}, {}
     for name in history[0][1]:
         columns = zip(*(found[name] for found in late), strict=True)
@@ -149,5 +151,6 @@ def _summary(
     return Run(metrics, curves, policies)
 
 
-def _number(value: float) -> float | None:
-    return round(value, 6) if value == value and abs(value) != float("inf") else None
+def json_number(value: float) -> float | None:
+    """Six decimals; ``None`` for what JSON has no number for."""
+    return round(value, 6) if math.isfinite(value) else None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from tests.reproduction.small_worlds import SEEDS, SETUP, make_policies, make_worlds
-from torchrl_drpo.reproduction.simulator.phantom import Watched, run_watched
+from tests.reproduction.simulator.small_worlds import SEEDS, SETUP, make_policies, make_worlds
+from torchrl_drpo.reproduction.simulator.divergence.phantom import Watched, run_watched
 from torchrl_drpo.reproduction.simulator.rules import Signed
 from torchrl_drpo.reproduction.simulator.runs import METHODS, run_method
 

@@ -6,16 +6,11 @@ import math
 from typing import Any
 
 from torchrl_drpo.envs import cu1
+from torchrl_drpo.evaluation.statistics import paired_interval
+from torchrl_drpo.report.formats import signed
 from torchrl_drpo.reproduction.controlled.cu1.forms import compare, largest_deviation
-from torchrl_drpo.reproduction.controlled.results import (
-    Runs,
-    above,
-    below,
-    count,
-    signed,
-    versus,
-)
-from torchrl_drpo.reproduction.target import Claim, Verdict
+from torchrl_drpo.reproduction.controlled.results import Runs, count
+from torchrl_drpo.reproduction.target import Claim, verdict_of
 
 SOURCE = "Dynamic Remoteness-Aware Policy Optimization (2026), C-U1"
 TOLERANCE = 0.02
@@ -57,7 +52,7 @@ def _closed_forms(runs: dict[str, Runs]) -> Claim:
     return Claim(
         "Trained policies arrive at the closed-form place and reward of every control, to 2%.",
         f"{SOURCE}, equilibria of the signed update",
-        _all_or_some(inside, len(compared)),
+        verdict_of(inside, len(compared)),
         f"{inside} of {len(compared)} arms within 2% in every seed; largest deviation "
         f"{worst:.2%} ({name})",
     )
@@ -66,16 +61,16 @@ def _closed_forms(runs: dict[str, Runs]) -> Claim:
 def _inverted_u(runs: Runs) -> Claim:
     first, *rest = runs.arms
     base = runs.late("reward", first)
-    gains = {n: versus(runs.late("reward", n), base, len(rest)) for n in rest}
+    gains = {n: paired_interval(runs.late("reward", n), base, len(rest)) for n in rest}
     best = max(gains, key=lambda n: gains[n].mean)
     last = max((n for n in rest if cu1.mass_ratio(runs.arms[n].alpha) < 1), key=rest.index)
-    helps, harms = above(gains[best]), below(gains[last])
+    helps, harms = gains[best].above(), gains[last].below()
     top = cu1.mass_ratio(runs.arms[best].alpha)
     return Claim(
         "Useful negatives help until they do not: the reward over rho is an inverted U with its "
         "top at rho = .583, above positive-only, and falls below it before rho = 1.",
         SOURCE,
-        _all_or_some(helps + harms + (abs(top - 7 / 12) < 0.01), 3),
+        verdict_of(helps + harms + (abs(top - 7 / 12) < 0.01), 3),
         f"best of {len(rest)} strengths at rho = {top:.3f}: {signed(gains[best])} over "
         f"positive-only; at rho = {cu1.mass_ratio(runs.arms[last].alpha):.2f}: "
         f"{signed(gains[last])} (paired by seed, Bonferroni over {len(rest)})",
@@ -84,11 +79,11 @@ def _inverted_u(runs: Runs) -> Claim:
 
 def _near_and_far(runs: dict[str, Runs]) -> Claim:
     base = runs["response"].late("reward", runs["response"].first)
-    gain = {n: versus(runs["sources"].late("reward", n), base, 2) for n in ("near", "far")}
+    gain = {n: paired_interval(runs["sources"].late("reward", n), base, 2) for n in ("near", "far")}
     return Claim(
         "It is not the sign that decides: at the same mass, near negatives help and far ones harm.",
         SOURCE,
-        _all_or_some(above(gain["near"]) + below(gain["far"]), 2),
+        verdict_of(gain["near"].above() + gain["far"].below(), 2),
         f"near {signed(gain['near'])}, far {signed(gain['far'])} against positive-only "
         "(paired by seed, Bonferroni over 2)",
     )
@@ -105,7 +100,7 @@ def _sign_rule(sign: dict[str, Any]) -> Claim:
         "Far negatives shrink sigma: a negative with mean z^2 below 1 raises log sigma, one above "
         "lowers it (the first paper's 'both expand' is withdrawn).",
         "the same, the sign rule",
-        _all_or_some(right, len(clear)),
+        verdict_of(right, len(clear)),
         f"the sign is right in all seeds for {right} of {len(clear)} negatives away from z^2 = 1; "
         f"the force is within {widest:.3f} of |A-|(2 - D), which goes to {largest:.3f}",
     )
@@ -136,7 +131,7 @@ def _variance_first(runs: Runs) -> Claim:
     return Claim(
         "With a learned sigma the variance vanishes before the mean is lost, at rho below 1.",
         "the same, equilibrium of the variance",
-        _all_or_some(held, len(names)),
+        verdict_of(held, len(names)),
         "; ".join(evidence),
     )
 
@@ -152,7 +147,7 @@ def _scale_fails(runs: Runs) -> Claim:
         "A global scale fails where tapers hold: past rho = 1 it loses the task, and no taper "
         "whose weight goes to 0 does.",
         f"{SOURCE}, levels of guarantee",
-        _all_or_some((fails == len(scaled)) + len(keeps), 1 + len(tapered)),
+        verdict_of((fails == len(scaled)) + len(keeps), 1 + len(tapered)),
         f"{', '.join(scaled)}: task collapse in all seeds of {fails} of {len(scaled)} arms. No "
         f"event: {', '.join(keeps) or 'none'}. Task lost in some seed: {', '.join(lost) or 'none'}",
     )
@@ -162,20 +157,14 @@ def _beats_positive_only(runs: dict[str, Runs]) -> Claim:
     base = runs["response"].late("reward", runs["response"].first)
     shapes = runs["shapes"]
     names = [name for name, arm in shapes.arms.items() if arm.taper is not None]
-    gains = {n: versus(shapes.late("reward", n), base, len(names)) for n in names}
-    better = [n for n in names if above(gains[n])]
-    worse = [n for n in names if below(gains[n])]
+    gains = {n: paired_interval(shapes.late("reward", n), base, len(names)) for n in names}
+    better = [n for n in names if gains[n].above()]
+    worse = [n for n in names if gains[n].below()]
     return Claim(
         "With all eight negatives in use, a taper beats positive-only.",
         SOURCE,
-        _all_or_some(len(better), len(names)),
+        verdict_of(len(better), len(names)),
         f"better: {'; '.join(f'{n} {signed(gains[n])}' for n in better) or 'none'}. Worse: "
         f"{'; '.join(f'{n} {signed(gains[n])}' for n in worse) or 'none'} (paired by seed, "
         f"Bonferroni over {len(names)})",
     )
-
-
-def _all_or_some(held: int, of: int) -> Verdict:
-    if of == 0:
-        return "not tested"
-    return "held" if held == of else "held in part" if held else "not held"

@@ -10,14 +10,18 @@ import torch
 
 from torchrl_drpo.envs import cu1
 from torchrl_drpo.evaluation.statistics import mean_interval
+from torchrl_drpo.report.methods import SERIES
+from torchrl_drpo.report.plots import axes_of, draw_point
 from torchrl_drpo.reproduction.controlled.arms import make_taper
 from torchrl_drpo.reproduction.controlled.cu1.forms import compare
-from torchrl_drpo.reproduction.controlled.plots import axes_of, bars, colour_of, point
+from torchrl_drpo.reproduction.controlled.plots import PLAIN, bars, colour_of
 from torchrl_drpo.reproduction.controlled.results import Runs
 from torchrl_drpo.reproduction.target import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
+
+_FOUND, _FORM = SERIES[:2]
 
 
 def figures(runs: dict[str, Runs]) -> list[Figure]:
@@ -61,13 +65,13 @@ def _draw_response(runs: Runs, canvas: Canvas) -> None:
     place, reward = axes_of(canvas, 2)
     rhos = [i / 200 for i in range(190)]
     places = [cu1.displacement_of(rho) for rho in rhos]
-    place.plot(rhos, places, color="#D55E00", label="closed form")
-    reward.plot(rhos, [cu1.reward_of(x) for x in places], color="#D55E00", label="closed form")
+    place.plot(rhos, places, color=_FORM, label="closed form")
+    reward.plot(rhos, [cu1.reward_of(x) for x in places], color=_FORM, label="closed form")
     for name, arm in runs.arms.items():
         rho = cu1.mass_ratio(arm.alpha)
         if rho < 1:
-            point(place, rho, runs.late("displacement", name))
-        point(reward, rho, runs.late("reward", name))
+            draw_point(place, rho, runs.late("displacement", name))
+        draw_point(reward, rho, runs.late("reward", name))
     place.set_yscale("symlog", linthresh=1)
     place.set_ylim(-0.1, 12)
     place.set_ylabel("displacement")
@@ -83,19 +87,21 @@ def _draw_sources(runs: dict[str, Runs], canvas: Canvas) -> None:
     plane, gains = axes_of(canvas, 2)
     sources = runs["sources"]
     x, y = zip(*cu1.negative_places(), strict=True)
-    plane.scatter(x, y, marker="v", color="#D55E00", label="negatives")
+    plane.scatter(x, y, marker="v", color=SERIES[2], label="negatives")
     for k, (a, b) in enumerate(zip(x, y, strict=True)):
         plane.annotate(str(k), (a, b), textcoords="offset points", xytext=(6, 4), fontsize=8)
     plane.scatter([1], [0], marker="*", s=90, color="#000000", label="best action")
-    plane.scatter([0], [0], marker="s", color="#E69F00", label="positives' centroid")
+    plane.scatter(
+        [0], [0], marker="s", color=colour_of("positive-only"), label="positives' centroid"
+    )
     base, rows = runs["response"].late("reward", runs["response"].first), []
     for number, (name, form) in enumerate(compare(sources).items()):
         along, across = zip(*form.found, strict=True)
         style = {"label": "closed form"} if number == 0 else {}
-        plane.scatter(*form.place, marker="x", s=45, color="#009E73", **style)
+        plane.scatter(*form.place, marker="x", s=45, color=_FORM, **style)
         style = {"label": "trained"} if number == 0 else {}
         middle = (mean_interval(along).mean, mean_interval(across).mean)
-        plane.scatter(*middle, s=12, color="#0072B2", zorder=3, **style)
+        plane.scatter(*middle, s=12, color=_FOUND, zorder=3, **style)
         plane.annotate(
             name.removeprefix("negative "),
             middle,
@@ -103,7 +109,7 @@ def _draw_sources(runs: dict[str, Runs], canvas: Canvas) -> None:
             xytext=(4, -9) if name.startswith("negative") else (-2, 5),
             rotation=0 if name.startswith("negative") else 60,
             fontsize=6,
-            color="#0072B2",
+            color=_FOUND,
         )
         rows.append((name, [a - b for a, b in zip(form.found_reward, base, strict=True)]))
     plane.set_aspect("equal")
@@ -141,10 +147,10 @@ def _draw_shapes(runs: dict[str, Runs], canvas: Canvas) -> None:
 
 def _draw_sigma(runs: Runs, canvas: Canvas) -> None:
     spread, reward = axes_of(canvas, 2)
-    plain = iter(("#B8B000", "#8C6D31", "#999999", "#004D40"))
+    plain = iter(SERIES[3:])
     for name in runs.arms:
         colour = colour_of(name)
-        if colour == "#777777":
+        if colour == PLAIN:
             colour = next(plain, colour)
         style = {"color": colour, "label": name, "linewidth": 1.3}
         spread.plot(runs.steps, [_finite(v) for v in runs.curve("log_sigma", name)], **style)

@@ -17,15 +17,9 @@ from torchrl_drpo.functional.diagnostics import taper_active_fraction
 from torchrl_drpo.functional.remoteness import gaussian_remoteness
 from torchrl_drpo.objectives import RepulsiveLoss
 from torchrl_drpo.policies.gaussian import DiagonalNormal
-from torchrl_drpo.reproduction.controlled.arms import (
-    Arm,
-    Record,
-    StackedMLP,
-    TaperByArm,
-    Watch,
-    copy_to_arms,
-    train,
-)
+from torchrl_drpo.reproduction.controlled.arms import Arm, TaperByArm
+from torchrl_drpo.reproduction.controlled.recording import Record, Watch
+from torchrl_drpo.reproduction.controlled.training import StackedMLP, copy_to_arms, train
 
 BATCH = 256
 NEAR, FAR = (7, 0, 1), (3, 4, 5)  # behind a+ and beyond a*: D < 2.1 and D > 8.6 as training starts

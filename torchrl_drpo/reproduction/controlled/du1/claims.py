@@ -1,74 +1,17 @@
-"""Events and verdicts of target ``du1``, computed from the cells' numbers."""
+"""What was claimed of D-U1, and what the cells' numbers say."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch
-
-from torchrl_drpo.evaluation.statistics import Interval, mean_interval
-from torchrl_drpo.reproduction.controlled.arms import Watch
-from torchrl_drpo.reproduction.controlled.results import (
-    Runs,
-    above,
-    below,
-    count,
-    signed,
-    versus,
-)
-from torchrl_drpo.reproduction.target import Claim, Results, Verdict
+from torchrl_drpo.evaluation.statistics import mean_interval, paired_interval
+from torchrl_drpo.report.formats import plus_minus, signed
+from torchrl_drpo.reproduction.controlled.du1.modes import Mode
+from torchrl_drpo.reproduction.controlled.results import count
+from torchrl_drpo.reproduction.target import Claim, verdict_of
 
 SOURCE = "Dynamic Remoteness-Aware Policy Optimization (2026), D-U1"
-MODES = ("fixed", "learned")
-#: Mean entropy in nats below which a policy has come to one action: a perplexity of 1.05.
-MIN_ENTROPY = 0.05
-
-
-class Mode:
-    """The arms with kappa fixed, or with kappa learned.
-
-    Args:
-        results: of all cells.
-        mode: which.
-
-    Attributes:
-        local: the local negative alone over its strengths; the first arm is positive-only.
-        controls: the other arms.
-    """
-
-    def __init__(self, results: Results, mode: str) -> None:
-        self.name = mode
-        self.local = Runs(results[f"local-{mode}"]["result"])
-        self.controls = Runs(results[f"controls-{mode}"]["result"])
-
-    def arms(self) -> Iterator[tuple[str, Runs]]:
-        """All arms by name, with where they are."""
-        for runs in (self.local, self.controls):
-            for name in runs.arms:
-                yield name, runs
-
-    def of(self, name: str) -> Runs:
-        """Where an arm is."""
-        return self.local if name in self.local.arms else self.controls
-
-    def base(self, metric: str) -> list[float]:
-        """Late numbers of positive-only training, seed by seed."""
-        return self.local.late(metric, self.local.first)
-
-    def gain(self, name: str, comparisons: int = 1) -> Interval:
-        """Late reward against positive-only, paired by seed."""
-        return versus(self.of(name).late("reward", name), self.base("reward"), comparisons)
-
-    def events(self, name: str) -> list[dict[str, int]]:
-        """Events of an arm, seed by seed, by the share of the best reward and the entropy."""
-        runs = self.of(name)
-        references = [max(value, 1e-3) for value in self.base("share")]
-        watch = Watch(references, warmup=runs.steps[-1] // 4, min_entropy=MIN_ENTROPY)
-        shares, entropies = runs.evaluations("share", name), runs.evaluations("entropy", name)
-        for step, share, entropy in zip(runs.steps, shares, entropies, strict=True):
-            watch.update(step, reward=torch.tensor(share), entropy=torch.tensor(entropy))
-        return watch.happened()
 
 
 def claims(modes: dict[str, Mode]) -> list[Claim]:
@@ -88,7 +31,7 @@ def _inverted_u(modes: dict[str, Mode]) -> Claim:
         strengths = list(mode.local.arms)[1:]
         gains = {name: mode.gain(name, len(strengths)) for name in strengths}
         best = max(gains, key=lambda n: gains[n].mean)
-        held += above(gains[best]) + below(gains[strengths[-1]])
+        held += gains[best].above() + gains[strengths[-1]].below()
         evidence.append(
             f"kappa {mode.name}: best of {len(strengths)} {best} {signed(gains[best])}, "
             f"{strengths[-1]} {signed(gains[strengths[-1]])}"
@@ -96,7 +39,7 @@ def _inverted_u(modes: dict[str, Mode]) -> Claim:
     return Claim(
         "Useful (local) negatives help until they do not: an inverted U over their strength.",
         SOURCE,
-        _verdict(held, 2 * len(modes)),
+        verdict_of(held, 2 * len(modes)),
         "; ".join(evidence) + " (against positive-only, paired by world, Bonferroni)",
     )
 
@@ -110,12 +53,12 @@ def _bounded_score(mode: Mode) -> Claim:
         for value in row
     )
     far, base = mode.controls.late("far_remoteness", name), mode.base("far_remoteness")
-    more = versus(far, base)
+    more = paired_interval(far, base)
     return Claim(
         "Far negatives do not explode a categorical policy's gradient: the score stays below "
         "sqrt 2; their probability collapses instead.",
         "the same, bounds on the categorical score",
-        _verdict((largest <= math.sqrt(2) + 1e-5) + above(more), 2),
+        verdict_of((largest <= math.sqrt(2) + 1e-5) + more.above(), 2),
         f"largest |e_a - pi| of any negative at any evaluation of all arms {largest:.6f}; "
         f"log pi of far negatives with kappa learned {-mean_interval(far).mean:.3g} against "
         f"{-mean_interval(base).mean:.3g} for positive-only",
@@ -125,16 +68,16 @@ def _bounded_score(mode: Mode) -> Claim:
 def _concentration(mode: Mode) -> Claim:
     name = "far, alpha 1"
     pairs = {
-        metric: versus(mode.controls.late(metric, name), mode.base(metric), 2)
+        metric: paired_interval(mode.controls.late(metric, name), mode.base(metric), 2)
         for metric in ("entropy", "kappa")
     }
     return Claim(
         "Far negatives concentrate the policy: kappa rises and the entropy falls (the categorical "
         "counterpart of 'far negatives shrink sigma').",
         SOURCE,
-        _verdict(below(pairs["entropy"]) + above(pairs["kappa"]), 2),
+        verdict_of(pairs["entropy"].below() + pairs["kappa"].above(), 2),
         f"far negatives at rho 1 against positive-only: entropy {signed(pairs['entropy'])} nats, "
-        f"kappa {pairs['kappa'].mean:+.3g} ± {pairs['kappa'].half_width:.2g} (paired by world, "
+        f"kappa {plus_minus(pairs['kappa'], '+.3g', '.2g')} (paired by world, "
         "Bonferroni over 2)",
     )
 
@@ -156,7 +99,7 @@ def _control(modes: dict[str, Mode]) -> Claim:
     return Claim(
         "A local negative past rho = 1 takes the task from the signed loss, not from tapered ones.",
         SOURCE,
-        _verdict(held, of),
+        verdict_of(held, of),
         "; ".join(evidence),
     )
 
@@ -169,14 +112,14 @@ def _beats_positive_only(modes: dict[str, Mode]) -> Claim:
         for name in tapered:
             gain = mode.gain(name, len(tapered) * len(modes))
             text = f"{name}, kappa {mode.name} {signed(gain)}"
-            if above(gain):
+            if gain.above():
                 better.append(text)
-            elif below(gain):
+            elif gain.below():
                 worse.append(text)
     return Claim(
         "A tapered negative branch beats positive-only.",
         SOURCE,
-        _verdict(len(better), of),
+        verdict_of(len(better), of),
         f"better: {_list(better)}. Worse: {_list(worse)} (expected reward, paired by world, "
         f"Bonferroni over {of})",
     )
@@ -184,7 +127,3 @@ def _beats_positive_only(modes: dict[str, Mode]) -> Claim:
 
 def _list(names: Sequence[str]) -> str:
     return "; ".join(names) or "none"
-
-
-def _verdict(held: int, of: int) -> Verdict:
-    return "held" if held == of else "held in part" if held else "not held"

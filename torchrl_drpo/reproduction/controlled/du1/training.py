@@ -18,13 +18,9 @@ from torchrl_drpo.envs import du1
 from torchrl_drpo.functional.diagnostics import taper_active_fraction
 from torchrl_drpo.functional.remoteness import categorical_remoteness
 from torchrl_drpo.objectives import RepulsiveLoss
-from torchrl_drpo.reproduction.controlled.arms import (
-    Arm,
-    Record,
-    StackedMLP,
-    TaperByArm,
-    train,
-)
+from torchrl_drpo.reproduction.controlled.arms import Arm, TaperByArm
+from torchrl_drpo.reproduction.controlled.recording import Record
+from torchrl_drpo.reproduction.controlled.training import StackedMLP, train
 
 BATCH, KAPPA = 128, 8.0
 LOGGED = 4 + len(du1.LOCAL) + len(du1.FAR)

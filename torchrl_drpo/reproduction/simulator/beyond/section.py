@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torchrl_drpo.evaluation.statistics import mean_interval
+from torchrl_drpo.evaluation.statistics import corrected_p_values, mean_interval
 from torchrl_drpo.report.tables import Table
-from torchrl_drpo.reproduction.simulator.simulated import corrected, finite, late, verdict
-from torchrl_drpo.reproduction.target import Claim, Options, Results, Section
+from torchrl_drpo.reproduction.simulator.results import finite, late
+from torchrl_drpo.reproduction.target import Claim, Options, Results, Section, verdict
 
 
 def section(
@@ -58,6 +58,6 @@ def _against(
         return False, f"{name} ended at NaN in {sum(map(math.isnan, mine))} of {len(mine)} seeds"
     if not others:
         return True, f"no baseline is left{lost}"
-    p = max(corrected(others, mine).values())
+    p = max(corrected_p_values(others, mine).values())
     margin = mean_interval(mine).mean - max(mean_interval(v).mean for v in others.values())
     return margin > 0 and p < 0.05, f"{margin:+.4f} over the best, p {p:.1e}{lost}"

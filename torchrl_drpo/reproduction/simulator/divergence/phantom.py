@@ -7,6 +7,7 @@ parameters and in log sigma. Source: arXiv 2602.10430, section 3 ("phantom gradi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,5 +138,4 @@ def run_watched(
 
 
 def _number(value: float) -> float | None:
-    finite = value == value and abs(value) != float("inf")
-    return float(f"{value:.6g}") if finite else None
+    return float(f"{value:.6g}") if math.isfinite(value) else None

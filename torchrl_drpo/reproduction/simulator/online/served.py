@@ -1,8 +1,4 @@
-"""Offline to online: policies that go on learning from what they serve, all seeds at once.
-
-A row of the buffers holds the rows of all seeds. The split of every batch between the fixed log
-and what was served is that of TorchRL's ``OfflineToOnlineReplayBuffer``.
-"""
+"""Offline to online: policies that go on learning from what they serve, all seeds at once."""
 
 from __future__ import annotations
 
@@ -15,14 +11,15 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, OfflineToOnlineReplayBuffer, ReplayBuffer
 
+from torchrl_drpo.evaluation.statistics import late_window
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
+from torchrl_drpo.reproduction.simulator.online.audience import Audience, make_buffer
+from torchrl_drpo.reproduction.simulator.rules import Rule
 from torchrl_drpo.reproduction.simulator.runs import build_rule, build_setup
-from torchrl_drpo.reproduction.simulator.training import LATE_WINDOW
+from torchrl_drpo.reproduction.simulator.training import json_number
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
-_SERVE_STREAM, _BUFFER_STREAM = 105, 106
 _LEARNING_RATE = 3e-4  # of Adam, the paper's
 
 
@@ -62,92 +59,62 @@ def run_served(
     """
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # storages announce themselves
     worlds = Worlds(build_setup(setup), seeds, device)
-    setting = worlds.setup.world
-    policies = PolicyEnsemble(seeds, setting.state_dim, setting.action_dim, device=device)
-    optimizer = torch.optim.Adam(list(policies.parameters.values()), lr=_LEARNING_RATE, fused=True)
+    total = offline_steps + online_steps
+    learner = _Learner(worlds, build_rule(method), total)
     rounds = math.ceil(online_steps / serve_every)
     buffer = make_buffer(worlds, rounds * served, offline_fraction)
     audience = Audience(worlds, served)
-    rule, stream = build_rule(method), copy.copy(worlds)
-    total = offline_steps + online_steps
-    rule.prepare(stream, policies, total)
-    row = torch.arange(batch_size, device=worlds.device).expand(len(seeds), -1)
     every = max(1, total // evaluations)
     history: list[tuple[int, dict[str, list[float]]]] = []
     seen: dict[str, list[Tensor]] = {}
     for step in range(-offline_steps, online_steps):
         if step >= 0 and step % serve_every == 0:
-            rows = audience.serve(policies)
+            rows = audience.serve(learner.policies)
             buffer.extend(rows)
             seen.setdefault("served_reward", []).append(rows["latent_reward"].mean(0))
-        drawn = buffer.sample(batch_size)
-        # To the rules a step's batch is the log, of which they read every row.
-        stream.log = drawn.apply(lambda v: v.transpose(0, 1).contiguous(), batch_size=row.shape)
-        batch = stream.log.select("reward", "online").set("row", row)
-        weight = rule.weigh(batch, step + offline_steps)
-        scores = policies.score(stream.log["observation"], stream.log["action"])
-        weight = rule.reweigh(weight, scores, batch, step + offline_steps)
-        policies.backward(scores, weight)
-        optimizer.step()
+        done = step + offline_steps
+        found = shares(*learner.step(buffer.sample(batch_size), done))
         if step >= 0:
-            for name, value in shares(weight, batch["online"]).items():
+            for name, value in found.items():
                 seen.setdefault(name, []).append(value)
-        if (step + offline_steps + 1) % every == 0 or step + 1 == online_steps:
-            found = worlds.evaluate(policies.mean(worlds.users))
-            found |= {name: torch.stack(v).mean(0).tolist() for name, v in seen.items()}
+        if (done + 1) % every == 0 or step + 1 == online_steps:
+            means = {name: torch.stack(values).mean(0).tolist() for name, values in seen.items()}
             seen.clear()
-            history.append((step + 1, found))
+            history.append((step + 1, worlds.evaluate(learner.means()) | means))
     return {**_summary(history, online_steps), "ends": worlds.ends()}
 
 
-def make_buffer(worlds: Worlds, capacity: int, fraction: float) -> OfflineToOnlineReplayBuffer:
-    """The log as the offline part, and room for what will be served; seeded."""
-    log = worlds.log.select("observation", "action", "reward", "latent_reward")
-    log = log.set("online", torch.zeros_like(log["reward"]))
-    log = log.apply(lambda v: v.transpose(0, 1).contiguous(), batch_size=[log.shape[1]])
-    offline = ReplayBuffer(storage=LazyTensorStorage(len(log)))
-    offline.extend(log)
-    buffer = OfflineToOnlineReplayBuffer(
-        offline, online_capacity=capacity, offline_fraction=fraction
-    )
-    for number, part in enumerate((buffer.offline_buffer, buffer.online_buffer)):
-        part.set_rng(torch.Generator().manual_seed(_BUFFER_STREAM + number))
-    return buffer
+class _Learner:
+    """Policies of all seeds, and the rule by which they learn from rows that are drawn for them."""
 
+    def __init__(self, worlds: Worlds, rule: Rule, steps: int) -> None:
+        setting = worlds.setup.world
+        self.worlds, self.rule, self.stream = worlds, rule, copy.copy(worlds)
+        self.policies = PolicyEnsemble(
+            worlds.seeds, setting.state_dim, setting.action_dim, device=worlds.device
+        )
+        parameters = list(self.policies.parameters.values())
+        self.optimizer = torch.optim.Adam(parameters, lr=_LEARNING_RATE, fused=True)
+        rule.prepare(self.stream, self.policies, steps)
 
-class Audience:
-    """New users of every seed's world, to be served.
+    def means(self) -> Tensor:
+        """Mean actions for the held-out users."""
+        return self.policies.mean(self.worlds.users)
 
-    Args:
-        worlds: whose.
-        count: users of a round.
-    """
-
-    def __init__(self, worlds: Worlds, count: int) -> None:
-        self.worlds, self.count = worlds, count
-        self.generators = [
-            torch.Generator().manual_seed(1_000 * seed + _SERVE_STREAM) for seed in worlds.seeds
-        ]
-
-    @torch.no_grad()
-    def serve(self, policies: PolicyEnsemble) -> TensorDict:
-        """One round: rows ``[count]`` of the buffer's form, each holding all seeds."""
-        pairs = list(zip(self.worlds.worlds, self.generators, strict=True))
-        states = torch.stack([w.draw_states(self.count, generator=g) for w, g in pairs])
-        mean = policies.mean(states.to(self.worlds.device)).cpu()
-        sigma = policies.sigma.cpu()
-        columns: dict[str, list[Tensor]] = {"action": [], "reward": [], "latent_reward": []}
-        for number, (world, generator) in enumerate(pairs):
-            noise = torch.randn(mean.shape[1:], generator=generator)
-            item = world.retrieve(mean[number] + sigma[number] * noise)
-            latent = world.latent_reward(world.interest(states[number]), item)
-            columns["action"].append(world.items[item])
-            columns["reward"].append(world.observed_reward(latent, generator))
-            columns["latent_reward"].append(latent)
-        rows = {name: torch.stack(values, 1) for name, values in columns.items()}
-        rows["observation"] = states.transpose(0, 1).contiguous()
-        rows["online"] = torch.ones_like(rows["reward"])
-        return TensorDict(rows, batch_size=[self.count]).to(self.worlds.device)
+    def step(self, drawn: TensorDict, step: int) -> tuple[Tensor, Tensor]:
+        """One step on rows ``[B]`` of the buffer: weights ``[S, B]``, and which were served."""
+        seeds, count = len(self.worlds.seeds), len(drawn)
+        log = drawn.apply(lambda v: v.transpose(0, 1).contiguous(), batch_size=[seeds, count])
+        # To the rules a step's batch is the log, of which they read every row.
+        self.stream.log = log
+        row = torch.arange(count, device=self.worlds.device).expand(seeds, -1)
+        batch = log.select("reward", "online").set("row", row)
+        weight = self.rule.weigh(batch, step)
+        scores = self.policies.score(log["observation"], log["action"])
+        weight = self.rule.reweigh(weight, scores, batch, step)
+        self.policies.backward(scores, weight)
+        self.optimizer.step()
+        return weight, batch["online"]
 
 
 def shares(weight: Tensor, online: Tensor) -> dict[str, Tensor]:
@@ -178,14 +145,11 @@ def _summary(
     curves: dict[str, list[tuple[int, list[float | None]]]] = {}
     for step, found in history:
         for name, values in found.items():
-            curves.setdefault(name, []).append((step, [_number(v) for v in values]))
-    late = [found for step, found in history if step > (1 - LATE_WINDOW) * online_steps]
+            curves.setdefault(name, []).append((step, [json_number(v) for v in values]))
+    window = late_window([step for step, _ in history], online_steps)
+    late = [found for _, found in history[window]]
     metrics = {
-        name: [_number(sum(column) / len(late)) for column in zip(*rows, strict=True)]
+        name: [json_number(sum(column) / len(late)) for column in zip(*rows, strict=True)]
         for name, rows in ((name, [found[name] for found in late]) for name in late[0])
     }
     return {"metrics": metrics, "curves": curves}
-
-
-def _number(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None

@@ -1,93 +1,21 @@
-r"""Critics of many seeds at once, and the objectives that learn their quality signal.
+"""Rules that learn their quality signal: IQL, DRPO-Q and CRR.
 
-The logs are one-step bandits, so Q is a regression of the reward. Critics train along with the
-policy, on the same rows: small networks state (and action) -> H ReLU -> 1, Adam 3e-4, gradients in
-closed form as in :mod:`torchrl_drpo.reproduction.simulator.ensemble`.
+Critics train along with the policy, on the same rows, by Adam at 3e-4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
+from torchrl_drpo.reproduction.simulator.critics import V_STREAM, CriticEnsemble
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
-from torchrl_drpo.reproduction.simulator.rules import Rule, TopFraction
+from torchrl_drpo.reproduction.simulator.rules.base import Rule
+from torchrl_drpo.reproduction.simulator.rules.filters import TopFraction
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
-# Keep the critics' first weights and CRR's samples apart from the policy's and the batches'.
-_Q_STREAM, _V_STREAM, _SAMPLE_STREAM = 101, 102, 103
-
-
-class CriticEnsemble:
-    """S networks of one number, each with its Adam.
-
-    Args:
-        seeds: of the initial weights, torch's defaults for linear layers.
-        inputs: entries of an input row.
-        stream: tells networks of equal seeds apart.
-        hidden: ReLU units.
-        learning_rate: of Adam.
-        device: where the parameters live.
-    """
-
-    def __init__(
-        self,
-        seeds: Sequence[int],
-        inputs: int,
-        *,
-        stream: int = _Q_STREAM,
-        hidden: int = 128,
-        learning_rate: float = 3e-4,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        layers = []
-        for seed in seeds:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1_000 * seed + stream)
-                layers.append((nn.Linear(inputs, hidden), nn.Linear(hidden, 1)))
-        stacked = {
-            "w1": torch.stack([first.weight.detach().T for first, _ in layers]),
-            "b1": torch.stack([first.bias.detach()[None] for first, _ in layers]),
-            "w2": torch.stack([last.weight.detach().T for _, last in layers]),
-            "b2": torch.stack([last.bias.detach()[None] for _, last in layers]),
-        }
-        self.parameters: dict[str, Tensor] = {
-            name: value.contiguous().to(device).requires_grad_() for name, value in stacked.items()
-        }
-        self.optimizer = torch.optim.Adam(
-            list(self.parameters.values()), lr=learning_rate, fused=True
-        )
-
-    @torch.no_grad()
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations ``[S, B, H]`` and values ``[S, B]`` of rows ``[S, B, inputs]``."""
-        p = self.parameters
-        hidden = torch.baddbmm(p["b1"], rows, p["w1"]).relu_()
-        return hidden, torch.baddbmm(p["b2"], hidden, p["w2"]).squeeze(-1)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Values ``[S, B]``."""
-        return self.forward(rows)[1]
-
-    @torch.no_grad()
-    def step(self, rows: Tensor, hidden: Tensor, at_value: Tensor) -> None:
-        """One step of Adam.
-
-        Args:
-            rows: as in :meth:`forward`.
-            hidden: what it returned for them.
-            at_value: derivative of the loss by each value, ``[S, B]``.
-        """
-        p, at_value = self.parameters, at_value.unsqueeze(-1)
-        at_hidden = torch.ops.aten.threshold_backward(at_value * p["w2"].mT, hidden, 0.0)
-        p["w2"].grad = torch.bmm(hidden.mT, at_value)
-        p["b2"].grad = at_value.sum(1, keepdim=True)
-        p["w1"].grad = torch.bmm(rows.mT, at_hidden)
-        p["b1"].grad = at_hidden.sum(1, keepdim=True)
-        self.optimizer.step()
+_SAMPLE_STREAM = 103  # keeps CRR's samples apart from the critics' first weights
 
 
 class _WithQ(Rule):
@@ -99,7 +27,7 @@ class _WithQ(Rule):
         states, actions = (worlds.log[name].shape[-1] for name in ("observation", "action"))
         seeds, device = worlds.seeds, worlds.device
         self.q = CriticEnsemble(seeds, states + actions, device=device)
-        self.v = CriticEnsemble(seeds, states, stream=_V_STREAM, device=device)
+        self.v = CriticEnsemble(seeds, states, stream=V_STREAM, device=device)
 
     def _train_q(self, state: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """Q of the rows before this step's update."""

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
-from torchrl_drpo.reproduction.simulator.rules import Rule
+from torchrl_drpo.reproduction.simulator.rules.base import Rule
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torchrl_drpo.evaluation.statistics import mean_interval
-from torchrl_drpo.reproduction.controlled.results import above, below, signed, versus
+from torchrl_drpo.evaluation.statistics import mean_interval, paired_interval
+from torchrl_drpo.report.formats import signed
 from torchrl_drpo.reproduction.published import APG_DISTANCE, TABLE1
-from torchrl_drpo.reproduction.simulator.simulated import TOLERANCE, finite, gap, verdict
-from torchrl_drpo.reproduction.target import Claim
+from torchrl_drpo.reproduction.simulator.results import TOLERANCE, finite, gap
+from torchrl_drpo.reproduction.target import Claim, verdict
 
 #: Methods whose published rewards an honest implementation should come to.
 REQUIRED = ("BC", "AWR", "IQL", "Adaptive BC", "DRPO")
@@ -48,11 +48,11 @@ def _near(rewards: Rewards, name: str, scenarios: Sequence[str]) -> Claim:
 
 
 def _above(rewards: Rewards, better: str, worse: str, scenarios: Sequence[str]) -> Claim:
-    found = {s: versus(rewards[s][better], rewards[s][worse]) for s in scenarios}
+    found = {s: paired_interval(rewards[s][better], rewards[s][worse]) for s in scenarios}
     return Claim(
         f"{better} is above {worse} ({' and '.join(scenarios)})",
         _WHERE,
-        verdict([above(f) for f in found.values()]),
+        verdict([f.above() for f in found.values()]),
         "paired: " + "; ".join(f"{s} {signed(f)}" for s, f in found.items()),
     )
 
@@ -78,11 +78,11 @@ def _best(rewards: Rewards) -> Claim:
     for scenario, methods in rewards.items():
         ours = max(("DRPO", "DRPO-Exp"), key=lambda name: mean_interval(methods[name]).mean)
         others = {
-            name: versus(methods[name], methods[ours])
+            name: paired_interval(methods[name], methods[ours])
             for name in methods
             if name not in ("DRPO", "DRPO-Exp") and finite(methods[name])  # what broke down lost
         }
-        parts.append(all(below(difference) for difference in others.values()))
+        parts.append(all(difference.below() for difference in others.values()))
         rival = max(others, key=lambda name: others[name].mean)
         words.append(f"{scenario}: best rival of {ours} is {rival}, {signed(others[rival])}")
     return Claim(

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torchrl_drpo.evaluation.statistics import mean_interval
+from torchrl_drpo.report.formats import spread
 from torchrl_drpo.report.tables import Table
-from torchrl_drpo.reproduction.controlled.results import interval
 from torchrl_drpo.reproduction.published import TABLE1
+from torchrl_drpo.reproduction.simulator.results import TOLERANCE, gap, late
 from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell
-from torchrl_drpo.reproduction.simulator.simulated import TOLERANCE, gap, late, verdict
 from torchrl_drpo.reproduction.simulator.table1.claims import REQUIRED
-from torchrl_drpo.reproduction.target import Cell, Claim, Options, Results
+from torchrl_drpo.reproduction.target import Cell, Claim, Options, Results, verdict
 
 LOG_SIZE, REWARD_NOISE = 5_000, 0.45
 
@@ -66,7 +66,7 @@ def table(results: Results) -> Table:
         row = [name]
         for scenario in TABLE1:
             row += [
-                interval(late(results, _name(name, scenario))),
+                spread(late(results, _name(name, scenario))),
                 f"{TABLE1[scenario][name]:.3f}",
                 f"{gaps[name, scenario]:+.0%}",
             ]

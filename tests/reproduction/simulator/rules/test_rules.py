@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.reproduction.small_worlds import (
+from tests.reproduction.simulator.small_worlds import (
     batch_of,
     make_policies,
     make_worlds,
@@ -29,8 +29,8 @@ from torchrl_drpo.reproduction.simulator.rules import (
     Rule,
     Signed,
     TopFraction,
-    select_top,
 )
+from torchrl_drpo.reproduction.simulator.rules.filters import select_top
 from torchrl_drpo.reproduction.simulator.runs import METHODS, build_rule, build_setup
 
 

@@ -1,0 +1,1 @@
+"""Why a signed loss runs away from a fixed log."""

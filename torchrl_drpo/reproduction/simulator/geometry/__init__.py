@@ -1,0 +1,1 @@
+"""What the simulator's catalogue and its rewards look like."""

@@ -1,0 +1,1 @@
+"""Policies that go on learning from what they serve."""
