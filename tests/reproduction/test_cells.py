@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.reproduction import small_cells
-from torchrl_drpo.reproduction import cells as module
-from torchrl_drpo.reproduction.cells import (
-    CellError,
-    default_workers,
-    read_cells,
-    run_cells,
-)
+from torchrl_drpo import files
+from torchrl_drpo.reproduction import workers
+from torchrl_drpo.reproduction.cells import CellError, read_cells, run_cells
 from torchrl_drpo.reproduction.target import Cell
 
 
@@ -30,19 +31,6 @@ def runs(log: Path) -> list[str]:
 
 
 # -- what is kept -------------------------------------------------------------------------------
-
-
-def test_a_cell_is_kept_as_the_json_that_a_section_sees(tmp_path: Path):
-    cell = double("a", 1.5)
-    fresh = run_cells([cell], tmp_path, workers=1)["t"]["a"]
-    assert fresh["result"]["pair"] == [1.5, 1.5]  # a list, as it will be when it is read
-    assert fresh["settings"] == {"x": 1.5, "log": None}
-    assert fresh["made"]["torch"]
-    assert fresh["processor_seconds"] >= 0
-    assert json.loads((tmp_path / "t" / "a.json").read_text()) == fresh
-    records, missing = read_cells([cell], tmp_path)
-    assert records["t"]["a"] == fresh
-    assert missing == []
 
 
 def test_what_was_computed_is_not_computed_again(tmp_path: Path):
@@ -60,60 +48,24 @@ def test_what_was_computed_is_not_computed_again(tmp_path: Path):
     assert states == [("a", "read"), ("b", "read"), ("c", "started"), ("c", "computed")]
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        Cell("t", "a", small_cells.double, {"x": 1, "log": None}, version=2),
-        Cell("t", "a", small_cells.double, {"x": 2, "log": None}),
-        Cell("t", "a", small_cells.fail, {"x": 1, "log": None}),
-    ],
-)
-def test_another_version_setting_or_function_is_another_cell(tmp_path: Path, changed: Cell):
-    run_cells([double("a", 1)], tmp_path, workers=1)
-    assert read_cells([changed], tmp_path) == ({"t": {}}, [changed])
-    assert read_cells([double("a", 1)], tmp_path)[1] == []
+def test_what_a_section_sees_does_not_depend_on_when_it_was_computed(tmp_path: Path):
+    fresh = run_cells([double("a", 1.5)], tmp_path, workers=1)
+    assert read_cells([double("a", 1.5)], tmp_path) == (fresh, [])
+    assert json.loads((tmp_path / "t" / "a.json").read_text()) == fresh["t"]["a"]
 
 
-def test_the_order_of_settings_and_the_kind_of_sequence_are_no_difference(tmp_path: Path):
-    one = Cell("t", "a", small_cells.double, {"x": 1, "log": None})
-    run_cells([one], tmp_path, workers=1)
-    assert (
-        read_cells([Cell("t", "a", small_cells.double, {"log": None, "x": 1})], tmp_path)[1] == []
-    )
-    settings = [{"seeds": (0, 1)}, {"seeds": [0, 1]}]
-    prints = {module._fingerprint(Cell("t", "a", small_cells.double, s)) for s in settings}
-    assert len(prints) == 1
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b'{"fingerprint": "',
-        b"\xff\xfe\x00",
-        b"[1, 2]",
-        b"null",
-        b'{"fingerprint": "of another cell", "seconds": 1, "result": 1}',
-    ],
-)
-def test_a_damaged_or_foreign_file_is_computed_again(tmp_path: Path, content: bytes):
-    log = tmp_path / "log"
-    cell = double("a", 1, log)
-    run_cells([cell], tmp_path / "cells", workers=1)
-    (tmp_path / "cells" / "t" / "a.json").write_bytes(content)
-    found = run_cells([cell], tmp_path / "cells", workers=1)
+@pytest.mark.parametrize("content", [b"", b'{"fingerprint": "of another cell"}', None])
+def test_a_record_that_is_not_whole_is_computed_anew(tmp_path: Path, content: bytes | None):
+    log, folder = tmp_path / "log", tmp_path / "cells"
+    run_cells([double("a", 1, log)], folder, workers=1)
+    path = folder / "t" / "a.json"
+    if content is None:  # a number that was changed by hand
+        content = path.read_bytes().replace(b'"twice": 2', b'"twice": 3')
+    path.write_bytes(content)
+    found = run_cells([double("a", 1, log)], folder, workers=1)
     assert found["t"]["a"]["result"]["twice"] == 2
     assert runs(log) == ["1", "1"]
-
-
-def test_a_record_without_its_result_is_no_record(tmp_path: Path):
-    cell = double("a", 1)
-    run_cells([cell], tmp_path, workers=1)
-    path = tmp_path / "t" / "a.json"
-    record = json.loads(path.read_text())
-    del record["result"]
-    path.write_text(json.dumps(record))
-    assert read_cells([cell], tmp_path)[1] == [cell]
+    assert read_cells([double("a", 1, log)], folder) == (found, [])
 
 
 # -- what fails ---------------------------------------------------------------------------------
@@ -133,20 +85,93 @@ def test_a_failing_cell_leaves_the_others_and_a_traceback(tmp_path: Path):
     assert not trace.exists()  # it is well again
 
 
-def test_a_file_is_the_old_one_until_it_is_the_new_one(
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["os.replace", "os.fsync", "write"])
+def test_a_full_disk_ends_the_run_with_one_error_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    log = tmp_path / "log"
+    run_cells([double("a", 1)], tmp_path / "cells", workers=1)
+    before = (tmp_path / "cells" / "t" / "a.json").read_bytes()
+    owner = Path if call == "write" else files.os
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "write_text" if call == "write" else call.removeprefix("os."), full)
+        with pytest.raises(OSError, match="cell t/a was computed, but its record") as caught:
+            run_cells([double("a", 2, log), double("b", 3, log)], tmp_path / "cells", workers=1)
+    message = str(caught.value)
+    assert f"{tmp_path / 'cells' / 't' / 'a.json'} (No space left on device)" in message
+    assert "give the same command again" in message
+    assert runs(log) == ["2"]  # no further cell is computed for nothing
+    assert (tmp_path / "cells" / "t" / "a.json").read_bytes() == before
+    assert [p.name for p in (tmp_path / "cells" / "t").iterdir()] == ["a.json"]  # and no litter
+
+
+def test_a_cell_that_fails_on_a_full_disk_is_still_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(files.os, "replace", full)
+    bad = Cell("t", "bad", small_cells.fail, {"message": "no such number"})
+    with pytest.raises(CellError, match="t/bad: ArithmeticError: no such number"):
+        run_cells([bad], tmp_path, workers=1)
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_computed(tmp_path: Path):
+    (tmp_path / "cells").write_text("a file")
+    with pytest.raises(OSError, match="cells"):
+        run_cells([double("a", 1, tmp_path / "log")], tmp_path / "cells", workers=1)
+    assert runs(tmp_path / "log") == []
+
+
+def test_a_process_that_cannot_keep_its_record_ends_the_others_too(tmp_path: Path):
+    folder = tmp_path / "cells"
+    blocked = double("a", 1)
+    (folder / "t" / "a.json").mkdir(parents=True)  # no file can take its place
+    cells = [blocked, Cell("t", "long", small_cells.sleep, {"seconds": 600})]
+    with pytest.raises(OSError, match="cell t/a was computed, but its record"):
+        run_cells(cells, folder, workers=2)
+    assert multiprocessing.active_children() == []
+
+
+WRITING = """
+import os, sys, time
+from pathlib import Path
+from torchrl_drpo import files
+from tests.reproduction.test_cells import double
+from torchrl_drpo.reproduction.cells import run_cells
+
+def wait(*_):
+    print("writing", flush=True)
+    time.sleep(600)
+
+setattr(files.os, sys.argv[2], wait)
+run_cells([double("a", 2)], Path(sys.argv[1]), workers=1)
+"""
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_run_that_is_killed_while_it_writes_leaves_the_old_record(tmp_path: Path, call: str):
     run_cells([double("a", 1)], tmp_path, workers=1)
     before = (tmp_path / "t" / "a.json").read_bytes()
-
-    def no_room(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("torchrl_drpo.pipeline.artifacts.folder.os.replace", no_room)
-    with pytest.raises(OSError, match="no space left"):  # nor is there room for the traceback
-        run_cells([double("a", 2)], tmp_path, workers=1)
+    command = [sys.executable, "-c", WRITING, str(tmp_path), call]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env=environment()) as process:
+        assert process.stdout.readline() == b"writing\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert (tmp_path / "t" / "a.json").read_bytes() == before
-    assert [p.name for p in (tmp_path / "t").iterdir()] == ["a.json"]  # and no litter
+    assert read_cells([double("a", 1)], tmp_path)[1] == []
+    assert read_cells([double("a", 2)], tmp_path)[1] == [
+        double("a", 2)
+    ]  # what is left is no record
+    found = run_cells([double("a", 2)], tmp_path, workers=1)
+    assert found["t"]["a"]["result"]["twice"] == 4
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def test_a_process_that_dies_costs_one_cell(tmp_path: Path):
@@ -221,8 +246,8 @@ def test_two_cells_of_one_name_are_refused_and_two_targets_may_share_one(tmp_pat
 def test_there_is_a_worker_a_core_up_to_eight(monkeypatch: pytest.MonkeyPatch):
     for cores, expected in ((1, 1), (3, 3), (64, 8)):
         mine = set(range(cores))
-        monkeypatch.setattr(module.os, "sched_getaffinity", lambda _, m=mine: m, raising=False)
-        assert default_workers() == expected
-    monkeypatch.delattr(module.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(module.os, "cpu_count", lambda: None)
-    assert default_workers() == 1
+        monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _, m=mine: m, raising=False)
+        assert workers.default_workers() == expected
+    monkeypatch.delattr(workers.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: None)
+    assert workers.default_workers() == 1

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.report.images import png, write_png
-from torchrl_drpo.reproduction.cells import Record
 from torchrl_drpo.reproduction.document.html import to_html
 from torchrl_drpo.reproduction.document.markdown import to_markdown
 from torchrl_drpo.reproduction.document.report import Part, Report
 from torchrl_drpo.reproduction.machine import summarise
+from torchrl_drpo.reproduction.records import Record
 from torchrl_drpo.reproduction.target import Cell, Options, Section, Target
 
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

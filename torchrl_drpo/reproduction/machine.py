@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+import torchrl_drpo
+
 PACKAGES = ("torch", "torchrl", "tensordict", "torchrl-drpo")
 UNKNOWN = "not recorded"
 #: More values of one fact than these are counted, not listed.
@@ -59,7 +61,7 @@ def _lasting_facts() -> dict[str, str]:
         "system": platform.system(),
         "Python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
-        "commit": _commit(Path(__file__).resolve().parents[3]),
+        "commit": _commit(Path(torchrl_drpo.__file__).resolve().parents[1]),
     }
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torchrl_drpo.reproduction.cells import Progress
 from torchrl_drpo.reproduction.target import Cell
+from torchrl_drpo.reproduction.workers import Progress
 
 
 @contextmanager
