@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.reproduction import small_cells
+from torchrl_drpo import files
 from torchrl_drpo.cli import main
 from torchrl_drpo.reproduction import command, registry
+from torchrl_drpo.reproduction.config import ReproduceConfig
 from torchrl_drpo.reproduction.registry import MODULES, load_targets
 from torchrl_drpo.reproduction.target import Cell, Claim, Options, Section, Target
 
@@ -80,6 +87,12 @@ def test_list_names_every_target(capsys: pytest.CaptureFixture[str]):
         (["table1", "--fresh-seeds", "0"], "fresh_seeds must be at least 2.* got 0"),
         (["table1", "--device", "abacus"], "device: "),
         (["table1", "--report-only"], "holds none of the \\d+ cells"),
+        (
+            ["kuairand"],
+            "target kuairand needs --logs <folder>/log_standard.*; `drpo reproduce all`",
+        ),
+        (["table1", "kuairand", "--report-only"], "target kuairand needs --logs"),
+        (["all", "kuairand", "--quick"], "target kuairand needs --logs"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_one_line(
@@ -106,7 +119,7 @@ def test_a_device_that_is_not_there_is_named(
     monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
     assert main(["reproduce", "table1", "--device", "cuda:1"]) == 2
     assert "device 'cuda:1' was asked for, but torch finds no CUDA" in capsys.readouterr().err
-    assert command.ReproduceConfig(("table1",)).options().device == "cpu"
+    assert command.options_of(ReproduceConfig(("table1",))).device == "cpu"
 
 
 # -- runs ---------------------------------------------------------------------------------------
@@ -126,6 +139,78 @@ def test_a_run_computes_then_reports_then_resumes(
     assert "3 of 4 cells were there already" in second
     assert "s0" not in second
     assert "it is 12" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_all_goes_on_without_the_log_that_one_target_needs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: bool,
+):
+    kuairand = load_targets(["kuairand"])[0]
+    lone = dataclasses.replace(kuairand, cells=lambda options: [])
+    monkeypatch.setattr(command, "load_targets", lambda names: [TARGETS["sums"], lone])
+    (tmp_path / "log.parquet").touch()
+    logs = ["--logs", tmp_path / "log.parquet"] if given else []
+    code = reproduce("all", "--seeds", 2, "--out", tmp_path, "--json", *logs)
+    shown = capsys.readouterr()
+    said = "drpo: target kuairand is not tested, for it needs --logs <folder>/log_standard"
+    assert (said in shown.err) is not given
+    if given:  # a log without cells is no log that such a section can be drawn of
+        assert code == 1
+        return
+    assert code == 0
+    claims = {claim["target"]: claim for claim in json.loads(shown.out)["claims"]}
+    assert claims["kuairand"]["verdict"] == "not tested"
+    assert claims["sums"]["evidence"] == "it is 2"
+
+
+HELP = """
+import sys, time
+from torchrl_drpo import files
+from torchrl_drpo.cli import main
+try:
+    main(["reproduce", "--help"])
+except SystemExit:
+    pass
+heavy = {"torch", "torchrl", "tensordict", "numpy", "matplotlib", "pyarrow"} & set(sys.modules)
+print(sorted(heavy), time.process_time(), file=sys.stderr)
+"""
+
+
+def test_help_imports_nothing_heavy_and_is_there_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", HELP],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heavy, seconds = done.stderr.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    assert float(seconds) < 0.5
+    assert "--report-only" in done.stdout
+
+
+@pytest.mark.usefixtures("small")
+def test_a_full_disk_is_one_line_and_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert reproduce("sums", "--seeds", 2, "--out", tmp_path) == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    capsys.readouterr()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    for seeds in (2, 3):  # where the report alone is written, and where a cell is
+        assert reproduce("sums", "--seeds", seeds, "--out", tmp_path) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("drpo: ")
+        assert "No space left on device" in told
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.usefixtures("small")
@@ -210,5 +295,6 @@ def test_a_log_has_one_name_wherever_the_command_is_given(tmp_path, monkeypatch)
     (tmp_path / "log.parquet").touch()
     monkeypatch.chdir(tmp_path)
     there = tmp_path / "log.parquet"
-    near, far = (command.ReproduceConfig(logs=path) for path in (Path("log.parquet"), there))
-    assert near.options().logs == far.options().logs == there.resolve()
+    paths = (Path("log.parquet"), there)
+    near, far = (command.options_of(ReproduceConfig(logs=path)) for path in paths)
+    assert near.logs == far.logs == there.resolve()

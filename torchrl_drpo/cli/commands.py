@@ -58,7 +58,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "reproduce": Command(
         "reproduce tables, figures and claims, and report what held and what did not",
-        "torchrl_drpo.reproduction.command:ReproduceConfig",
+        "torchrl_drpo.reproduction.config:ReproduceConfig",
         "torchrl_drpo.reproduction.command:run",
     ),
 }

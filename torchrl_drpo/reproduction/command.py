@@ -3,80 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import tyro
 
 from torchrl_drpo.pipeline.terminal import print_json, say, show
 from torchrl_drpo.report.tables import Table
 from torchrl_drpo.reproduction.assembly import Planned, write_report
-from torchrl_drpo.reproduction.cells import (
-    CellError,
-    default_workers,
-    read_cells,
-    run_cells,
-)
+from torchrl_drpo.reproduction.cells import CellError, read_cells, run_cells
+from torchrl_drpo.reproduction.config import ReproduceConfig
 from torchrl_drpo.reproduction.document.parts import VERDICTS
 from torchrl_drpo.reproduction.document.report import Report, duration, state
 from torchrl_drpo.reproduction.progress import cell_progress
 from torchrl_drpo.reproduction.registry import ALL, load_targets
-from torchrl_drpo.reproduction.target import Options
-
-
-@dataclass(frozen=True)
-class ReproduceConfig:
-    """Reproduce tables, figures and claims, and write a report of what held and what did not.
-
-    Everything is computed in cells that are kept in the output folder: a run that was killed goes
-    on where it was when the same command is given again, and a cell whose file was deleted, or
-    whose settings have changed, is computed again. Exit code 1 when a cell failed.
-
-    Attributes:
-        targets: names of targets, or `all`; --list explains them.
-        list: list the targets and end.
-        seeds: worlds of every comparison.
-        fresh_seeds: worlds on which what was chosen elsewhere is confirmed.
-        quick: a run that shows that everything works, in the output folder's own folder `quick`;
-            its numbers mean nothing.
-        device: where to train; auto is cuda where there is one, else cpu.
-        logs: the KuaiRand log (log_standard_20220425_20220508.parquet), for target kuairand.
-        out: folder for the cells, the figures, report.html, report.md and claims.json.
-        workers: processes; by default one a core, at most eight.
-        report_only: compute nothing, draw the report from the cells that are there.
-        json: print the claims as JSON instead of a table.
-    """
-
-    targets: tyro.conf.Positional[tuple[str, ...]] = ()
-    list: bool = False
-    seeds: int = 10
-    fresh_seeds: int = 20
-    quick: bool = False
-    device: str = "auto"
-    logs: Path | None = None
-    out: Path = Path("runs/reproduce")
-    workers: int | None = None
-    report_only: bool = False
-    json: bool = False
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
-        if self.logs is not None and not self.logs.exists():
-            raise ValueError(f"logs: there is no {self.logs}")
-
-    def options(self) -> Options:
-        """What the targets see of it.
-
-        Raises:
-            ValueError: for too few seeds, or a device that torch does not have.
-        """
-        device = _device(self.device)
-        # One log has one name in its cells' identity, from wherever the command is given.
-        logs = None if self.logs is None else self.logs.resolve()
-        return Options(self.seeds, self.fresh_seeds, self.quick, device, logs)
+from torchrl_drpo.reproduction.target import Options, Target
+from torchrl_drpo.reproduction.workers import default_workers
 
 
 def run(config: ReproduceConfig) -> int:
@@ -85,8 +27,9 @@ def run(config: ReproduceConfig) -> int:
         summaries = [[target.name, target.summary] for target in load_targets([ALL])]
         show(Table("Targets", ["target", "what it reproduces"], summaries))
         return 0
-    options = config.options()
-    plan = [Planned(target, target.cells(options)) for target in load_targets(config.targets)]
+    targets, options = load_targets(config.targets), options_of(config)
+    _check_logs(targets, config)
+    plan = [Planned(target, target.cells(options)) for target in targets]
     cells = [cell for planned in plan for cell in planned.cells]
     # A quick run must never replace cells that took hours.
     out = config.out / "quick" if config.quick else config.out
@@ -113,6 +56,36 @@ def run(config: ReproduceConfig) -> int:
         say(f"report: {out / 'report.html'}   {out / 'report.md'}   {out / 'claims.json'}")
     _complain(failures, out)
     return 1 if failures else 0
+
+
+def options_of(config: ReproduceConfig) -> Options:
+    """What the targets see of a configuration.
+
+    Raises:
+        ValueError: for too few seeds, or a device that torch does not have.
+    """
+    device = _device(config.device)
+    # One log has one name in its cells' identity, from wherever the command is given.
+    logs = None if config.logs is None else config.logs.resolve()
+    return Options(config.seeds, config.fresh_seeds, config.quick, device, logs)
+
+
+def _check_logs(targets: Sequence[Target], config: ReproduceConfig) -> None:
+    """Refuses a target that was asked for by name and lacks its log; of others, says so."""
+    if config.logs is not None:
+        return
+    for target in targets:
+        if not target.needs:
+            continue
+        if target.name in config.targets:
+            raise ValueError(
+                f"target {target.name} needs --logs {target.needs}; `drpo reproduce {ALL}` goes on "
+                "without it, and reports the target as not tested"
+            )
+        print(  # noqa: T201
+            f"drpo: target {target.name} is not tested, for it needs --logs {target.needs}",
+            file=sys.stderr,
+        )
 
 
 def _device(name: str) -> str:
