@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from torchrl_drpo.pipeline import demo
-from torchrl_drpo.pipeline.objectives import NAMES
+from torchrl_drpo.pipeline.demo.runs import METHODS as DEMO
+from torchrl_drpo.pipeline.objectives.named import NAMES
 from torchrl_drpo.report.methods import METHODS, SERIES, method
 from torchrl_drpo.reproduction.controlled.plots import CONTROLS
 from torchrl_drpo.reproduction.kuairand.figures import STYLES
@@ -52,7 +52,7 @@ def test_a_variant_of_another_signal_has_its_bases_colour_and_a_line_of_its_own(
 
 def test_everything_that_is_trained_has_a_name_and_a_colour():
     assert set(NAMES) <= set(METHODS)  # all that `drpo train --objectives` takes, by its key
-    for name in (*demo.METHODS, "random", "oracle", *COMPARED):
+    for name in (*DEMO, "random", "oracle", *COMPARED):
         assert method(name).name == name  # what is shown, as it is shown
     assert {key for key, _ in STYLES.values()} | set(CONTROLS.values()) <= set(METHODS)
     assert set(STYLES) == {path.name for path in PATHS}
