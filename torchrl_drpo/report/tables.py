@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from torchrl_drpo.spelling import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+
+#: What Markdown reads as more than itself; an underscore only at the edge of a word.
+_MARKDOWN = re.compile(r"([\\|<>*`&~\[\]]|(?<!\w)_|_(?!\w))")
+
+
+def markdown_text(text: str) -> str:
+    r"""The text as Markdown that shows it as it is, in one cell of a table.
+
+    Example:
+        >>> print(markdown_text("a|b <img> *c*"))
+        a\|b \<img\> \*c\*
+    """
+    return _MARKDOWN.sub(r"\\\1", printable(" ".join(text.split())))
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,11 @@ class Table:
                 )
 
     def to_markdown(self) -> str:
-        """The table in GitHub's Markdown, without its title."""
+        """The table in GitHub's Markdown, without its title; every cell reads as it is."""
+        return self.with_cells(markdown_text).to_raw_markdown()
+
+    def to_raw_markdown(self) -> str:
+        """The same of cells that are Markdown already."""
         lines = [
             self._line(self.header),
             "|:--|" + "--:|" * (len(self.header) - 1),
@@ -56,15 +77,26 @@ class Table:
             lines.append(self._line(cells))
         return "\n".join(lines)
 
+    def with_cells(self, change: Callable[[str], str]) -> Table:
+        """The same table with every cell and heading changed."""
+        rows = [[change(cell) for cell in row] for row in self.rows]
+        return replace(self, header=[change(name) for name in self.header], rows=rows)
+
     def to_rich(self) -> RichTable:
         """The table for ``rich.print``."""
         from rich.table import Table as RichTable
+        from rich.text import Text
 
-        table = RichTable(title=self.title, caption=self.note or None, title_justify="left")
+        def plain(cell: str) -> Text:
+            return Text(printable(cell))  # ids and labels come from logs: no markup, no commands
+
+        caption = plain(self.note) if self.note else None
+        table = RichTable(title=plain(self.title), caption=caption, title_justify="left")
         for column, name in enumerate(self.header):
-            table.add_column(name, justify="left" if column == 0 else "right", no_wrap=column == 0)
+            left = column == 0
+            table.add_column(plain(name), justify="left" if left else "right", no_wrap=left)
         for number, row in enumerate(self.rows):
-            table.add_row(*row, style="bold" if number in self.emphasis else None)
+            table.add_row(*map(plain, row), style="bold" if number in self.emphasis else None)
         return table
 
     def _line(self, cells: Sequence[str]) -> str:

@@ -102,14 +102,12 @@ def _device(name: str) -> str:
 
 def _summary(report: Report) -> Table:
     """A row a target: how many of its claims ended how."""
-    from rich.markup import escape  # a reason may hold what rich would take for its markup
-
     rows = []
     for part in report.parts:
         claims = part.section.claims if part.section else ()
         counts = [sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS]
         row = [part.name, *(str(n) if n else "" for n in counts), duration(part.seconds)]
-        rows.append([*row, escape(state(part))])
+        rows.append([*row, state(part)])
     title = "Quick run: these verdicts mean nothing" if report.quick else "Claims"
     return Table(title, ["target", *VERDICTS, "time of cells", "state"], rows)
 

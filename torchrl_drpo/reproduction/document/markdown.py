@@ -56,7 +56,7 @@ def _titled(table: Table) -> list[str]:
 def _markdown_table(table: Table) -> str:
     words = any(len(cell) > 60 for row in table.rows for cell in row)
     header, *rows = ([_cell(text) for text in row] for row in (table.header, *table.rows))
-    text = replace(table, header=header, rows=rows).to_markdown()
+    text = replace(table, header=header, rows=rows).to_raw_markdown()
     # Numbers stand to the right, sentences do not.
     return text.replace("--:|", ":--|") if words else text
 
