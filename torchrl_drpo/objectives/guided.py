@@ -5,25 +5,24 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
-from tensordict.utils import NestedKey, unravel_key
+from tensordict.utils import NestedKey
 from torch import Tensor
-from torch.distributions import Distribution
 
 from torchrl_drpo.functional.checks import check_positive
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._expectation import (
+    Expectation,
+    RewardUnderPolicy,
+    action_key_of,
+)
 from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
-
-Expectation = Literal["auto", "mean", "exact", "sample"]
-
-#: Up to so many actions, ``"auto"`` adds up over all of them instead of sampling a few.
-EXACT_UP_TO = 64
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class GuidedLoss(AdvantageLoss):
         self.guidance, self.expectation, self.num_samples = guidance, expectation, num_samples
         self.reward_model = copy.deepcopy(reward_model).requires_grad_(False).eval()
         self.register_buffer("reward_scale", self._initial_scale(reward_scale))
-        self._reward_action_key()  # says at once where the model reads no action
+        _ = self._reward  # says at once where the model reads no action
 
     def train(self, mode: bool = True) -> GuidedLoss:
         """As usual, except that the reward model stays in evaluation mode."""
@@ -183,11 +182,13 @@ class GuidedLoss(AdvantageLoss):
         return Weighting(weight, self._mass(advantage, mask), report)
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
+        reward = self._reward
         with torch.enable_grad():  # the weights are constants of the step, the guidance is not
-            own = self._per_step(self._expected_value(scored), scored) / self.reward_scale
+            own = self._per_step(reward.expected(scored.inputs, scored.dist), scored)
+            own = own / self.reward_scale
             gain = self.guidance * (own.flatten(1).sum(1) if self.level == "trajectory" else own)
         action = _batch.fitting_action(scored.dist, scored.action, scored.inputs.shape)
-        logged = self._value(scored.inputs, action) / self.reward_scale
+        logged = reward.value(scored.inputs, action) / self.reward_scale
         better = own.detach() - self._per_step(logged, scored)
         report = {**weighting.report, "guidance_value": _mean_of_kept(better, weighting, scored)}
         return _Guided(weighting.weight, weighting.mass, report, gain)
@@ -199,107 +200,19 @@ class GuidedLoss(AdvantageLoss):
     def _per_step(self, values: Tensor, scored: Scored) -> Tensor:
         return values if scored.mask is None else torch.where(scored.mask, values, 0.0)
 
-    # -- the reward model under the policy ------------------------------------------------------
+    # -- the reward model ----------------------------------------------------------------------
 
-    def _expected_value(self, scored: Scored) -> Tensor:
-        """E_pi[Q] at each scored step, ``[*B]``, with the gradient that the policy gets of it."""
-        own = getattr(self.reward_model, "expected_reward", None)
-        if own is not None and self.expectation == "auto":
-            rows = scored.inputs.select(*self._reward_keys(), strict=False)
-            found = own(rows, scored.dist)
-            return _batch.per_step(found, scored.inputs.shape, "the reward model's expectation")
-        kind = self._kind(scored.dist)
-        if kind == "mean":
-            return self._value(scored.inputs, _centre(scored.dist))
-        if kind == "exact":
-            every = scored.dist.enumerate_support()
-            value = self._value_of_many(scored.inputs, every)
-            return (scored.dist.log_prob(every).exp() * value).sum(0)
-        drawn = scored.dist.sample((self.num_samples,))
-        value = self._value_of_many(scored.inputs, drawn)
-        # Against the mean of the other draws: unbiased, and no value need be known beforehand.
-        mean = value.mean(0)
-        above = (value - mean) / (self.num_samples - 1)
-        score = (above * _log_prob_of_many(scored.dist, drawn, value.shape)).sum(0)
-        return mean + score - score.detach()
-
-    def _kind(self, dist: Distribution) -> str:
-        listed = dist.has_enumerate_support and dist.event_shape == torch.Size([])
-        if self.expectation == "auto":
-            if dist.has_rsample:
-                return "mean"
-            size = _support_size(dist) if listed else math.inf
-            return "exact" if size <= EXACT_UP_TO else "sample"
-        if self.expectation == "exact" and not listed:
-            raise ValueError(f"expectation='exact' needs few actions, not {type(dist).__name__}")
-        if self.expectation == "mean" and not dist.has_rsample:
-            raise ValueError(f"expectation='mean' has no meaning for {type(dist).__name__}")
-        return self.expectation
-
-    def _value(self, inputs: TensorDictBase, action: Tensor) -> Tensor:
-        """Q at one action a step, ``[*B]``."""
-        rows = inputs.select(*self._reward_keys(), strict=False)
-        rows.set(self._reward_action_key(), action)
-        key = self.reward_model.out_keys[0]
-        found = self.reward_model(rows).get(key, None)
-        if found is None:
-            raise KeyError(f"the reward model says that it writes {key!r}, and does not")
-        return _batch.per_step(found, inputs.shape, "the reward model's prediction")
-
-    def _value_of_many(self, inputs: TensorDictBase, action: Tensor) -> Tensor:
-        """Q at several actions a step, ``[m, *B]``; no gradient: none of it is the policy's."""
-        many = inputs.expand(action.shape[0], *inputs.shape)
-        with torch.no_grad():
-            return self._value(many, action)
-
-    # -- keys -----------------------------------------------------------------------------------
-
-    def _reward_action_key(self) -> NestedKey:
-        known = [unravel_key(key) for key in self.reward_model.in_keys]
-        for key in (self.tensor_keys.action, "action"):
-            if unravel_key(key) in known:
-                return key
-        raise TypeError(
-            f"reward_model reads {known}, which holds no action; name its action entry "
-            f"{self.tensor_keys.action!r}"
-        )
-
-    def _optional_keys(self) -> list[NestedKey]:
-        return [unravel_key(key) for key in getattr(self.reward_model, "optional_in_keys", ())]
-
-    def _reward_keys(self) -> list[NestedKey]:
-        action = unravel_key(self._reward_action_key())
-        keys = [unravel_key(key) for key in self.reward_model.in_keys]
-        return [*(key for key in keys if key != action), *self._optional_keys()]
+    @property
+    def _reward(self) -> RewardUnderPolicy:
+        key = action_key_of(self.reward_model, self.tensor_keys.action)
+        return RewardUnderPolicy(self.reward_model, key, self.expectation, self.num_samples)
 
     def _policy_keys(self) -> list[NestedKey]:
-        return list(dict.fromkeys([*super()._policy_keys(), *self._reward_keys()]))
+        return list(dict.fromkeys([*super()._policy_keys(), *self._reward.state_keys]))
 
     def _needed_keys(self) -> list[NestedKey]:
-        optional = self._optional_keys()
+        optional = self._reward.optional_keys
         return [key for key in super()._needed_keys() if key not in optional]
-
-
-def _centre(dist: Distribution) -> Tensor:
-    """The policy's mean, or what TorchRL acts with where a distribution has no closed form."""
-    try:
-        return dist.mean
-    except (NotImplementedError, AttributeError):
-        return dist.deterministic_sample
-
-
-def _support_size(dist: Distribution) -> float:
-    for name in ("num_items", "_num_events"):
-        size = getattr(dist, name, None)
-        if size is not None:
-            return int(size)
-    return math.inf
-
-
-def _log_prob_of_many(dist: Distribution, drawn: Tensor, shape: torch.Size) -> Tensor:
-    """``log pi`` of several actions a step, ``[m, *B]``; sums over open event dimensions."""
-    log_prob = dist.log_prob(drawn)
-    return log_prob if log_prob.shape == shape else log_prob.flatten(len(shape)).sum(-1)
 
 
 def _mean_of_kept(values: Tensor, weighting: Weighting, scored: Scored) -> Tensor:

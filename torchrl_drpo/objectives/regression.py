@@ -14,7 +14,7 @@ from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.weights import exponential_weights
 from torchrl_drpo.objectives._weighting import Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
-from torchrl_drpo.objectives.drpo import DRPOLoss
+from torchrl_drpo.objectives.drpo.loss import DRPOLoss
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 

@@ -3,44 +3,32 @@
 An offline objective of this package is ``-sum_i w_i log pi(a_i|s_i) / sum_i m_i``. A subclass says
 what ``w`` and the mass ``m`` are (:meth:`WeightedLoss._weigh`, from what was logged) and, where
 the rule looks at the policy too, how the weights change once the log-probabilities are known
-(:meth:`WeightedLoss._reweigh`). This module does the rest of TorchRL's contract: keys, masks,
-functional parameters, reductions, and the work that is saved on rows of weight zero.
+(:meth:`WeightedLoss._reweigh`). This module does the rest: it reads signals and masks, asks the
+policy, reduces, and saves the work on rows of weight zero.
 """
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from tensordict import TensorDictBase, TensorDictParams
+from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
-from tensordict.utils import NestedKey, unravel_key
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
-from torchrl.objectives.common import LossModule
 
 from torchrl_drpo.functional.checks import check_finite, is_finite
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.objectives import _batch
-from torchrl_drpo.objectives._parameters import ParameterSlots
+from torchrl_drpo.objectives._module import ActorLoss
 from torchrl_drpo.objectives._policy import distribution_of
 from torchrl_drpo.objectives._weighting import Scored, Weighting, WeightingOfRows
 
 
-class _WrappedOnce(type(LossModule)):
-    """TorchRL wraps ``forward`` anew in every subclass; one that inherits it needs no more."""
-
-    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, object]) -> None:
-        super().__init__(name, bases, namespace)
-        if "forward" not in namespace:
-            del cls.forward
-
-
-class WeightedLoss(LossModule, metaclass=_WrappedOnce):
+class WeightedLoss(ActorLoss):
     """Base LossModule of all objectives that are a rule for the weights.
 
     Args:
@@ -64,28 +52,7 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         ValueError: for an unknown ``level`` or ``reduction``.
     """
 
-    @dataclass
-    class _AcceptedKeys:
-        """Entries of the batch.
-
-        Attributes:
-            action: the logged action.
-            priority_weight: optional importance weights ``p`` of a sampler; the mean becomes
-                ``sum(p w l) / sum(p m)``.
-        """
-
-        action: NestedKey = "action"
-        priority_weight: NestedKey = "priority_weight"
-
-    default_keys = _AcceptedKeys
-    tensor_keys: _AcceptedKeys
-    actor_network: ProbabilisticTensorDictSequential
-    actor_network_params: TensorDictParams
-    target_actor_network_params: TensorDictParams
     out_keys: ClassVar[list[NestedKey]] = ["loss_actor"]
-
-    #: names of the accepted keys, beside the action, that the rule cannot do without
-    _signal_keys: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -99,21 +66,12 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
     ) -> None:
         if level not in ("step", "trajectory"):
             raise ValueError(f"level must be 'step' or 'trajectory', got {level!r}")
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        self._functional = functional
-        self._in_keys: list[NestedKey] | None = None
-        super().__init__()
-        self._slots = ParameterSlots()
+        super().__init__(
+            actor_network, reduction=reduction, functional=functional, check_inputs=check_inputs
+        )
         self._backend: str | None = None
-        if functional:
-            self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
-        else:
-            self.actor_network = actor_network
         self.level = level
         self.skip_filtered = skip_filtered
-        self.reduction = reduction
-        self.check_inputs = check_inputs
 
     # -- the rule: what a subclass writes -------------------------------------------------------
 
@@ -133,7 +91,7 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         """A faster way to the same outputs where a rule has one, ``None`` where it does not."""
         return None
 
-    # -- TorchRL's contract ---------------------------------------------------------------------
+    # -- the forward pass -----------------------------------------------------------------------
 
     @property
     def backend(self) -> str | None:
@@ -150,25 +108,6 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         # Setting an attribute of a module takes longer than looking whether it has changed.
         if self._backend != backend and not torch.compiler.is_compiling():
             self._backend = backend
-
-    @property
-    def functional(self) -> bool:
-        """Whether the actor's parameters are held apart from the module."""
-        return self._functional
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Entries that ``forward`` needs: the actor's inputs, the action, the rule's signals."""
-        if self._in_keys is None:
-            self._in_keys = list(dict.fromkeys(unravel_key(key) for key in self._needed_keys()))
-        return self._in_keys
-
-    @in_keys.setter
-    def in_keys(self, values: list[NestedKey] | None) -> None:
-        self._in_keys = values
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        self._in_keys = None  # set_keys may have renamed what they are made of
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -301,26 +240,6 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
         # One row of weight zero keeps the graph (and its zero gradient) where nothing is kept.
         return rows if rows.numel() else rows.new_zeros(1)
 
-    def _needed_keys(self) -> list[NestedKey]:
-        """What ``in_keys`` lists, in this order, repetitions and all."""
-        signals = [getattr(self.tensor_keys, name) for name in self._signal_keys]
-        return [*self._policy_keys(), self.tensor_keys.action, *signals]
-
-    def _policy_keys(self) -> list[NestedKey]:
-        """What the networks read of a row; a rule with a second network adds to it."""
-        return self.actor_network.in_keys
-
-    def _inputs(
-        self, tensordict: TensorDictBase, rows: Tensor | None, steps: Tensor | None
-    ) -> TensorDictBase:
-        """What the policy reads, and the logged actions, for ``rows`` only."""
-        action_key = self.tensor_keys.action
-        keys = (*self._policy_keys(), action_key)
-        inputs = _batch.take(tensordict, keys, rows)
-        if inputs.get(action_key, None) is None:
-            _batch.read_entry(tensordict, action_key, "action", type(self).__name__)  # raises
-        return inputs if steps is None else _batch.cleared(inputs, steps)
-
     def _log_prob(
         self,
         network: ProbabilisticTensorDictSequential,
@@ -336,12 +255,6 @@ class WeightedLoss(LossModule, metaclass=_WrappedOnce):
                 log_prob = torch.where(steps, log_prob, log_prob.new_zeros(()))
             log_prob = log_prob.flatten(1).sum(1)
         return dist, log_prob
-
-    def _actor_parameters(self) -> AbstractContextManager[None]:
-        """The actor network with its parameters in place."""
-        if not self.functional:
-            return contextlib.nullcontext()
-        return self._slots.holding(self.actor_network_params, self.actor_network)
 
     def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
         weight = weighting.weight

@@ -19,7 +19,8 @@ from torchrl_drpo import (
     make_catalogue_actor,
     make_gaussian_actor,
 )
-from torchrl_drpo.objectives import _fused
+from torchrl_drpo.objectives.drpo import ceiling as on_host
+from torchrl_drpo.objectives.drpo.ceiling import KappaCeiling
 
 N, V = 150, 40
 
@@ -185,15 +186,15 @@ def far_away(monkeypatch):
     """Kappa as if on another device: reading waits, and copies arrive late. Counts the reads."""
     reads = []
     real = torch.Tensor.__float__
-    monkeypatch.setattr(_fused, "reads_are_free", lambda values: False)
-    monkeypatch.setattr(_fused, "_sent_to_host", lambda kappa: (kappa.clone(), _Arrival()))
+    monkeypatch.setattr(on_host, "reads_are_free", lambda values: False)
+    monkeypatch.setattr(on_host, "_sent_to_host", lambda kappa: (kappa.clone(), _Arrival()))
     monkeypatch.setattr(torch.Tensor, "__float__", lambda t: reads.append(t) or real(t))
     return reads
 
 
 def test_the_host_s_bound_of_kappa_holds_without_reading_it(far_away):
     controller = AdaptiveKappa(initial=0.1, up=1.05, down=0.9)
-    kappa, ceiling = torch.tensor(0.1), _fused.KappaCeiling()
+    kappa, ceiling = torch.tensor(0.1), KappaCeiling()
     bounds = []
     for i in range(200):
         bounds.append(ceiling.bound(kappa))
@@ -213,7 +214,7 @@ def test_the_host_s_bound_of_kappa_holds_without_reading_it(far_away):
 @pytest.mark.parametrize("start", [0.05, 0.01])
 def test_the_bound_holds_over_many_growing_steps_and_from_below_the_controller_s(start, far_away):
     controller, kappa = AdaptiveKappa(up=1.003), torch.tensor(start)
-    ceiling = _fused.KappaCeiling()
+    ceiling = KappaCeiling()
     for i in range(1_050):  # float32 products may round up every time
         assert kappa.item() <= ceiling.bound(kappa)
         moved = controller.step(kappa, torch.tensor(0.0 if i else 1.0), torch.tensor(1.0))
@@ -223,7 +224,7 @@ def test_the_bound_holds_over_many_growing_steps_and_from_below_the_controller_s
 
 
 def test_a_kappa_that_nobody_moves_is_read_once(far_away):
-    kappa, ceiling = torch.tensor(0.3), _fused.KappaCeiling()
+    kappa, ceiling = torch.tensor(0.3), KappaCeiling()
     for _ in range(5):
         assert ceiling.bound(kappa) == pytest.approx(0.3, rel=1e-4)
     assert len(far_away) == 1
@@ -231,21 +232,21 @@ def test_a_kappa_that_nobody_moves_is_read_once(far_away):
 
 def test_after_a_capture_the_host_claims_nothing(far_away, monkeypatch):
     # A replay moves kappa on the device, and neither the tensor nor its version tell of it.
-    kappa, ceiling = torch.tensor(0.1), _fused.KappaCeiling()
+    kappa, ceiling = torch.tensor(0.1), KappaCeiling()
     assert ceiling.bound(kappa) < 0.2
-    monkeypatch.setattr(_fused, "_capturing", lambda values: True)
+    monkeypatch.setattr(on_host, "_capturing", lambda values: True)
     assert ceiling.bound(kappa) == 1.0
     ceiling.advance(kappa, AdaptiveKappa())
-    monkeypatch.setattr(_fused, "_capturing", lambda values: False)
+    monkeypatch.setattr(on_host, "_capturing", lambda values: False)
     assert ceiling.bound(kappa) == 1.0
     assert copy.deepcopy(ceiling).bound(kappa) < 0.2
 
 
 def test_steps_before_a_capture_launch_what_the_capture_will(far_away, monkeypatch):
-    kappa, ceiling = torch.tensor(0.1), _fused.KappaCeiling()
+    kappa, ceiling = torch.tensor(0.1), KappaCeiling()
     assert ceiling.bound(kappa) < 0.2
     with monkeypatch.context() as side:
-        side.setattr(_fused, "_on_side_stream", lambda values: True)
+        side.setattr(on_host, "_on_side_stream", lambda values: True)
         kappa.fill_(0.7)
         assert ceiling.bound(kappa) == 1.0
         ceiling.advance(kappa, AdaptiveKappa())

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.gpu import captured, no_host_reads
-from tests.objectives import test_fused
-from tests.objectives.test_fused import CASES, make, step
+from tests.objectives.drpo import test_fused
+from tests.objectives.drpo.test_fused import CASES, make, step
 from torchrl_drpo import AdaptiveKappa, DRPOLoss
-from torchrl_drpo.objectives import _fused
+from torchrl_drpo.objectives.drpo.ceiling import KappaCeiling
 
 pytestmark = pytest.mark.gpu
 
@@ -84,7 +84,7 @@ def test_a_training_step_of_320_rows_is_one_cuda_graph(case, weighting, monkeypa
 
 def test_the_host_s_bound_follows_kappa_through_pinned_memory():
     controller = AdaptiveKappa(initial=1.0, up=1.05, down=0.9)
-    kappa, ceiling = torch.ones((), device="cuda"), _fused.KappaCeiling()
+    kappa, ceiling = torch.ones((), device="cuda"), KappaCeiling()
     zero, one = torch.zeros((), device="cuda"), torch.ones((), device="cuda")
     for i in range(300):
         assert kappa.item() <= ceiling.bound(kappa)

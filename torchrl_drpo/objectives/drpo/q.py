@@ -23,7 +23,7 @@ from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._parameters import ParameterSlots
 from torchrl_drpo.objectives._policy import value_of
 from torchrl_drpo.objectives.critics import CriticLoss
-from torchrl_drpo.objectives.drpo import DRPOLoss
+from torchrl_drpo.objectives.drpo.loss import DRPOLoss
 
 
 class DRPOQLoss(CriticLoss, DRPOLoss):

@@ -1,0 +1,133 @@
+"""An actor in a LossModule: TorchRL's contract for keys, parameters and state, without a rule."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tensordict import TensorDictBase, TensorDictParams
+from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+from torchrl.objectives.common import LossModule
+
+from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives._parameters import ParameterSlots
+
+
+class _WrappedOnce(type(LossModule)):
+    """TorchRL wraps ``forward`` anew in every subclass; one that inherits it needs no more."""
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, object]) -> None:
+        super().__init__(name, bases, namespace)
+        if "forward" not in namespace:
+            del cls.forward
+
+
+class ActorLoss(LossModule, metaclass=_WrappedOnce):
+    """The module that a :class:`~torchrl_drpo.objectives.weighted.WeightedLoss` is.
+
+    Args:
+        actor_network: a TorchRL probabilistic actor.
+
+    Keyword Args:
+        reduction, functional, check_inputs: see the loss.
+
+    Raises:
+        ValueError: for an unknown ``reduction``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Entries of the batch.
+
+        Attributes:
+            action: the logged action.
+            priority_weight: optional importance weights ``p`` of a sampler; the mean becomes
+                ``sum(p w l) / sum(p m)``.
+        """
+
+        action: NestedKey = "action"
+        priority_weight: NestedKey = "priority_weight"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+    actor_network: ProbabilisticTensorDictSequential
+    actor_network_params: TensorDictParams
+    target_actor_network_params: TensorDictParams
+    out_keys: ClassVar[list[NestedKey]] = ["loss_actor"]
+
+    #: names of the accepted keys, beside the action, that the rule cannot do without
+    _signal_keys: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        reduction: str = "mean",
+        functional: bool = True,
+        check_inputs: bool | None = None,
+    ) -> None:
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+        self._functional = functional
+        self._in_keys: list[NestedKey] | None = None
+        super().__init__()
+        self._slots = ParameterSlots()
+        if functional:
+            self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
+        else:
+            self.actor_network = actor_network
+        self.reduction = reduction
+        self.check_inputs = check_inputs
+
+    # -- keys -----------------------------------------------------------------------------------
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries that ``forward`` needs: the actor's inputs, the action, the rule's signals."""
+        if self._in_keys is None:
+            self._in_keys = list(dict.fromkeys(unravel_key(key) for key in self._needed_keys()))
+        return self._in_keys
+
+    @in_keys.setter
+    def in_keys(self, values: list[NestedKey] | None) -> None:
+        self._in_keys = values
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self._in_keys = None  # set_keys may have renamed what they are made of
+
+    def _needed_keys(self) -> list[NestedKey]:
+        """What ``in_keys`` lists, in this order, repetitions and all."""
+        signals = [getattr(self.tensor_keys, name) for name in self._signal_keys]
+        return [*self._policy_keys(), self.tensor_keys.action, *signals]
+
+    def _policy_keys(self) -> list[NestedKey]:
+        """What the networks read of a row; a rule with a second network adds to it."""
+        return self.actor_network.in_keys
+
+    # -- the networks ---------------------------------------------------------------------------
+
+    @property
+    def functional(self) -> bool:
+        """Whether the actor's parameters are held apart from the module."""
+        return self._functional
+
+    def _actor_parameters(self) -> AbstractContextManager[None]:
+        """The actor network with its parameters in place."""
+        if not self.functional:
+            return contextlib.nullcontext()
+        return self._slots.holding(self.actor_network_params, self.actor_network)
+
+    def _inputs(
+        self, tensordict: TensorDictBase, rows: Tensor | None, steps: Tensor | None
+    ) -> TensorDictBase:
+        """What the policy reads, and the logged actions, for ``rows`` only."""
+        action_key = self.tensor_keys.action
+        keys = (*self._policy_keys(), action_key)
+        inputs = _batch.take(tensordict, keys, rows)
+        if inputs.get(action_key, None) is None:
+            _batch.read_entry(tensordict, action_key, "action", type(self).__name__)  # raises
+        return inputs if steps is None else _batch.cleared(inputs, steps)
