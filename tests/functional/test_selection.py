@@ -1,4 +1,4 @@
-"""The exact DRO solution and the training step's selection, by closed form and brute force."""
+"""The training step's selection and its kappa, by closed form and brute force."""
 
 from __future__ import annotations
 
@@ -10,71 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrl_drpo.functional.controllers import AdaptiveKappa
-from torchrl_drpo.functional.reductions import weighted_moments
-from torchrl_drpo.functional.selection import (
-    best_rows,
-    kappa_step,
+from torchrl_drpo.functional.dro_programs import (
     optimistic_dro_weights,
-    optimistic_value,
-    quota,
-    select_top,
-    top_fraction_threshold,
 )
+from torchrl_drpo.functional.quota import quota
+from torchrl_drpo.functional.reductions import weighted_moments
+from torchrl_drpo.functional.selection import best_rows, kappa_step, select_top
 
 # Few distinct values, so that ties are the rule; quarters, so that float32 sums are exact.
 qualities = st.lists(st.integers(-8, 8).map(lambda q: q / 4), min_size=1, max_size=40)
 kappas = st.floats(0.01, 1.0)
-
-
-@given(quality=qualities, kappa=kappas)
-def test_dro_weights_are_feasible_and_reach_the_dual_value(quality, kappa):
-    r = torch.tensor(quality, dtype=torch.float64)
-    w = optimistic_dro_weights(r, kappa)
-    assert w.min() >= 0
-    assert w.max() <= 1 / kappa + 1e-9
-    assert w.mean().item() == pytest.approx(1.0, abs=1e-9)
-    # Strong duality, with the dual minimised by brute force over its kinks, the logged values.
-    dual = min(optimistic_value(r, kappa, nu).item() for nu in quality)
-    assert (w * r).mean().item() == pytest.approx(dual, abs=1e-7)
-    at_threshold = optimistic_value(r, kappa, top_fraction_threshold(r, kappa))
-    assert at_threshold.item() == pytest.approx(dual, abs=1e-7)
-
-
-@given(quality=qualities, kappa=kappas)
-def test_dro_weights_treat_equals_equally_and_respect_the_order(quality, kappa):
-    r = torch.tensor(quality)
-    w = optimistic_dro_weights(r, kappa)
-    order = r.argsort()
-    assert (w[order].diff() >= -1e-6).all()
-    for value in r.unique():
-        assert w[r == value].unique().numel() == 1
-
-
-def test_dro_weights_of_a_click_log():
-    # CTR .4%, kappa .05: the clicks take .004 / .05 = 8% of the mass at 1/kappa = 20 each, and
-    # the rest, .92, is shared by the 99.6% that were not clicked.
-    clicks = torch.zeros(10_000)
-    clicks[torch.randperm(10_000)[:40]] = 1.0
-    w = optimistic_dro_weights(clicks, 0.05)
-    assert w[clicks == 1].tolist() == pytest.approx([20.0] * 40)
-    assert w[clicks == 0].unique().item() == pytest.approx(0.92 / 0.996, rel=1e-6)
-    assert w.double().mean().item() == pytest.approx(1.0, abs=1e-6)
-
-
-def test_dro_weights_in_the_limits():
-    r = torch.randn(100)
-    assert optimistic_dro_weights(r, 1.0).tolist() == [1.0] * 100  # behaviour cloning
-    assert optimistic_dro_weights(torch.full((7,), 3.0), 0.3).tolist() == pytest.approx([1.0] * 7)
-    assert optimistic_dro_weights(torch.tensor([2.0]), 0.1).tolist() == [1.0]  # n = 1
-    best_only = optimistic_dro_weights(r, 0.001)  # less than one row: all mass on the best
-    assert best_only.argmax() == r.argmax()
-    assert best_only.max().item() == pytest.approx(100.0)
-    assert optimistic_dro_weights(torch.zeros(0), 0.5).shape == (0,)
-
-
-def test_dro_weights_put_fractional_mass_where_kappa_n_falls_between_rows():
-    w = optimistic_dro_weights(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]), 0.5)  # kappa N = 2.5
-    assert w.tolist() == pytest.approx([2.0, 2.0, 1.0, 0.0, 0.0])
 
 
 @given(quality=qualities, kappa=kappas, data=st.data())

@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from torchrl_drpo.functional.dro_programs import kl_dro_weights, optimistic_dro_weights
 from torchrl_drpo.functional.proximal import gbpo_weights
-from torchrl_drpo.functional.selection import optimistic_dro_weights
 from torchrl_drpo.functional.tapers import exponential_taper
 from torchrl_drpo.functional.weights import (
     asymmetric_weights,
     crr_weights,
     exponential_weights,
-    kl_dro_weights,
     signed_weights,
     topr_weights,
 )

@@ -11,6 +11,12 @@ from torchrl_drpo.functional.diagnostics import (
     taper_active_fraction,
     taper_retention,
 )
+from torchrl_drpo.functional.dro_programs import (
+    kl_dro_weights,
+    optimistic_dro_weights,
+    optimistic_value,
+    top_fraction_threshold,
+)
 from torchrl_drpo.functional.groups import group_minimum, group_moments
 from torchrl_drpo.functional.proximal import (
     clipped_surrogate,
@@ -24,13 +30,7 @@ from torchrl_drpo.functional.remoteness import (
     gaussian_remoteness,
     sequence_remoteness,
 )
-from torchrl_drpo.functional.selection import (
-    kappa_step,
-    optimistic_dro_weights,
-    optimistic_value,
-    select_top,
-    top_fraction_threshold,
-)
+from torchrl_drpo.functional.selection import kappa_step, select_top
 from torchrl_drpo.functional.tapers import (
     ExponentialTaper,
     HardCutoff,
@@ -45,7 +45,6 @@ from torchrl_drpo.functional.weights import (
     asymmetric_weights,
     crr_weights,
     exponential_weights,
-    kl_dro_weights,
     signed_weights,
     topr_weights,
 )

@@ -1,16 +1,7 @@
-r"""Which logged rows to learn from: optimistic distributionally robust selection.
+"""Which rows of a batch to learn from: the training step's selection, and how kappa moves.
 
-The optimistic DRO problem over a log with quality signal R,
-
-.. math:: \max_{Q} E_Q[R] \quad\text{subject to}\quad 0 \le dQ/dP \le 1/\kappa ,
-
-is a linear program. Its solution puts the largest allowed density, :math:`1/\kappa`, on the best
-:math:`\kappa` of the mass. Two readings of it live here and are kept apart:
-
-* :func:`optimistic_dro_weights` solves the program exactly, fractional mass included.
-* :func:`select_top` is the training step's: a whole quota K of rows, as in the algorithm box of
-  arXiv 2602.10430.
-
+:func:`select_top` keeps a whole quota K of rows, as in the algorithm box of arXiv 2602.10430; the
+program that it stands for is solved exactly in :mod:`torchrl_drpo.functional.dro_programs`.
 Nothing here reads a value back to the host: kappa may be a tensor on the device.
 """
 
@@ -21,10 +12,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from torchrl_drpo.functional.checks import check_fraction, check_same_shape
+from torchrl_drpo.functional.checks import check_same_shape
 from torchrl_drpo.functional.group_selection import select_in_groups
 from torchrl_drpo.functional.host import reads_are_free
-from torchrl_drpo.functional.precision import at_least_float32
+from torchrl_drpo.functional.masks import valid_or_lowest
 from torchrl_drpo.functional.quota import quota, quota_on_host
 from torchrl_drpo.functional.reductions import weighted_moments
 
@@ -73,105 +64,6 @@ class BestRows(NamedTuple):
     batch_std: Tensor
 
 
-def optimistic_dro_weights(
-    quality: Tensor, kappa: Tensor | float, mask: Tensor | None = None
-) -> Tensor:
-    r"""Exact density ratio :math:`w = dQ^*/dP` of the optimistic DRO problem.
-
-    ``w`` is :math:`1/\kappa` above the threshold, 0 below it, and at the threshold the rest of the
-    mass is shared equally: rows of equal quality get equal weight. ``kappa = 1`` gives ones
-    (behaviour cloning).
-
-    Source: arXiv 2602.10430, sec. 4.1 (the hard filter), with the atom at the threshold treated
-    exactly.
-
-    Args:
-        quality: quality signal R, any shape, finite where ``mask`` is true.
-        kappa: fraction of the log's mass to keep, in (0, 1].
-        mask: ``True`` where a row exists; the others get weight 0 and do not count.
-
-    Returns:
-        Weights of the quality's shape, float32 or the quality's wider type, in [0, 1/kappa], with
-        mean 1 over the valid rows.
-
-    Raises:
-        ValueError: if ``kappa`` lies outside (0, 1] or the shapes differ.
-
-    Examples:
-        >>> optimistic_dro_weights(torch.tensor([0.0, 1.0, 0.0, 3.0]), 0.5)
-        tensor([0., 2., 0., 2.])
-        >>> optimistic_dro_weights(torch.tensor([0.0, 1.0, 1.0, 3.0]), 0.5)  # a tie shares
-        tensor([0., 1., 1., 2.])
-    """
-    values, mass, ratio = _exact_mass(quality, kappa, mask)
-    threshold = _kth_largest(values, torch.ceil(mass))
-    above = values > threshold
-    tied = values == threshold
-    if mask is not None:
-        tied &= mask.reshape(-1)
-    # What is left for the rows at the threshold, shared among them.
-    share = (mass - above.sum()) / tied.sum().clamp_min(1)
-    weight = (above + tied * share) / ratio
-    return weight.to(values.dtype).reshape(quality.shape)
-
-
-def top_fraction_threshold(
-    quality: Tensor, kappa: Tensor | float, mask: Tensor | None = None
-) -> Tensor:
-    r""":math:`\nu^*`, the :math:`(1-\kappa)`-quantile: the best ``kappa`` of the mass start here.
-
-    The largest minimiser of the dual :math:`\nu + E[(R-\nu)_+]/\kappa` that is a logged quality.
-
-    Args:
-        quality: quality signal, any shape.
-        kappa: fraction in (0, 1].
-        mask: ``True`` where a row exists.
-
-    Returns:
-        0-d tensor of the quality's type (float32 at least); ``-inf`` when nothing is valid.
-
-    Raises:
-        ValueError: if ``kappa`` lies outside (0, 1] or the shapes differ.
-
-    Examples:
-        >>> top_fraction_threshold(torch.tensor([0.1, 0.9, 0.4, 0.7]), 0.5)
-        tensor(0.7000)
-    """
-    values, mass, _ = _exact_mass(quality, kappa, mask)
-    return _kth_largest(values, torch.ceil(mass)).squeeze(-1)
-
-
-def optimistic_value(
-    quality: Tensor,
-    kappa: Tensor | float,
-    threshold: Tensor | float,
-    mask: Tensor | None = None,
-) -> Tensor:
-    r"""Dual objective :math:`\nu + E[(R-\nu)_+]/\kappa` (optimistic CVaR) at a threshold.
-
-    Its minimum over the threshold equals the primal value :math:`E[w R]` with
-    :func:`optimistic_dro_weights`, and is reached at :func:`top_fraction_threshold`.
-
-    Args:
-        quality: quality signal, any shape.
-        kappa: fraction in (0, 1].
-        threshold: nu.
-        mask: ``True`` where a row exists.
-
-    Returns:
-        0-d tensor in float64.
-
-    Examples:
-        >>> quality = torch.tensor([0.0, 1.0, 0.0, 3.0])
-        >>> optimistic_value(quality, 0.5, top_fraction_threshold(quality, 0.5)).item()
-        2.0
-    """
-    excess = (quality.double() - threshold).clamp_min(0.0)
-    if mask is None:
-        return threshold + excess.mean() / kappa
-    return threshold + excess[mask].mean() / kappa
-
-
 def select_top(
     quality: Tensor,
     kappa: Tensor | float,
@@ -208,13 +100,13 @@ def select_top(
     if ties not in ("first", "fraction"):
         raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
     flat_mask = None if mask is None else mask.reshape(-1)
-    values = _valid_or_lowest(quality, flat_mask)
+    values = valid_or_lowest(quality, flat_mask)
     if mask is None and group is None and reads_are_free(values):
         return _select_on_host(values, kappa, ties, quality.shape)
     if group is None:
         valid = values.numel() if flat_mask is None else flat_mask.sum()
         k = quota(valid, kappa).to(values.device)
-        threshold = _kth_largest(values, k)
+        threshold = kth_largest(values, k)
         mass = _fill(values, threshold, k, flat_mask, ties)
         threshold = threshold.squeeze(-1)
     else:
@@ -246,7 +138,7 @@ def best_rows(
         >>> best_rows(torch.tensor([1.0, 3.0, 3.0, 3.0]), 0.5) is None
         True
     """
-    values = _valid_or_lowest(quality, None)
+    values = valid_or_lowest(quality, None)
     count = values.numel()
     k = quota_on_host(count, kappa)
     if k == count:
@@ -301,33 +193,7 @@ def kappa_step(
     return torch.where(kept_std < target_ratio * batch_std, grown, decayed)
 
 
-def _valid_or_lowest(quality: Tensor, flat_mask: Tensor | None) -> Tensor:
-    """Quality as a detached float vector in which invalid rows lie below everything."""
-    quality = quality.detach() if quality.requires_grad else quality
-    values = at_least_float32(quality if quality.ndim == 1 else quality.reshape(-1))
-    if flat_mask is None:
-        return values
-    return torch.where(flat_mask, values, values.new_full((), -torch.inf))
-
-
-def _exact_mass(
-    quality: Tensor, kappa: Tensor | float, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat values, the mass kappa N to hand out (float64), and kappa in float64."""
-    if not isinstance(kappa, Tensor):
-        check_fraction("kappa", kappa)
-    check_same_shape(quality=quality, mask=mask)
-    flat_mask = None if mask is None else mask.reshape(-1)
-    values = _valid_or_lowest(quality, flat_mask)
-    count = values.numel() if flat_mask is None else flat_mask.sum()
-    ratio = torch.as_tensor(kappa, dtype=torch.float64, device=values.device)
-    mass = ratio * count
-    # 0.07 * 100 is 7.000000000000001: a mass this near a whole number is that number.
-    whole = torch.round(mass)
-    return values, torch.where((mass - whole).abs() <= 1e-9 * mass, whole, mass), ratio
-
-
-def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
+def kth_largest(values: Tensor, k: Tensor) -> Tensor:
     """The ``k``-th largest entry, shape [1]; ``k`` stays on the device (0 counts as 1)."""
     ordered = torch.sort(values, descending=True).values
     if ordered.numel() == 0:

@@ -20,7 +20,7 @@ from torchrl_drpo.data import (
     WindowUnit,
 )
 from torchrl_drpo.data.samplers.counter import permute, uniform
-from torchrl_drpo.functional.selection import optimistic_dro_weights
+from torchrl_drpo.functional.dro_programs import optimistic_dro_weights
 
 QUALITIES = {
     "distinct": torch.randperm(200, generator=torch.Generator().manual_seed(0)).float(),

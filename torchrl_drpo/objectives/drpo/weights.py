@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.diagnostics import effective_sample_size
+from torchrl_drpo.functional.dro_programs import kl_dro_weights
 from torchrl_drpo.functional.reductions import weighted_moments
 from torchrl_drpo.functional.selection import BestRows, TopSelection
-from torchrl_drpo.functional.weights import kl_dro_weights
 from torchrl_drpo.objectives._weighting import WeightingOfRows
 
 

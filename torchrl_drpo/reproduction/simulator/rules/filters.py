@@ -10,8 +10,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_drpo.functional.controllers import AdaptiveKappa
+from torchrl_drpo.functional.dro_programs import kl_dro_weights
 from torchrl_drpo.functional.selection import kappa_step
-from torchrl_drpo.functional.weights import kl_dro_weights
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
 from torchrl_drpo.reproduction.simulator.rules.base import Rule
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
