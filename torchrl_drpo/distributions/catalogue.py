@@ -19,6 +19,12 @@ from torchrl_drpo_kernels.linear_log_prob import linear_log_prob, reference
 
 from torchrl_drpo.distributions import _sweeps
 from torchrl_drpo.distributions._expectations import expected_score
+from torchrl_drpo.distributions._parameters import (
+    check_parameters,
+    dense,
+    integers,
+    of_one_type,
+)
 
 
 class TopK(NamedTuple):
@@ -64,10 +70,10 @@ class CatalogueCategorical(Distribution):
         temperature: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
-        hidden, items = _autocast(hidden, items)
-        _check_parameters(hidden, items, bias, temperature)
+        hidden, items = of_one_type(hidden, items)
+        check_parameters(hidden, items, bias, temperature)
         self.hidden, self.items = hidden, items
-        self.bias = None if bias is None else _dense(bias)
+        self.bias = None if bias is None else dense(bias)
         self.temperature = float(temperature)
         super().__init__(hidden.shape[:-1], validate_args=False)
         self._validate_args = validate_args
@@ -142,7 +148,7 @@ class CatalogueCategorical(Distribution):
             Nats, shape ``[N]``; zero behind ``n_rows``.
         """
         rest = n_rows, self.bias, 1 / self.temperature
-        return linear_log_prob(_dense(self._rows), _dense(self.items), _int(value), *rest)[0]
+        return linear_log_prob(dense(self._rows), dense(self.items), integers(value), *rest)[0]
 
     def drpo_loss(
         self,
@@ -162,7 +168,7 @@ class CatalogueCategorical(Distribution):
             **rule: options of ``torchrl_drpo_kernels.select``.
         """
         return drpo_catalogue_loss(
-            _dense(self._rows), _dense(self.items), _int(value), quality, kappa, mask,
+            dense(self._rows), dense(self.items), integers(value), quality, kappa, mask,
             bias=self.bias, inverse_temperature=1 / self.temperature, **rule,
         )  # fmt: skip
 
@@ -217,7 +223,7 @@ class CatalogueCategorical(Distribution):
     def _fused(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """``log_prob`` and ``lse`` of one action a row, ``[N]`` each."""
         rest = {"bias": self.bias, "inverse_temperature": 1 / self.temperature}
-        return linear_log_prob(_dense(self._rows), _dense(self.items), _int(action), **rest)
+        return linear_log_prob(dense(self._rows), dense(self.items), integers(action), **rest)
 
     def _log_normaliser(self) -> Tensor:
         rows = self._rows
@@ -282,49 +288,3 @@ def _kl_divergence(p: CatalogueCategorical, q: CatalogueCategorical) -> Tensor:
     p, q = p.expand(shape), q.expand(shape)
     lse, gap = expected_score(p._rows, *p._rest, other=(q._rows, *q._rest))
     return (gap - lse + q._log_normaliser()).reshape(shape)
-
-
-def _dense(values: Tensor) -> Tensor:
-    """The kernel wants the numbers of a row side by side, and they nearly always lie so."""
-    return values if values.stride(-1) == 1 else values.contiguous()
-
-
-def _int(action: Tensor) -> Tensor:
-    """Of the integer types the kernel takes two, side by side."""
-    return (action if action.dtype == torch.int32 else action.long()).contiguous()
-
-
-def _autocast(hidden: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """Under autocast, the type that a linear layer would compute in; else what was given."""
-    kind = hidden.device.type
-    if hidden.dtype == items.dtype or not torch.is_autocast_enabled(kind):
-        return hidden, items
-    dtype = torch.get_autocast_dtype(kind)
-    return hidden.to(dtype), items.to(dtype)
-
-
-def _check_parameters(
-    hidden: Tensor, items: Tensor, bias: Tensor | None, temperature: float
-) -> None:
-    if hidden.ndim < 1 or items.ndim != 2 or not 0 < hidden.shape[-1] == items.shape[-1]:
-        raise ValueError(
-            "expected hidden [*B, D] and items [V, D] of one width D above 0, got hidden "
-            f"{tuple(hidden.shape)} and items {tuple(items.shape)}"
-        )
-    if items.shape[0] == 0:
-        raise ValueError("the catalogue is empty: items has shape " + str(tuple(items.shape)))
-    if not hidden.is_floating_point() or hidden.dtype != items.dtype:
-        raise ValueError(
-            f"hidden and items must be floating and of one type, got {hidden.dtype} and "
-            f"{items.dtype}; cast one of them"
-        )
-    if bias is not None and bias.shape != items.shape[:1]:
-        raise ValueError(
-            f"bias must have one entry an item, shape {tuple(items.shape[:1])}, "
-            f"got {tuple(bias.shape)}"
-        )
-    if isinstance(temperature, Tensor) or not 0 < temperature < float("inf"):
-        raise ValueError(
-            f"temperature must be a finite Python number above 0, got {temperature!r}; "
-            "a learned temperature multiplies hidden and bias instead"
-        )

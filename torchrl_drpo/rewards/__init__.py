@@ -14,7 +14,8 @@ itself. Which one:
 
 from torchrl_drpo.rewards.annotated import AnnotatedBuffer
 from torchrl_drpo.rewards.bilinear import BilinearReward, fit_bilinear_reward
-from torchrl_drpo.rewards.cross_fit import CrossFittedReward, assign_folds
+from torchrl_drpo.rewards.cross_fit import CrossFittedReward
+from torchrl_drpo.rewards.folds import assign_folds
 from torchrl_drpo.rewards.recipe import uphill_log
 from torchrl_drpo.rewards.regression import RewardRegression
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions

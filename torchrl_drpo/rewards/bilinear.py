@@ -170,11 +170,7 @@ def fit_bilinear_reward(
         scale = _typical_distance(centres[:512]).to(reward)
     else:
         scale = reward.new_tensor(lengthscale)
-    kernel = _rbf(centres, centres, scale)
-    factor = torch.linalg.cholesky(kernel + _JITTER * torch.eye(len(centres)).to(kernel))
-    whitening = torch.linalg.solve_triangular(
-        factor, torch.eye(len(centres)).to(kernel), upper=False
-    )
+    whitening = _whitening(centres, scale)
     features = _rbf(observation, centres, scale) @ whitening.T
     tail = torch.full_like(reward.unsqueeze(-1), _BIAS)
     match = torch.cat([_direction(action), tail], -1)
@@ -184,6 +180,13 @@ def fit_bilinear_reward(
     weight = _solve(features, match, reward - offset, ridge)
     penalty = reward.new_tensor(ridge)
     return BilinearReward(centres.clone(), whitening, weight, offset, scale, penalty)
+
+
+def _whitening(centres: Tensor, lengthscale: Tensor) -> Tensor:
+    """Inverse Cholesky factor of the landmarks' kernel matrix."""
+    one = torch.eye(len(centres)).to(centres)
+    factor = torch.linalg.cholesky(_rbf(centres, centres, lengthscale) + _JITTER * one)
+    return torch.linalg.solve_triangular(factor, one, upper=False)
 
 
 def _chosen_ridge(features: Tensor, match: Tensor, target: Tensor) -> float:

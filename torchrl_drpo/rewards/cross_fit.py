@@ -19,51 +19,14 @@ from torch import Tensor, nn
 
 from torchrl_drpo.functional.checks import check_finite
 from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.rewards.folds import assign_folds, whole_folds
+from torchrl_drpo.rewards.rows import column_of, rewards_of
 
 #: From training rows to a model of their reward.
 Fit = Callable[[TensorDictBase], TensorDictModuleBase]
 
 #: Rows predicted together.
 _ROWS_AT_A_TIME = 8192
-
-
-def assign_folds(count: int, folds: int, *, group: Tensor | None = None, seed: int = 0) -> Tensor:
-    """A fold for each row: at random, and of equal sizes (in rows, or in groups).
-
-    Args:
-        count: number of rows N.
-        folds: number of folds K, at least 2.
-        group: ids of any kind, ``[N]`` or ``[N, 1]``, such as the user's: all rows of a group get
-            one fold.
-        seed: of the generator.
-
-    Returns:
-        int64 ``[N]`` in ``[0, K)``, on the CPU.
-
-    Raises:
-        ValueError: for fewer than 2 folds, or fewer rows (or groups) than folds.
-
-    Examples:
-        >>> assign_folds(6, 2).bincount()
-        tensor([3, 3])
-        >>> fold = assign_folds(6, 2, group=torch.tensor([7, 7, 7, 9, 9, 9]))
-        >>> sorted(fold.tolist()), fold[0] == fold[2]
-        ([0, 0, 0, 1, 1, 1], tensor(True))
-    """
-    if folds < 2:
-        raise ValueError(f"folds must be at least 2, got {folds}")
-    what, number, of_row = "rows", count, None
-    if group is not None:
-        if group.numel() != count:
-            raise ValueError(f"expected one group id a row, {count}, got {tuple(group.shape)}")
-        values, of_row = torch.unique(group.reshape(-1).cpu(), return_inverse=True)
-        what, number = "groups", len(values)
-    if number < folds:
-        raise ValueError(f"{folds} folds need as many {what}, got {number}; ask for fewer folds")
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
-    fold = torch.empty(number, dtype=torch.long)
-    fold[order] = torch.arange(number) % folds
-    return fold if of_row is None else fold[of_row]
 
 
 class CrossFittedReward(TensorDictModuleBase):
@@ -183,14 +146,14 @@ class CrossFittedReward(TensorDictModuleBase):
             KeyError: for a missing entry.
             ValueError: for non-finite rewards, too few rows or groups, or an empty fold.
         """
-        reward = _rewards(rows, reward_key)
+        reward = rewards_of(rows, reward_key)
         check_finite(f"reward {reward_key!r}", reward, hint="drop or repair these rows")
         fold = rows.get(fold_key, None)
         if fold is None:
-            group = None if group_key is None else _column(rows, group_key, "group ids")
+            group = None if group_key is None else column_of(rows, group_key, "group ids")
             fold = assign_folds(len(reward), folds, group=group, seed=seed).to(reward.device)
             rows.set(fold_key, fold)
-        fold = _whole_folds(fold.reshape(-1), fold_key, folds)
+        fold = whole_folds(fold.reshape(-1), fold_key, folds)
         members = [fit(rows[fold != k]) for k in range(folds)]
         model = cls(members, fold_key=fold_key, out_key=out_key).requires_grad_(False).eval()
         predicted = model.annotate(rows)[out_key].to(reward.dtype)
@@ -265,37 +228,3 @@ class CrossFittedReward(TensorDictModuleBase):
                 f"got {int(fold.max())}"
             )
         return fold.long()
-
-
-def _whole_folds(fold: Tensor, key: NestedKey, folds: int) -> Tensor:
-    """The folds as they are, once each of them has rows and no row is outside."""
-    if fold.is_floating_point() or (fold < 0).any():
-        raise ValueError(
-            f"{key!r} must hold whole numbers in [0, {folds}), the fold of each row, got "
-            f"{fold.dtype} from {fold.min().item()}; remove the entry to have it drawn"
-        )
-    sizes = torch.bincount(fold.cpu(), minlength=folds)
-    if len(sizes) != folds or not (sizes > 0).all():
-        raise ValueError(f"expected rows in each of {folds} folds, found {sizes.tolist()}")
-    return fold
-
-
-def _rewards(rows: TensorDictBase, key: NestedKey) -> Tensor:
-    """What is predicted, ``[N]``, in floating point: a click may be logged as an integer."""
-    reward = _column(rows, key, "rewards").detach()
-    return reward if reward.is_floating_point() else reward.float()
-
-
-def _column(rows: TensorDictBase, key: NestedKey, what: str) -> Tensor:
-    """An entry of one number a row, ``[N]``."""
-    values = rows.get(key, None)
-    if values is None:
-        raise KeyError(
-            f"no {what} at {key!r}; the rows have {sorted(map(str, rows.keys(True, True)))}"
-        )
-    if rows.ndim != 1 or values.shape not in (rows.shape, (*rows.shape, 1)):
-        raise ValueError(
-            f"expected rows of batch size [N] with one of {key!r} each, got batch size "
-            f"{tuple(rows.shape)} and shape {tuple(values.shape)}"
-        )
-    return values.reshape(-1)

@@ -12,7 +12,8 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.rewards.cross_fit import _column, _rewards, assign_folds
+from torchrl_drpo.rewards.folds import assign_folds
+from torchrl_drpo.rewards.rows import column_of, rewards_of
 
 _ROWS_AT_A_TIME = 8192
 
@@ -105,7 +106,7 @@ class RewardRegression:
 
     def __call__(self, rows: TensorDictBase) -> StandardisedReward:
         """A model fitted to ``rows``, batch size ``[N]``, frozen and in evaluation mode."""
-        reward = _rewards(rows, self.reward_key)
+        reward = rewards_of(rows, self.reward_key)
         generator = torch.Generator().manual_seed(self.seed)
         held = self._held_out(rows).to(reward.device)
         learned = (~held).nonzero().squeeze(-1)
@@ -122,7 +123,7 @@ class RewardRegression:
 
     def _held_out(self, rows: TensorDictBase) -> Tensor:
         parts = round(1 / self.held_out)
-        group = None if self.group_key is None else _column(rows, self.group_key, "group ids")
+        group = None if self.group_key is None else column_of(rows, self.group_key, "group ids")
         return assign_folds(len(rows), parts, group=group, seed=self.seed + 1) == 0
 
     def _descend(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.rewards.bilinear import BilinearReward, check_rows, fit_bilinear_reward
+from torchrl_drpo.rewards.folds import checked_folds
 
 
 def cross_fit_bilinear(
@@ -55,21 +56,14 @@ def cross_fit_bilinear(
     if fold is None:
         order = torch.randperm(len(reward), generator=torch.Generator().manual_seed(seed))
         fold = order.argsort() % folds
-    fold = _checked_folds(fold, folds, len(reward)).to(reward.device)
+    fold = checked_folds(fold, folds, len(reward)).to(reward.device)
     models: list[BilinearReward] = []
     ridge: float | None = None
     for number in range(folds):
         rows = fold != number
-        model = fit_bilinear_reward(
-            observation[rows],
-            action[rows],
-            reward[rows],
-            landmarks=landmarks,
-            ridge=ridge,
-            seed=seed,
-        )
-        ridge = float(model.ridge)
-        models.append(model)
+        part = observation[rows], action[rows], reward[rows]
+        models.append(fit_bilinear_reward(*part, landmarks=landmarks, ridge=ridge, seed=seed))
+        ridge = float(models[-1].ridge)
     return models, fold
 
 
@@ -160,24 +154,3 @@ def uphill_actions(
     # Where the model is flat everywhere there is no way up: 0 / 1, not 0 / 0.
     typical = torch.where(typical > torch.finfo(slope.dtype).tiny, typical, 1.0)
     return action + step * size / typical * slope
-
-
-def _checked_folds(fold: Tensor, folds: int, rows: int) -> Tensor:
-    """The folds, once every model is known to have rows to be fitted to."""
-    if fold.shape != (rows,) or fold.is_floating_point():
-        raise ValueError(
-            f"fold must hold one integer a row, shape [{rows}], got {fold.dtype} "
-            f"{tuple(fold.shape)}"
-        )
-    if fold.min() < 0 or fold.max() >= folds:
-        outside = int(((fold < 0) | (fold >= folds)).nonzero()[0])
-        raise ValueError(
-            f"fold must lie in [0, {folds}) but row {outside} holds {int(fold[outside])}"
-        )
-    largest = fold.bincount().max()
-    if rows - int(largest) < 2:
-        raise ValueError(
-            f"one fold holds {int(largest)} of {rows} rows, which leaves its model fewer than two; "
-            "spread them more evenly"
-        )
-    return fold
