@@ -68,6 +68,14 @@ class SemanticIDCategorical(Distribution):
         return int(self._scores.shape[-1])
 
     @property
+    def num_choices(self) -> Tensor:
+        """Levels that count, int64, shape ``[*B]``: an action is so many choices."""
+        if self.mask is not None:
+            return self.mask.sum(-1)
+        levels = self.event_shape[0]
+        return torch.full(self.batch_shape, levels, device=self._scores.device)
+
+    @property
     def support(self) -> constraints.Constraint:
         """Sequences of ``T`` integers in ``[0, C)``."""
         return constraints.independent(constraints.integer_interval(0, self.num_codes - 1), 1)

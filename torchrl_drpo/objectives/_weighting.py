@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 from torch.distributions import Distribution
@@ -71,6 +72,11 @@ class Scored:
     inputs: TensorDictBase
     data: TensorDictBase
     rows: Tensor | None
+
+    @property
+    def batch(self) -> torch.Size:
+        """Shape of the scored rows, ``[*B]``."""
+        return self.inputs.shape
 
     def take(self, values: Tensor) -> Tensor:
         """The entries of a batch-shaped tensor that belong to the scored rows."""

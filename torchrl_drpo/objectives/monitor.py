@@ -144,7 +144,15 @@ class PhantomGradientMonitor:
             dist, log_prob = rule._log_prob(actor, inputs, mask)
             action = inputs.get(rule.tensor_keys.action)
             with torch.no_grad():
-                distance, _ = remoteness_and_score(dist, action, log_prob, rule.remoteness, mask)
+                distance, _ = remoteness_and_score(
+                    dist,
+                    action,
+                    log_prob,
+                    batch.shape,
+                    rule.remoteness,
+                    mask,
+                    needed=self.taper is not None,
+                )
                 factor = torch.ones_like(distance) if self.taper is None else self.taper(distance)
                 weight = signed_weights(advantage, factor)
             attraction = weighted_nll(log_prob, weight.clamp_min(0.0), mask)

@@ -45,9 +45,11 @@ class RepulsiveLoss(AdvantageLoss):
         negative_scale: alpha, at least 0; 0 leaves negatives out of the forward pass as well.
         taper: ``taper(D) -> w`` in [0, 1], such as
             :class:`~torchrl_drpo.functional.tapers.ExponentialTaper`; ``None`` for 1.
-        remoteness: ``"auto"`` takes the squared Mahalanobis distance for Gaussians, the surprisal
-            for categoricals, the mean-token surprisal for sequences; ``"per_dimension"`` divides
-            the first by the action's dimension.
+        remoteness: ``"auto"`` takes the squared Mahalanobis distance for Gaussians (for squashed
+            ones, such as TorchRL's ``TanhNormal``, before the squashing), the surprisal for
+            categoricals, the mean-token surprisal for sequences; ``"per_dimension"`` divides the
+            first by the action's dimension. Of any other policy a taper needs a method
+            ``remoteness(action)`` of its distribution.
         baseline, normalize, group_key: see
             :class:`~torchrl_drpo.objectives.advantage.AdvantageLoss`.
         level, skip_filtered, reduction, functional, check_inputs: see
@@ -58,10 +60,12 @@ class RepulsiveLoss(AdvantageLoss):
         ``effective_negative_mass_ratio`` (the same after scale and taper),
         ``taper_active_fraction`` (share of the negatives whose weight the taper lowers) and
         ``repulsion_to_attraction`` (ratio of the summed score magnitudes ``|A| |score|``, in
-        units of the policy's own scale: sqrt(D) for Gaussians, 1 - pi(a) for categoricals).
+        units of the policy's own scale: sqrt(D) for Gaussians, 1 - pi(a) for categoricals; NaN for
+        a policy of which neither is known).
 
     Raises:
-        ValueError: for a negative scale, an unknown baseline or remoteness.
+        ValueError: for a negative scale, an unknown baseline or remoteness, and (from ``forward``)
+            for a taper on a policy without remoteness.
 
     Examples:
         >>> import torch
@@ -124,7 +128,13 @@ class RepulsiveLoss(AdvantageLoss):
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
         weight = weighting.weight
         distance, score = remoteness_and_score(
-            scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
+            scored.dist,
+            scored.action,
+            scored.log_prob,
+            scored.batch,
+            self.remoteness,
+            scored.mask,
+            needed=self.taper is not None,
         )
         active = None
         if self.taper is not None:

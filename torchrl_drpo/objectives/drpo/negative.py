@@ -86,7 +86,7 @@ class NegativeBranch:
         if self.taper is None:
             return weighting
         distance, _ = remoteness_and_score(
-            scored.dist, scored.action, scored.log_prob, self.remoteness, scored.mask
+            scored.dist, scored.action, scored.log_prob, scored.batch, self.remoteness, scored.mask
         )
         weight, active = taper_negatives(weighting.weight, self.taper, distance)
         weighting = weighting.with_report(
