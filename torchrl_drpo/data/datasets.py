@@ -133,5 +133,5 @@ def _simulate(
     # By name, as TorchRL's own registry does it: this layer lies below the environments.
     environments = importlib.import_module("torchrl_drpo.envs")
     env = environments.RecSimEnv(setting, seed=seed)
-    log = env.simulate_log(rows, scenario, propensity=propensity)
+    log = env.simulate_log(rows, scenario, seed=seed, propensity=propensity)
     return RecReplayBuffer.from_tensordict(log, root=root, **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import zlib
 from collections.abc import Sequence
 
 import torch
@@ -24,14 +26,18 @@ class RecSimEnv(EnvBase):
     state drifts and the user leaves after a while. A NaN action earns NaN. Source: arXiv
     2602.10430, appendix.
 
-    Two seeds are kept apart: ``seed`` decides the world (items, interests, popularity), which
-    :meth:`set_seed` leaves alone, and starts the environment's own generator of users and
-    noise, which :meth:`set_seed` restarts. Torch's global generator is neither read nor moved.
+    Two seeds are kept apart. ``seed`` decides the world (items, interests, popularity): equal seeds
+    are equal worlds, in every process. Users and noise come from a stream of the environment's own,
+    which ``user_seed`` or :meth:`set_seed` starts. Without either it starts, when the first user is
+    wanted, at a number drawn from torch's global generator, and from the process where that is a
+    worker: copies of one environment in a ``SerialEnv`` or ``ParallelEnv`` serve different users of
+    one world.
 
     Args:
         setting: ``"table"``, ``"collapse"``, or numbers of your own.
         session: drift and leaving; ``None`` for the one-step form.
-        seed: of the world, and of the user stream until :meth:`set_seed`.
+        seed: of the world.
+        user_seed: of the user stream until :meth:`set_seed`; ``None`` to have one drawn.
         batch_size: users served side by side.
         device: where everything is computed.
 
@@ -42,7 +48,7 @@ class RecSimEnv(EnvBase):
         ValueError: if the setting is unknown.
 
     Examples:
-        >>> env = RecSimEnv("table", batch_size=[4], seed=0)
+        >>> env = RecSimEnv("table", batch_size=[4], user_seed=0)
         >>> rollout = env.rollout(1)
         >>> rollout["next", "reward"].shape, bool(rollout["next", "terminated"].all())
         (torch.Size([4, 1, 1]), True)
@@ -57,6 +63,7 @@ class RecSimEnv(EnvBase):
         *,
         session: SessionSetting | None = None,
         seed: int = 0,
+        user_seed: int | None = None,
         batch_size: Sequence[int] = (),
         device: torch.device | str = "cpu",
     ) -> None:
@@ -65,7 +72,7 @@ class RecSimEnv(EnvBase):
         self.session = session
         self.world = RecSimWorld(self.setting, seed=seed, device=self.device)
         self._make_specs()
-        self._set_seed(seed)
+        self._set_seed(user_seed)
 
     @property
     def items(self) -> Tensor:
@@ -86,7 +93,7 @@ class RecSimEnv(EnvBase):
         Args:
             n: rows, at least 1.
             scenario: ``"medium"``, ``"extreme"``, or shares of your own.
-            seed: users and noise of this log alone; ``None`` goes on with the environment's.
+            seed: users and noise of this log alone; ``None`` goes on with the environment's stream.
             propensity: whether to compute the mixture's probability of each logged item; about
                 a second per 3,000 rows on one core. The other entries do not depend on it.
             propensity_draws: accuracy of the expert's part; see
@@ -99,7 +106,7 @@ class RecSimEnv(EnvBase):
         Raises:
             ValueError: if the scenario is unknown or a count is below 1.
         """
-        generator = self._generator if seed is None else self._new_generator(seed)
+        generator = self._stream if seed is None else self._new_generator(seed)
         return simulate_log(
             self.world,
             n,
@@ -112,18 +119,18 @@ class RecSimEnv(EnvBase):
 
     def draw_states(self, *shape: int, seed: int | None = None) -> Tensor:
         """Draws users to evaluate on: states ``[*shape, state_dim]``; ``seed`` as in a log."""
-        generator = self._generator if seed is None else self._new_generator(seed)
+        generator = self._stream if seed is None else self._new_generator(seed)
         return self.world.draw_states(*shape, generator=generator)
 
     def to(self, device: torch.device | str) -> RecSimEnv:
         """Moves the environment; on another device the user stream restarts from its seed."""
         env = super().to(device)
-        if self._generator.device != self.device:
-            self._set_seed(self._seed)
+        if self._generator is not None and self._generator.device != self.device:
+            self._generator = None
         return env
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
-        state = self.world.draw_states(*self.batch_size, generator=self._generator)
+        state = self.world.draw_states(*self.batch_size, generator=self._stream)
         false = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         out = {"observation": state, "done": false, "terminated": false.clone()}
         return TensorDict(out, batch_size=self.batch_size, device=self.device)
@@ -135,12 +142,12 @@ class RecSimEnv(EnvBase):
         latent = self.world.latent_reward(interest, item.squeeze(-1))
         # A NaN action has no nearest item; its reward says so, without asking the device.
         latent = latent.masked_fill(score.squeeze(-1).isnan(), torch.nan)
-        reward = self.world.observed_reward(latent, self._generator)
+        reward = self.world.observed_reward(latent, self._stream)
         if self.session is None:
             left = torch.ones_like(reward, dtype=torch.bool)
             state = state.clone()
         else:
-            state, left = advance(state, latent, self.session, self._generator)
+            state, left = advance(state, latent, self.session, self._stream)
         out = {
             "observation": state,
             "reward": reward.unsqueeze(-1),
@@ -150,8 +157,16 @@ class RecSimEnv(EnvBase):
         return TensorDict(out, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
-        self._seed = torch.Generator().seed() if seed is None else seed
-        self._generator = self._new_generator(self._seed)
+        self._seed, self._generator = seed, None
+
+    @property
+    def _stream(self) -> torch.Generator:
+        """Users and noise; made when the first is wanted, so that who gives seeds draws none."""
+        if self._generator is None:
+            if self._seed is None:
+                self._seed = _drawn_seed()
+            self._generator = self._new_generator(self._seed)
+        return self._generator
 
     def _new_generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)
@@ -164,3 +179,12 @@ class RecSimEnv(EnvBase):
         self.reward_spec = Unbounded((*batch, 1), device=device)
         flag = Binary(1, shape=(*batch, 1), dtype=torch.bool, device=device)
         self.done_spec = Composite(done=flag, terminated=flag.clone(), shape=batch, device=device)
+
+
+def _drawn_seed() -> int:
+    """A seed from torch's global generator, another one in each worker process."""
+    drawn = int(torch.randint(2**62, (), device="cpu"))
+    if multiprocessing.parent_process() is None:
+        return drawn
+    # A forked worker has the parent's generator, as have its siblings; their names differ.
+    return drawn ^ zlib.crc32(multiprocessing.current_process().name.encode())
