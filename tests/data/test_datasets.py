@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pandas as pd
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torchrl.data import OfflineToOnlineReplayBuffer
 from torchrl.data.datasets import load_dataset
 
 from torchrl_drpo.data import RecReplayBuffer, load_log
+from torchrl_drpo.envs import RecSimEnv
 from torchrl_drpo.objectives import DRPOLoss
 from torchrl_drpo.policies import make_catalogue_actor, make_gaussian_actor
 
@@ -97,10 +100,13 @@ def test_amazon_sid_by_name(real_logs, category, rows, items, colliding):
 
 @pytest.mark.parametrize("scenario", ["medium", "extreme"])
 def test_simulated_logs_are_made_on_the_spot(scenario):
-    log = load_dataset(f"rec:recsim-{scenario}", rows=300, seed=3, batch_size=64)
-    again = load_log(f"recsim-{scenario}", rows=300, seed=3)
+    options = {"rows": 300, "seed": 3, "columns": ("item", "propensity")}
+    log = load_dataset(f"rec:recsim-{scenario}", batch_size=64, **options)
+    again = load_log(f"recsim-{scenario}", **options)
     assert (log[:] == again[:]).all()
     assert log[:]["propensity"].gt(0).all()
+    with pytest.raises(ValueError, match=r"has no columns \['items'\]"):
+        load_log(f"recsim-{scenario}", columns=("items",))
     loss = DRPOLoss(make_gaussian_actor(10, log[:]["action"].shape[1]))
     assert torch.isfinite(loss(log.sample())["loss_actor"])
 
@@ -116,6 +122,35 @@ def test_named_logs_start_offline_to_online_training(real_logs):
     sample = mixed.sample(40)
     assert sample["observation", "history"].shape == (40, 5)
     assert len(mixed) == 100_004 + 50
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_simulated_log_is_joined_by_a_collectors_rows(by_hand):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchrl's own, on import and when a collector is made
+        from torchrl.collectors import Collector
+        from torchrl.trainers.algorithms.offline_to_online import OfflineToOnlineReplayBufferHook
+
+        env, actor = RecSimEnv("table", batch_size=[4]), make_gaussian_actor(10, 128)
+        collector = Collector(env, actor, frames_per_batch=40, total_frames=40)
+    (rows,) = list(collector)
+    collector.shutdown()
+    mixed = OfflineToOnlineReplayBuffer(
+        "rec:recsim-extreme", rows=100, batch_size=32, online_capacity=100
+    )
+    assert {"loc", "collector"} <= set(rows.keys())
+    if by_hand:
+        mixed.extend(rows.reshape(-1).select("observation", "action", "next"))
+    else:
+        OfflineToOnlineReplayBufferHook(mixed).extend(rows)
+    sample = mixed.sample()
+    assert sample.batch_size == (32,)
+    logged, seen = mixed.offline_buffer[:]["action"], rows["action"].reshape(-1, 128)
+    offline, online = (
+        (sample["action"].unsqueeze(1) == rows).all(-1).any(1).sum() for rows in (logged, seen)
+    )
+    assert (offline, online) == (16, 16)
+    assert torch.isfinite(DRPOLoss(actor)(sample)["loss_actor"])
 
 
 def test_published_csv_files_read_like_their_parquet(real_logs, tmp_path):

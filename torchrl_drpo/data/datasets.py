@@ -1,16 +1,18 @@
 """Named logs: ``load_dataset("rec:kuairand-pure", root=...)`` through TorchRL's registry.
 
 Importing :class:`~torchrl_drpo.data.RecReplayBuffer` or :func:`load_log` registers the prefix
-``rec``. Published logs are read from a
-local folder in the formats in which they are published (nothing is downloaded); simulated ones
-are made on the spot. They work wherever TorchRL takes a data set, as in
+``rec``. Published logs are read from a local folder in the formats in which they are published
+(nothing is downloaded); simulated ones are made on the spot. They work wherever TorchRL takes a data set, as in
 ``OfflineToOnlineReplayBuffer("rec:movielens", root=..., batch_size=256, online_capacity=10_000)``.
+TorchRL concatenates offline and online rows, so both need the same entries. A simulated log has
+those of its environment and no others; what a collector adds (``loc``, ``scale``, ``collector``) is
+left out by TorchRL's ``OfflineToOnlineTrainer`` and its hook, or by ``rows.select(...)``.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,8 @@ PUBLISHED: dict[str, _Published] = {
 }
 #: Simulated logs: name -> scenario.
 SIMULATED = {"recsim-medium": "medium", "recsim-extreme": "extreme"}
+#: What a simulated log can have beside its transitions.
+_FURTHER_COLUMNS = ("item", "component", "latent_reward", "propensity")
 _CHOICES = ("campaign", "behavior_policy", "category")
 
 
@@ -91,10 +95,12 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
         **options: for a published log ``converted`` (folder for the converted log), ``campaign``
             and ``behavior_policy`` (open-bandit), ``category`` (amazon-sid) and the options of
             :meth:`RecReplayBuffer.from_parquet`, such as ``test_days`` and ``history``; for a
-            simulated one ``rows`` (3,000), ``seed`` (0), ``setting`` ("table"), ``propensity``
-            (True: a second per 3,000 rows). Both take TorchRL's, such as ``batch_size``, and
-            leave ``"index"`` out of samples unless ``sample_index=True``: rows of an online
-            buffer, which they are joined with, have none.
+            simulated one ``rows`` (3,000), ``seed`` (0), ``setting`` ("table") and ``columns``:
+            what to keep beside the transitions, of ``"item"``, ``"component"``,
+            ``"latent_reward"`` and ``"propensity"`` (a second per 3,000 rows). Both take
+            TorchRL's, such as ``batch_size``. Rows of an online buffer, which they are joined
+            with, have neither such columns nor an ``"index"``, so both are left out unless they
+            are asked for (``sample_index=True``).
 
     Raises:
         ValueError: for an unknown name, or a missing ``root``.
@@ -102,7 +108,7 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
 
     Examples:
         >>> from torchrl.data.datasets import load_dataset
-        >>> log = load_dataset("rec:recsim-medium", rows=50, batch_size=8, propensity=False)
+        >>> log = load_dataset("rec:recsim-medium", rows=50, batch_size=8)
         >>> log.sample()["observation"].shape
         torch.Size([8, 10])
     """
@@ -127,11 +133,15 @@ def _simulate(
     rows: int = 3_000,
     seed: int = 0,
     setting: str = "table",
-    propensity: bool = True,
+    columns: Sequence[str] = (),
     **options: Any,
 ) -> RecReplayBuffer:
+    unknown = sorted({*columns} - {*_FURTHER_COLUMNS})
+    if unknown:
+        raise ValueError(f"a simulated log has no columns {unknown}; choose of {_FURTHER_COLUMNS}")
     # By name, as TorchRL's own registry does it: this layer lies below the environments.
     environments = importlib.import_module("torchrl_drpo.envs")
     env = environments.RecSimEnv(setting, seed=seed)
-    log = env.simulate_log(rows, scenario, seed=seed, propensity=propensity)
+    log = env.simulate_log(rows, scenario, seed=seed, propensity="propensity" in columns)
+    log = log.select("observation", "action", "next", *columns)
     return RecReplayBuffer.from_tensordict(log, root=root, **options)
