@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import chain
 
+import torch
 from tensordict import TensorDictBase, TensorDictParams
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey, unravel_key
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
+from torchrl_drpo.distributed.ranks import world_size
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._parameters import ParameterSlots
+from torchrl_drpo.objectives._ranks import (
+    refuse_sharding_that_trains_wrongly,
+    tell_of_rank_local_numbers,
+)
 
 
 class _WrappedOnce(type(LossModule)):
@@ -57,7 +64,6 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
     actor_network: ProbabilisticTensorDictSequential
     actor_network_params: TensorDictParams
     target_actor_network_params: TensorDictParams
-    out_keys: ClassVar[list[NestedKey]] = ["loss_actor"]
 
     #: names of the accepted keys, beside the action, that the rule cannot do without
     _signal_keys: tuple[str, ...] = ()
@@ -76,6 +82,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         self._in_keys: list[NestedKey] | None = None
         super().__init__()
         self._slots = ParameterSlots()
+        self._looked_at: type | None = None
         if functional:
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
@@ -109,6 +116,36 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         return self.actor_network.in_keys
 
     # -- the networks ---------------------------------------------------------------------------
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """As :meth:`torch.nn.Module.named_parameters`, without targets, as TorchRL has it.
+
+        TorchRL's own lacks ``remove_duplicate``, which FSDP2 passes.
+        """
+        every = super(LossModule, self).named_parameters(prefix, recurse, remove_duplicate)
+        return ((name, p) for name, p in every if not name.startswith("_target"))
+
+    def _all_modules(self) -> Iterator[nn.Module]:
+        """Every module that the loss runs; functional ones are no children of it."""
+        held = [value for value in self.__dict__.values() if isinstance(value, nn.Module)]
+        return chain(self.modules(), *(network.modules() for network in held))
+
+    def _batch_numbers(self, tensordict: TensorDictBase) -> tuple[str, ...]:
+        """Names of the numbers that the rule takes from a whole batch."""
+        return ()
+
+    def _look_at_ranks(self, tensordict: TensorDictBase) -> None:
+        """Refuses what would train wrongly among ranks, and tells of what they do not share."""
+        owner = type(self).__name__.removeprefix("FSDP")
+        # Once, and again when fully_shard has changed the class.
+        if not torch.compiler.is_compiling() and self._looked_at is not type(self):
+            refuse_sharding_that_trains_wrongly(owner, self._all_modules(), self.functional)
+            self._looked_at = type(self)
+        ranks = world_size()
+        if ranks > 1:
+            tell_of_rank_local_numbers(owner, self._batch_numbers(tensordict), ranks)
 
     @property
     def functional(self) -> bool:

@@ -86,6 +86,11 @@ class AdvantageLoss(WeightedLoss):
         keys = super()._needed_keys()
         return keys if self.group_key is None else [*keys, self.group_key]
 
+    def _batch_numbers(self, tensordict: TensorDictBase) -> tuple[str, ...]:
+        given = _batch.optional_entry(tensordict, self.tensor_keys.advantage) is not None
+        numbers = ("baseline",) if isinstance(self.baseline, str) and not given else ()
+        return (*numbers, "standard deviation") if self.normalize else numbers
+
     def _advantage(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
         """A of each sample, detached, 0 where the mask is false."""
         given = _batch.optional_entry(tensordict, self.tensor_keys.advantage) is not None

@@ -150,6 +150,9 @@ class CRRLoss(CriticLoss, AdvantageLoss):
             out["loss_qvalue"] = self._q_objective(tensordict, self._q_values(inputs), target)
         return _batch.assembled(out, torch.Size([]))
 
+    def _batch_numbers(self, tensordict: TensorDictBase) -> tuple[str, ...]:
+        return () if self.has_critic else super()._batch_numbers(tensordict)
+
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         if self.has_critic:  # the weights need the policy's own actions, so all rows are scored
             ones = self._ones(tensordict, mask)

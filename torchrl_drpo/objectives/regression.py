@@ -149,6 +149,10 @@ class AWRLoss(AdvantageLoss):
         self.max_weight = max_weight
         self.self_normalize = self_normalize
 
+    def _batch_numbers(self, tensordict: TensorDictBase) -> tuple[str, ...]:
+        numbers = super()._batch_numbers(tensordict)
+        return (*numbers, "mean weight") if self.self_normalize else numbers
+
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
         weight = exponential_weights(

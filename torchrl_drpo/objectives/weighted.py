@@ -44,12 +44,18 @@ class WeightedLoss(ActorLoss):
         reduction: ``"mean"`` divides by the mass that the rule gives the rows, ``"sum"`` adds up
             ``-w log pi``, ``"none"`` returns ``-w log pi`` for each sample.
         functional: keep the actor's parameters in ``actor_network_params`` (TorchRL's default).
-            ``False`` leaves the module whole, as DDP and FSDP need it.
+            ``False`` leaves the module whole, as FSDP2 needs it (shard the network inside the
+            actor, not the actor and not the loss).
         check_inputs: reject non-finite signals. ``None`` does so on the CPU, where it is nearly
             free; ``True`` on an accelerator too, at the price of a synchronisation.
 
     Raises:
         ValueError: for an unknown ``level`` or ``reduction``.
+
+    Note:
+        What a rule takes from the batch (a threshold, a baseline, a standard deviation, kappa) it
+        takes from the rows that it is given: in a process group of several ranks these are each
+        rank's own, and a warning says so once a process.
     """
 
     out_keys: ClassVar[list[NestedKey]] = ["loss_actor"]
@@ -122,6 +128,7 @@ class WeightedLoss(ActorLoss):
         Raises:
             ValueError: for an empty batch, or signals that are non-finite or of another shape.
             KeyError: for an entry that is not there.
+            RuntimeError: for networks that FSDP2 would train on unreduced gradients.
         """
         return _batch.assembled(self._outputs(tensordict), torch.Size([]))
 
@@ -132,6 +139,7 @@ class WeightedLoss(ActorLoss):
                 f"{type(self).__name__} got an empty batch of shape {tuple(tensordict.shape)}; "
                 "sample at least one row"
             )
+        self._look_at_ranks(tensordict)
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
         out = self._fused(tensordict, steps)
         if out is not None:

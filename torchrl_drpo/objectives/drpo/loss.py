@@ -215,6 +215,13 @@ class DRPOLoss(SelectionOnDevice):
         chosen = [key for key in (self.group_key, self.negative.key) if key is not None]
         return [*super()._needed_keys(), *chosen]
 
+    def _batch_numbers(self, tensordict: TensorDictBase) -> tuple[str, ...]:
+        scale = {"linear": "standard deviation", "exponential": "mean of the kept rows"}
+        numbers = ["threshold"] if self.weighting != "kl" else ["normaliser"]
+        if self.weighting in scale and (self.normalize or self.weighting != "linear"):
+            numbers.append(scale[self.weighting])
+        return (*numbers, "kappa") if self.controller is not None else tuple(numbers)
+
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
         kappa = self._buffers["kappa"].clone()  # it moves below; the report speaks of this step
