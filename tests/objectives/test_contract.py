@@ -157,17 +157,6 @@ def test_masked_rows_are_as_good_as_absent(name: str, shape: tuple[int, ...]):
     )
 
 
-@every_loss
-def test_a_fully_masked_batch_has_zero_loss_and_zero_gradient(name: str):
-    loss, data = make(name), batch(gaussian_actor(), N)
-    data["action"].fill_(math.nan)
-    data.set("shifted_valid", torch.zeros(N, dtype=torch.bool))
-    out = run(loss, data)
-    total(out).backward()
-    assert total(out) == 0
-    assert all((gradient == 0).all() for gradient in gradients(loss).values())
-
-
 @fixed_losses
 def test_sampler_weights_count_as_copies(name: str):
     if name == "drpo q":

@@ -17,14 +17,14 @@ from torchrl_drpo.functional.dro_programs import (
     optimistic_value,
     top_fraction_threshold,
 )
-from torchrl_drpo.functional.groups import group_minimum, group_moments
+from torchrl_drpo.functional.groups import group_centred, group_minimum, group_moments
 from torchrl_drpo.functional.proximal import (
     clipped_surrogate,
     ecpo_surrogate,
     gbpo_surrogate,
     gbpo_weights,
 )
-from torchrl_drpo.functional.reductions import weighted_moments, weighted_nll
+from torchrl_drpo.functional.reductions import centred, weighted_moments, weighted_nll
 from torchrl_drpo.functional.remoteness import (
     categorical_remoteness,
     gaussian_remoteness,
@@ -57,6 +57,7 @@ __all__ = [
     "asymmetric_weights",
     "categorical_remoteness",
     "categorical_score_norm",
+    "centred",
     "clipped_surrogate",
     "crr_weights",
     "ecpo_surrogate",
@@ -69,6 +70,7 @@ __all__ = [
     "gaussian_score_norm",
     "gbpo_surrogate",
     "gbpo_weights",
+    "group_centred",
     "group_minimum",
     "group_moments",
     "hard_cutoff",

@@ -7,6 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from torchrl_drpo.functional.host import reads_are_free
+
+#: What every number must stay within: losses and their gradients are float32 as a rule.
+LARGEST = torch.finfo(torch.float32).max
+
 
 def check_same_shape(**tensors: Tensor | None) -> None:
     """Raises ``ValueError`` unless all given tensors (``None`` is skipped) have one shape."""
@@ -22,16 +27,39 @@ def check_same_shape(**tensors: Tensor | None) -> None:
             raise ValueError(f"expected tensors of one shape, got {listed}")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raises ``ValueError`` unless ``value`` is a finite number above zero."""
-    if not 0 < value < math.inf:  # also false for NaN; math.isfinite would stop torch.compile
-        raise ValueError(f"{name} must be a finite number above 0, got {value}")
+def check_positive(name: str, value: float | Tensor) -> None:
+    """Raises ``ValueError`` unless ``value`` is a finite number above zero.
+
+    Of a tensor where that may be looked at for free, as in the two that follow: on the CPU,
+    outside of compiled and vmapped code.
+    """
+    number = _readable(name, value)
+    # Also false for NaN; math.isfinite would stop torch.compile.
+    if number is not None and not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, got {number}")
 
 
-def check_fraction(name: str, value: float) -> None:
+def check_fraction(name: str, value: float | Tensor) -> None:
     """Raises ``ValueError`` unless ``value`` lies in (0, 1]."""
-    if not 0 < value <= 1:  # also false for NaN
-        raise ValueError(f"{name} must lie in (0, 1], got {value}")
+    number = _readable(name, value)
+    if number is not None and not 0 < number <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {number}")
+
+
+def check_open_fraction(name: str, value: float | Tensor) -> None:
+    """Raises ``ValueError`` unless ``value`` lies in (0, 1)."""
+    number = _readable(name, value)
+    if number is not None and not 0 < number < 1:
+        raise ValueError(f"{name} must lie in (0, 1), got {number}")
+
+
+def _readable(name: str, value: float | Tensor) -> float | None:
+    """The number, or ``None`` for a tensor that must not be read now."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
+    return float(value) if reads_are_free(value) else None
 
 
 def is_finite(values: Tensor) -> bool:
@@ -48,20 +76,30 @@ def check_finite(name: str, values: Tensor, mask: Tensor | None = None, hint: st
     Rows outside ``mask`` are not looked at: padding may hold anything. On an accelerator this
     waits for the device, so callers on a hot path decide whether they want it.
     """
-    if is_finite(values):
-        return
-    finite = torch.isfinite(values)
-    if mask is not None:
-        finite |= ~mask
-    if not finite.all():
-        bad = ~finite
-        row = tuple(bad.nonzero()[0].tolist())
-        where = row[0] if len(row) == 1 else row
-        raise ValueError(
-            f"{name} must be finite but row {where} holds {values[row].item()} "
-            f"({int(bad.sum())} of {values.numel()} entries are not finite)"
-            + (f"; {hint}" if hint else "")
-        )
+    if not is_finite(values):
+        _check_rows(name, "be finite", values, torch.isfinite(values), mask, hint)
+
+
+def check_float32_range(
+    name: str, values: Tensor, mask: Tensor | None = None, hint: str = ""
+) -> None:
+    """Raises ``ValueError`` naming the first row of float64 ``values`` that float32 cannot hold.
+
+    Rows outside ``mask`` are not looked at. On an accelerator this waits for the device.
+    """
+    if values.dtype == torch.float64:
+        _check_rows(name, "lie within float32's range", values, values.abs() <= LARGEST, mask, hint)
+
+
+def check_not_negative(
+    name: str, values: Tensor, mask: Tensor | None = None, hint: str = ""
+) -> None:
+    """Raises ``ValueError`` naming the first row of ``values`` that is negative or not finite.
+
+    Rows outside ``mask`` are not looked at. On an accelerator this waits for the device.
+    """
+    valid = (values >= 0) & (values <= LARGEST)  # false for NaN as well
+    _check_rows(name, "be finite and at least 0", values, valid, mask, hint)
 
 
 def check_probability(
@@ -76,13 +114,21 @@ def check_probability(
         if low.item() > 0 and high.item() <= 1:
             return
     valid = (values > 0) & (values <= 1)  # false for NaN as well
+    _check_rows(name, "lie in (0, 1]", values, valid, mask, hint)
+
+
+def _check_rows(
+    name: str, wanted: str, values: Tensor, valid: Tensor, mask: Tensor | None, hint: str
+) -> None:
+    """Raises ``ValueError`` with the first row of ``values`` that counts and is not ``valid``."""
     if mask is not None:
-        valid |= ~mask
-    if not valid.all():
-        row = tuple((~valid).nonzero()[0].tolist())
-        where = row[0] if len(row) == 1 else row
-        raise ValueError(
-            f"{name} must lie in (0, 1] but row {where} holds {values[row].item()} "
-            f"({int((~valid).sum())} of {values.numel()} entries are outside)"
-            + (f"; {hint}" if hint else "")
-        )
+        valid = valid | ~mask
+    if valid.all():
+        return
+    row = tuple((~valid).nonzero()[0].tolist())
+    where = row[0] if len(row) == 1 else row
+    count = int((~valid).sum())
+    raise ValueError(
+        f"{name} must {wanted} but row {where} holds {values[row].item()} "
+        f"({count} of {values.numel()} entries do not)" + (f"; {hint}" if hint else "")
+    )

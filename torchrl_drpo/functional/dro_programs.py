@@ -110,11 +110,15 @@ def optimistic_value(
     Returns:
         0-d tensor in float64.
 
+    Raises:
+        ValueError: if ``kappa`` lies outside (0, 1].
+
     Examples:
         >>> quality = torch.tensor([0.0, 1.0, 0.0, 3.0])
         >>> optimistic_value(quality, 0.5, top_fraction_threshold(quality, 0.5)).item()
         2.0
     """
+    check_fraction("kappa", kappa)
     excess = (quality.double() - threshold).clamp_min(0.0)
     if mask is None:
         return threshold + excess.mean() / kappa
@@ -150,7 +154,8 @@ def kl_dro_weights(
         w in [0, 1/kappa], mean 1 over the valid rows.
 
     Raises:
-        ValueError: if ``kappa`` (a number) or ``temperature`` is out of range, or shapes differ.
+        ValueError: if ``kappa`` (as far as it may be read) or ``temperature`` is out of range, or
+            the shapes differ.
 
     >>> import torch
     >>> kl_dro_weights(torch.tensor([3.0, 0.0, 1.0, 0.0]), kappa=0.5, temperature=1.0)
@@ -158,8 +163,7 @@ def kl_dro_weights(
     """
     check_same_shape(quality=quality, mask=mask)
     check_positive("temperature", temperature)
-    if not isinstance(kappa, Tensor):
-        check_fraction("kappa", kappa)
+    check_fraction("kappa", kappa)
     if quality.numel() == 0:
         return at_least_float32(quality.detach())
 
@@ -190,8 +194,7 @@ def _exact_mass(
     quality: Tensor, kappa: Tensor | float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Flat values, the mass kappa N to hand out (float64), and kappa in float64."""
-    if not isinstance(kappa, Tensor):
-        check_fraction("kappa", kappa)
+    check_fraction("kappa", kappa)
     check_same_shape(quality=quality, mask=mask)
     flat_mask = None if mask is None else mask.reshape(-1)
     values = valid_or_lowest(quality, flat_mask)

@@ -30,6 +30,33 @@ def group_moments(
     >>> group_moments(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([7, -2, 7]))
     (tensor([2., 5., 2.]), tensor([1.4142, 0.0000, 1.4142]))
     """
+    mean, _, std = _centred(values, group, mask)
+    return mean, std
+
+
+def group_centred(values: Tensor, group: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Values minus the mean of their group, exact to the rounding of the differences.
+
+    Args:
+        values: any shape; all entries together are the batch.
+        group: integer ids of the same shape.
+        mask: ``True`` where a row counts; the others are 0.
+
+    Returns:
+        A tensor of the shape of ``values``, detached, in float32 or better.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    >>> import torch
+    >>> group_centred(torch.tensor([1e7, 5.0, 1e7 + 3]), torch.tensor([7, -2, 7]))
+    tensor([-1.5000,  0.0000,  1.5000])
+    """
+    return _centred(values, group, mask)[1]
+
+
+def _centred(values: Tensor, group: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, distance from it and standard deviation, row by row."""
     check_same_shape(values=values, group=group, mask=mask)
     shape = values.shape
     values = at_least_float32(values.detach()).flatten()
@@ -43,9 +70,11 @@ def group_moments(
 
     count = total(counted)
     mean = total(values) / count.clamp_min(1.0)
-    squares = total(counted * (values - mean).square())
-    std = (squares / (count - 1.0).clamp_min(1.0)).sqrt()
-    return mean.reshape(shape), std.reshape(shape)
+    apart = counted * (values - mean)
+    # A mean near 1e7 is off by up to a half, so what it leaves has a small mean of its own.
+    apart = counted * (apart - total(apart) / count.clamp_min(1.0))
+    std = (total(apart.square()) / (count - 1.0).clamp_min(1.0)).sqrt()
+    return mean.reshape(shape), apart.reshape(shape), std.reshape(shape)
 
 
 def group_minimum(values: Tensor, group: Tensor, mask: Tensor | None = None) -> Tensor:

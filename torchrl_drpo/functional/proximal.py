@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchrl_drpo.functional.checks import check_positive, check_same_shape
+from torchrl_drpo.functional.checks import check_open_fraction, check_positive, check_same_shape
 from torchrl_drpo.functional.precision import at_least_float32
 
 
@@ -176,8 +176,7 @@ def gbpo_surrogate(
 def _log_clip_range(clip_epsilon: float | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """log(1 + epsilon) and log(1 - epsilon) as 0-d tensors, made on the device."""
     if not isinstance(clip_epsilon, Tensor):
-        if not 0 < clip_epsilon < 1:
-            raise ValueError(f"clip_epsilon must lie in (0, 1), got {clip_epsilon}")
+        check_open_fraction("clip_epsilon", clip_epsilon)
         return like.new_full((), math.log1p(clip_epsilon)), like.new_full(
             (), math.log1p(-clip_epsilon)
         )

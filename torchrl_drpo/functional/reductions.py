@@ -72,6 +72,33 @@ def _dot(log_prob: Tensor, weight: Tensor) -> Tensor | None:
     return total if math.isfinite(total.item()) else None
 
 
+def centred(values: Tensor, mass: Tensor | None = None) -> Tensor:
+    """Values minus their mean, exact to the rounding of the *differences*.
+
+    A mean of rewards near 1e7 is off by up to a half in float32, which is all of a difference that
+    matters; so what the subtraction leaves has its own, small mean subtracted once more.
+
+    Args:
+        values: any shape; entries with mass 0 may be non-finite.
+        mass: how often each entry counts (numbers or booleans), or ``None`` for once each.
+
+    Returns:
+        float32 or wider, of the shape of ``values``; 0 where the mass is.
+
+    Examples:
+        >>> centred(torch.tensor([1e7, 1e7 + 1, 1e7 + 3]))
+        tensor([-1.3333, -0.3333,  1.6667])
+    """
+    values = at_least_float32(values)
+    if mass is None:
+        apart = values - values.mean()
+        return apart - apart.mean()
+    mass = mass.to(values.dtype)
+    values, total = torch.where(mass > 0, values, 0.0), mass.sum().clamp_min(1.0)
+    apart = torch.where(mass > 0, values - torch.sum(mass * values) / total, 0.0)
+    return torch.where(mass > 0, apart - torch.sum(mass * apart) / total, 0.0)
+
+
 def weighted_moments(values: Tensor, mass: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and sample standard deviation of rows that count ``mass`` times each.
 
@@ -90,12 +117,13 @@ def weighted_moments(values: Tensor, mass: Tensor | None = None) -> tuple[Tensor
         (tensor(1.5000), tensor(0.7071))
     """
     values = at_least_float32(values)
-    if mass is None:
+    if mass is None and values.is_cpu and not torch.compiler.is_compiling():  # float64 inside
         std, mean = torch.std_mean(values, correction=min(1, values.numel() - 1))
         return mean, std
+    if mass is None:
+        mass = torch.ones_like(values)
     mass = mass.to(values.dtype)
-    values = torch.where(mass > 0, values, values.new_zeros(()))
     total = mass.sum()
-    mean = torch.sum(mass * values) / total.clamp_min(1.0)
-    squares = torch.sum(mass * (values - mean).square())
+    mean = torch.sum(mass * torch.where(mass > 0, values, 0.0)) / total.clamp_min(1.0)
+    squares = torch.sum(mass * centred(values, mass).square())
     return mean, torch.sqrt(squares / (total - 1.0).clamp_min(1.0))

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from torchrl_drpo.functional.checks import check_same_shape
+from torchrl_drpo.functional.checks import check_fraction, check_same_shape
 from torchrl_drpo.functional.group_selection import select_in_groups
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.masks import valid_or_lowest
@@ -88,7 +88,7 @@ def select_top(
         A :class:`TopSelection`.
 
     Raises:
-        ValueError: if the shapes differ or ``ties`` is unknown.
+        ValueError: if the shapes differ, ``kappa`` lies outside (0, 1] or ``ties`` is unknown.
 
     Examples:
         >>> select_top(torch.tensor([1.0, 5.0, 3.0, 3.0]), 0.5, ties="first").mass
@@ -97,6 +97,7 @@ def select_top(
         tensor([0.0000, 1.0000, 0.5000, 0.5000])
     """
     check_same_shape(quality=quality, mask=mask, group=group)
+    check_fraction("kappa", kappa)
     if ties not in ("first", "fraction"):
         raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
     flat_mask = None if mask is None else mask.reshape(-1)
@@ -132,12 +133,16 @@ def best_rows(
         The K best rows, or ``None`` if these are all rows, or if it matters and more rows tie at
         the threshold than there are places.
 
+    Raises:
+        ValueError: if ``kappa`` lies outside (0, 1].
+
     Examples:
         >>> best_rows(torch.tensor([1.0, 5.0, 3.0]), 0.5).rows
         tensor([1, 2])
         >>> best_rows(torch.tensor([1.0, 3.0, 3.0, 3.0]), 0.5) is None
         True
     """
+    check_fraction("kappa", kappa)
     values = valid_or_lowest(quality, None)
     count = values.numel()
     k = quota_on_host(count, kappa)

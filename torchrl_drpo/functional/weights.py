@@ -20,6 +20,7 @@ from torch import Tensor
 from torchrl_drpo.functional.checks import check_positive, check_same_shape
 from torchrl_drpo.functional.masks import filled
 from torchrl_drpo.functional.precision import at_least_float32
+from torchrl_drpo.functional.reductions import centred
 
 
 def exponential_weights(
@@ -153,10 +154,8 @@ def asymmetric_weights(
     check_same_shape(quality=quality, mask=mask)
     if not -math.inf < shift < math.inf:
         raise ValueError(f"shift must be a finite number, got {shift}")
-    quality = filled(at_least_float32(quality.detach()), mask, 0.0)
-    count = quality.numel() if mask is None else mask.sum()
-    baseline = quality.sum() / torch.as_tensor(count, device=quality.device).clamp_min(1) + shift
-    return filled(signed_weights(quality - baseline, negative_scale=negative_weight), mask, 0.0)
+    advantage = centred(quality.detach(), mask) - shift
+    return filled(signed_weights(advantage, negative_scale=negative_weight), mask, 0.0)
 
 
 def signed_weights(

@@ -10,9 +10,6 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl_drpo.functional.checks import check_finite, is_finite
-from torchrl_drpo.functional.host import reads_are_free, under_functorch
-
 
 def read_entry(tensordict: TensorDictBase, key: NestedKey, what: str, owner: str) -> Tensor:
     """An entry of the batch, or a ``KeyError`` that says which key the loss wanted and why."""
@@ -158,19 +155,3 @@ def cleared(inputs: TensorDictBase, mask: Tensor) -> TensorDictBase:
         return torch.where(spread, values, torch.zeros_like(values))
 
     return inputs.apply(clear)
-
-
-def wants_check(requested: bool | None, values: Tensor) -> bool:
-    """Whether to look for non-finite values now: by default where it is free, never in a graph."""
-    if requested is None:
-        return reads_are_free(values)
-    return requested and not torch.compiler.is_compiling() and not under_functorch()
-
-
-def check_signal(name: str, key: NestedKey, values: Tensor, mask: Tensor | None) -> None:
-    """Non-finite rewards are an error with a row, not a NaN loss three steps later."""
-    if is_finite(values):
-        return
-    check_finite(
-        f"{name} {key!r}", values, mask, hint="drop or repair these rows before they are sampled"
-    )

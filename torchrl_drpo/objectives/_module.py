@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase, TensorDictParams
@@ -67,15 +68,18 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
 
     #: names of the accepted keys, beside the action, that the rule cannot do without
     _signal_keys: tuple[str, ...] = ()
+    #: buffers that a user sets and a state brings, each with what raises where it is out of range
+    _coefficients: ClassVar[dict[str, Callable[[str, float | Tensor], None]]] = {}
 
     def __init__(
         self,
         actor_network: ProbabilisticTensorDictSequential,
         *,
-        reduction: str = "mean",
+        reduction: str | None = None,
         functional: bool = True,
         check_inputs: bool | None = None,
     ) -> None:
+        reduction = "mean" if reduction is None else reduction  # as TorchRL has it
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
         self._functional = functional
@@ -89,6 +93,23 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
             self.actor_network = actor_network
         self.reduction = reduction
         self.check_inputs = check_inputs
+
+    # -- coefficients ---------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._coefficients and name in self.__dict__.get("_buffers", ()):
+            self._coefficients[name](name, value)
+            if isinstance(value, Tensor):
+                value = value.to(self._buffers[name])  # its device and type
+        super().__setattr__(name, value)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any, **options: Any
+    ) -> None:
+        for name, check in self._coefficients.items():
+            if prefix + name in state_dict:  # refused before anything is loaded
+                check(f"{prefix}{name} of the state", float(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *others, **options)
 
     # -- keys -----------------------------------------------------------------------------------
 

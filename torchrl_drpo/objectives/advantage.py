@@ -13,8 +13,8 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.diagnostics import negative_mass_ratio
-from torchrl_drpo.functional.groups import group_minimum, group_moments
-from torchrl_drpo.functional.reductions import weighted_moments
+from torchrl_drpo.functional.groups import group_centred, group_minimum, group_moments
+from torchrl_drpo.functional.reductions import centred, weighted_moments
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
@@ -96,7 +96,7 @@ class AdvantageLoss(WeightedLoss):
         given = _batch.optional_entry(tensordict, self.tensor_keys.advantage) is not None
         signal = self._signal(tensordict, "advantage" if given else "reward", mask)
         group = self._group_ids(tensordict, self.group_key, signal.shape)
-        advantage = signal if given else signal - self._baseline_of(signal, mask, group)
+        advantage = signal if given else self._above_baseline(signal, mask, group)
         if mask is not None:
             advantage = torch.where(mask, advantage, 0.0)
         if self.normalize:
@@ -107,18 +107,15 @@ class AdvantageLoss(WeightedLoss):
             advantage = advantage / (spread + 1e-8)
         return advantage
 
-    def _baseline_of(
-        self, reward: Tensor, mask: Tensor | None, group: Tensor | None
-    ) -> Tensor | float:
+    def _above_baseline(self, reward: Tensor, mask: Tensor | None, group: Tensor | None) -> Tensor:
+        """R - b where the mask is true."""
         if self.baseline == "mean":
-            if group is None:
-                return weighted_moments(reward, mask)[0]
-            return group_moments(reward, group, mask)[0]
+            return centred(reward, mask) if group is None else group_centred(reward, group, mask)
         if self.baseline == "min":
             if group is None:
-                return (reward if mask is None else reward.where(mask, math.inf)).min()
-            return group_minimum(reward, group, mask)
-        return 0.0 if self.baseline is None else self.baseline
+                return reward - (reward if mask is None else reward.where(mask, math.inf)).min()
+            return reward - group_minimum(reward, group, mask)
+        return reward if self.baseline is None else reward - self.baseline
 
     def _mass(self, advantage: Tensor, mask: Tensor | None) -> Tensor:
         """Every valid sample counts once."""

@@ -87,10 +87,8 @@ class AsymRELoss(AdvantageLoss):
         self.shift = shift
         self.negative_weight = negative_weight
 
-    def _baseline_of(
-        self, reward: Tensor, mask: Tensor | None, group: Tensor | None
-    ) -> Tensor | float:
-        return super()._baseline_of(reward, mask, group) + self.shift
+    def _above_baseline(self, reward: Tensor, mask: Tensor | None, group: Tensor | None) -> Tensor:
+        return super()._above_baseline(reward, mask, group) - self.shift
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)

@@ -13,7 +13,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_finite, check_probability
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives import _batch, _checks
 from torchrl_drpo.objectives._weighting import Scored
 from torchrl_drpo.objectives.advantage import AdvantageLoss
 
@@ -133,7 +133,7 @@ class BehaviorLoss(AdvantageLoss):
         whole = self.level == "trajectory" and values.shape in (batch[:1], (*batch[:1], 1))
         values = values.reshape(batch[:1]) if whole else _batch.per_step(values, batch, name, key)
         mask = self._samples(steps) if whole else steps
-        if _batch.wants_check(self.check_inputs, values):
+        if _checks.wants_check(self.check_inputs, values):
             check = check_probability if name == "propensity" else check_finite
             hint = "repair these rows, or fit a policy to the log"
             check(f"{name} {key!r}", values, mask, hint=hint)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchrl.objectives.utils import distance_loss
 from torchrl.objectives.value.functional import td0_return_estimate
 
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.functional.precision import as_numbers
+from torchrl_drpo.objectives import _batch, _checks
 from torchrl_drpo.objectives._parameters import ParameterSlots
 from torchrl_drpo.objectives._policy import value_of
 from torchrl_drpo.objectives.weighted import WeightedLoss
@@ -131,20 +132,19 @@ class CriticLoss(WeightedLoss):
 
     def _reduce_critic(self, per_step: Tensor, tensordict: TensorDictBase) -> Tensor:
         """TorchRL's reduction over valid steps, sampler weights included."""
-        weights = tensordict.get(self.tensor_keys.priority_weight, None)
-        if weights is not None:
-            weights = _batch.per_step(weights, tensordict.shape, "priority_weight")
+        weights = None
+        if self._has_priority(tensordict):
+            steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+            weights = self._priority(tensordict, steps).to(per_step.dtype)
         return self._reduce_loss(per_step, tensordict, weights=weights)
 
     def _td_target(self, inputs: TensorDictBase, next_value: Tensor) -> Tensor:
         """The one-step return R + gamma V(s'), ``[*B]``."""
-        reward, terminated = (
-            self._step_entry(inputs, "reward"),
-            self._step_entry(inputs, "terminated"),
-        )
-        if _batch.wants_check(self.check_inputs, reward):
-            _batch.check_signal("reward", self.tensor_keys.reward, reward, None)
-        return td0_return_estimate(self.gamma, next_value, reward.to(next_value), terminated)
+        reward = as_numbers(self._step_entry(inputs, "reward"))
+        terminated = self._step_entry(inputs, "terminated")
+        if _checks.wants_check(self.check_inputs, reward):
+            _checks.check_signal("reward", self.tensor_keys.reward, reward, None)
+        return td0_return_estimate(self.gamma, next_value, reward.to(next_value), terminated.bool())
 
     def _step_entry(self, inputs: TensorDictBase, name: str) -> Tensor:
         key = getattr(self.tensor_keys, name)

@@ -118,6 +118,8 @@ class GuidedLoss(AdvantageLoss):
 
     reward_model: TensorDictModuleBase
     reward_scale: Tensor
+    _schedulable_buffers = frozenset({"reward_scale"})
+    _coefficients: ClassVar = {"reward_scale": check_positive}
     out_keys: ClassVar[list[NestedKey]] = [
         "loss_actor",
         "guidance_value",

@@ -11,7 +11,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.checks import check_fraction, check_positive
+from torchrl_drpo.functional.checks import check_fraction, check_open_fraction, check_positive
 from torchrl_drpo.functional.proximal import clipped_surrogate, ecpo_surrogate
 from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
@@ -45,13 +45,14 @@ class _SurrogateLoss(BehaviorLoss):
         return _ProximalWeighting(weighting.weight, weighting.mass, report, old)
 
     def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
-        advantage = weighting.weight
+        advantage = weighting.weight.to(torch.promote_types(log_prob.dtype, torch.float32))
         surrogate = self._surrogate(advantage, log_prob, weighting.old_log_prob)
         losses = -torch.where(advantage != 0, surrogate, 0.0)
         if self.reduction == "none":
             return losses
         if self.reduction == "sum":
             return losses.sum()
+        total = total.to(losses.dtype)
         return losses.sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
 
     def _is_clipped(self, advantage: Tensor, log_ratio: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class ECPOLoss(_SurrogateLoss):
         normalize: bool = True,
         **options: Any,
     ) -> None:
-        _check_epsilon(clip_epsilon)
+        check_open_fraction("clip_epsilon", clip_epsilon)
         check_positive("delta", delta)
         super().__init__(actor_network, behavior=behavior, normalize=normalize, **options)
         self.clip_epsilon = clip_epsilon
@@ -198,6 +199,7 @@ class BPPOLoss(_SurrogateLoss):
     clip_epsilon: Tensor
     _behavior_sources = ()
     _schedulable_buffers = frozenset({"clip_epsilon"})
+    _coefficients: ClassVar = {"clip_epsilon": check_open_fraction}
 
     def __init__(
         self,
@@ -208,7 +210,7 @@ class BPPOLoss(_SurrogateLoss):
         behavior: ProbabilisticTensorDictSequential | None = None,
         **options: Any,
     ) -> None:
-        _check_epsilon(clip_epsilon)
+        check_open_fraction("clip_epsilon", clip_epsilon)
         check_fraction("clip_decay", clip_decay)
         behavior = actor_network if behavior is None else behavior
         super().__init__(actor_network, behavior=behavior, **options)
@@ -216,15 +218,11 @@ class BPPOLoss(_SurrogateLoss):
         device = next((p.device for p in actor_network.parameters()), None)
         self.register_coeff_buffer("clip_epsilon", float(clip_epsilon), device=device)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "clip_epsilon" and isinstance(value, (int, float)):
-            _check_epsilon(value)
-        super().__setattr__(name, value)
-
     def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
         reduced = super()._reduce_weighted(log_prob, weighting, total)
         if self.training and self.clip_decay != 1.0:  # after the last use of this step's epsilon
-            self.clip_epsilon.mul_(self.clip_decay)
+            least = torch.finfo(self.clip_epsilon.dtype).tiny  # for ever above 0
+            self.clip_epsilon.mul_(self.clip_decay).clamp_min_(least)
         return reduced
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
@@ -234,8 +232,3 @@ class BPPOLoss(_SurrogateLoss):
 
     def _surrogate(self, advantage: Tensor, log_prob: Tensor, old: Tensor | None) -> Tensor:
         return clipped_surrogate(advantage, log_prob, old, clip_epsilon=self.clip_epsilon)
-
-
-def _check_epsilon(clip_epsilon: float) -> None:
-    if not 0 < clip_epsilon < 1:
-        raise ValueError(f"clip_epsilon must lie in (0, 1), got {clip_epsilon}")

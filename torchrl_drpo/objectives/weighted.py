@@ -19,10 +19,11 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl_drpo.functional.checks import check_finite, is_finite
+from torchrl_drpo.functional.checks import check_finite, check_not_negative, is_finite
 from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.functional.precision import as_numbers, at_least_float32
 from torchrl_drpo.functional.reductions import weighted_nll
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives import _batch, _checks
 from torchrl_drpo.objectives._module import ActorLoss
 from torchrl_drpo.objectives._policy import distribution_of
 from torchrl_drpo.objectives._weighting import Scored, Weighting, WeightingOfRows
@@ -41,8 +42,8 @@ class WeightedLoss(ActorLoss):
         skip_filtered: leave rows of weight zero out of the policy's forward and backward. Done on
             the CPU; on an accelerator, where counting rows would stall the device, and under
             ``torch.compile`` or ``vmap``, every row is computed, with the same loss.
-        reduction: ``"mean"`` divides by the mass that the rule gives the rows, ``"sum"`` adds up
-            ``-w log pi``, ``"none"`` returns ``-w log pi`` for each sample.
+        reduction: ``"mean"`` (or ``None``) divides by the mass that the rule gives the rows,
+            ``"sum"`` adds up ``-w log pi``, ``"none"`` returns ``-w log pi`` for each sample.
         functional: keep the actor's parameters in ``actor_network_params`` (TorchRL's default).
             ``False`` leaves the module whole, as FSDP2 needs it (shard the network inside the
             actor, not the actor and not the loss).
@@ -66,7 +67,7 @@ class WeightedLoss(ActorLoss):
         *,
         level: str = "step",
         skip_filtered: bool = True,
-        reduction: str = "mean",
+        reduction: str | None = None,
         functional: bool = True,
         check_inputs: bool | None = None,
     ) -> None:
@@ -134,19 +135,18 @@ class WeightedLoss(ActorLoss):
 
     def _outputs(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
         """What ``forward`` returns, before a subclass adds the losses of other networks."""
-        if tensordict.shape.numel() == 0:  # TensorDict.numel() of an empty batch is 1
-            raise ValueError(
-                f"{type(self).__name__} got an empty batch of shape {tuple(tensordict.shape)}; "
-                "sample at least one row"
-            )
+        owner = type(self).__name__
+        _checks.check_shape(tensordict, self.level, owner)
         self._look_at_ranks(tensordict)
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+        _checks.check_any_valid(steps, self.check_inputs, owner)
         out = self._fused(tensordict, steps)
         if out is not None:
             return out
         with torch.no_grad():
-            weighting = self._weigh(tensordict, self._samples(steps))
-            weighting = self._with_priority(weighting, tensordict)
+            samples = self._samples(steps)
+            weighting = self._weigh(tensordict, samples)
+            weighting = self._with_priority(weighting, tensordict, samples)
             weighed = weighting
             if isinstance(weighting, WeightingOfRows):
                 rows, total = weighting.rows, weighting.total
@@ -177,15 +177,14 @@ class WeightedLoss(ActorLoss):
         """The entry ``tensor_keys.<name>`` as one finite number a sample, detached."""
         key = getattr(self.tensor_keys, name)
         values = _batch.read_entry(tensordict, key, name, type(self).__name__)
-        if values.requires_grad:
-            values = values.detach()
+        values = as_numbers(values.detach() if values.requires_grad else values)
         if self.level == "trajectory":
             steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
             values = _batch.per_trajectory(values, tensordict.shape, steps, name, key)
         else:
             values = _batch.per_step(values, tensordict.shape, name, key)
-        if _batch.wants_check(self.check_inputs, values):
-            _batch.check_signal(name, key, values, mask)
+        if _checks.wants_check(self.check_inputs, values):
+            _checks.check_signal(name, key, values, mask)
         return values
 
     def _group_ids(
@@ -212,29 +211,42 @@ class WeightedLoss(ActorLoss):
         return torch.ones(shape, device=action.device)
 
     def _has_priority(self, tensordict: TensorDictBase) -> bool:
-        """Whether the batch comes with a sampler's weights."""
+        """Whether the batch comes with a sampler's weights, and they are to be used."""
+        if self.use_prioritized_weights not in (True, "auto"):
+            return False
         return _batch.optional_entry(tensordict, self.tensor_keys.priority_weight) is not None
 
-    def _with_priority(self, weighting: Weighting, tensordict: TensorDictBase) -> Weighting:
-        priority = _batch.optional_entry(tensordict, self.tensor_keys.priority_weight)
-        if priority is None:
-            return weighting
-        if self.level == "trajectory" and priority.shape[:1] == tensordict.shape[:1]:
-            priority = priority.reshape(tensordict.shape[0], -1)[:, 0]
+    def _priority(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
+        """The sampler's weight of each sample, 0 where the mask is false."""
+        key, batch = self.tensor_keys.priority_weight, tensordict.shape
+        priority = at_least_float32(tensordict.get(key))
+        if self.level == "trajectory" and priority.shape[:1] == batch[:1]:
+            priority = priority.reshape(batch[0], -1)[:, 0]
         else:
-            key = self.tensor_keys.priority_weight
-            priority = _batch.per_step(priority, tensordict.shape, "priority_weight", key)
+            priority = _batch.per_step(priority, batch, "priority_weight", key)
+        if _checks.wants_check(self.check_inputs, priority):
+            hint = "these weights are the sampler's; see how its priorities are updated"
+            check_not_negative(f"priority_weight {key!r}", priority, mask, hint=hint)
+        return priority if mask is None else torch.where(mask, priority, 0.0)
+
+    def _with_priority(
+        self, weighting: Weighting, tensordict: TensorDictBase, mask: Tensor | None
+    ) -> Weighting:
+        if not self._has_priority(tensordict):
+            return weighting
+        priority = self._priority(tensordict, mask)
         return replace(
             weighting, weight=weighting.weight * priority, mass=weighting.mass * priority
         )
 
     def _check_weight(self, weighting: Weighting, loss: Tensor) -> None:
         """An overflowed weight is an error with a row as well; it leaves no finite loss."""
-        if _batch.wants_check(self.check_inputs, loss) and not is_finite(loss):
+        if _checks.wants_check(self.check_inputs, loss) and not is_finite(loss):
             weight = weighting.weight
             if isinstance(weighting, WeightingOfRows):  # the error names a row of the batch
                 weight = weighting.everywhere(int(weighting.rows.max()) + 1)
             hint = "raise the temperature, cap the weights or rescale the rewards"
+            weight = weight.to(loss.dtype)
             check_finite(f"the weight that {type(self).__name__} gives", weight, hint=hint)
 
     def _rows_to_score(self, weight: Tensor) -> Tensor | None:
@@ -266,6 +278,8 @@ class WeightedLoss(ActorLoss):
 
     def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
         weight = weighting.weight
+        if log_prob.dtype in (torch.float32, torch.float64):  # the loss is of the policy's type
+            weight = weight.to(log_prob.dtype)
         if self.reduction == "none":
             return -weight * torch.where(weight != 0, log_prob, 0.0)
         if self.reduction == "mean":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrl_drpo.functional.checks import check_fraction
 from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.host import reads_are_free
 
@@ -44,11 +45,16 @@ class KappaCeiling:
         return KappaCeiling, ()
 
     def bound(self, kappa: Tensor) -> float:
-        """At least the value of ``kappa``; 1 before, while and after a graph is captured."""
+        """At least the value of ``kappa``; 1 before, while and after a graph is captured.
+
+        Raises:
+            ValueError: where a kappa that is read lies outside (0, 1].
+        """
         if torch.compiler.is_compiling() or self._captured or _capturing(kappa):
             return 1.0
         if reads_are_free(kappa) or not self._knows(kappa):
             self._bound, self._pending = float(kappa), None
+            check_fraction("kappa", self._bound)
             self._note(kappa)
         elif self._pending is not None and self._pending[1].query():
             value, _, copied_at = self._pending

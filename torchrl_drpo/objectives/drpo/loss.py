@@ -16,6 +16,7 @@ from torchrl_drpo.functional.controllers import AdaptiveKappa
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.selection import Ties, TopSelection, best_rows, select_top
+from torchrl_drpo.objectives import _checks
 from torchrl_drpo.objectives._remoteness import RemotenessKind
 from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.drpo.ceiling import KappaCeiling
@@ -87,7 +88,8 @@ class DRPOLoss(SelectionOnDevice):
         ``effective_negative_mass_ratio`` (after the taper) and ``taper_active_fraction``.
 
     Raises:
-        ValueError: for a kappa outside (0, 1], a non-positive temperature, an unknown name.
+        ValueError: for a kappa outside (0, 1], given, assigned or loaded, a non-positive
+            temperature, an unknown name.
 
     Note:
         The negative branch is off by default. A rejected row weighs -1, or (R - nu) / std(R)
@@ -155,6 +157,7 @@ class DRPOLoss(SelectionOnDevice):
     ]
     _signal_keys = ("quality",)
     _schedulable_buffers = frozenset({"kappa"})
+    _coefficients: ClassVar = {"kappa": check_fraction}
 
     def __init__(
         self,
@@ -206,11 +209,6 @@ class DRPOLoss(SelectionOnDevice):
         device = next((p.device for p in actor_network.parameters()), None)
         self.register_coeff_buffer("kappa", float(initial), device=device)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "kappa" and isinstance(value, (int, float)):
-            check_fraction("kappa", value)
-        super().__setattr__(name, value)
-
     def _needed_keys(self) -> list[NestedKey]:
         chosen = [key for key in (self.group_key, self.negative.key) if key is not None]
         return [*super()._needed_keys(), *chosen]
@@ -225,6 +223,8 @@ class DRPOLoss(SelectionOnDevice):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
         kappa = self._buffers["kappa"].clone()  # it moves below; the report speaks of this step
+        if _checks.wants_check(self.check_inputs, kappa):
+            check_fraction("kappa", float(kappa))
         rule = {"temperature": self.temperature, "normalize": self.normalize}
         if mask is None and self._picks_rows(tensordict, quality):
             best = best_rows(quality, kappa, shared_places=self.weighting != "linear")

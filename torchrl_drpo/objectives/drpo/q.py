@@ -19,7 +19,7 @@ from torch import Tensor
 from torchrl.objectives import IQLLoss
 
 from torchrl_drpo.functional.checks import check_fraction
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives import _batch, _checks
 from torchrl_drpo.objectives._parameters import ParameterSlots
 from torchrl_drpo.objectives._policy import value_of
 from torchrl_drpo.objectives.critics import CriticLoss
@@ -152,6 +152,7 @@ class DRPOQLoss(CriticLoss, DRPOLoss):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The three losses and DRPO's diagnostics; the batch itself is left as it was."""
+        _checks.check_shape(tensordict, self.level, type(self).__name__)
         inputs = self._critic_inputs(tensordict)
         with torch.no_grad():
             quality = self._q_values(inputs, target=True).amin(0)

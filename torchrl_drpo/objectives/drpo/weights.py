@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.dro_programs import kl_dro_weights
-from torchrl_drpo.functional.reductions import weighted_moments
+from torchrl_drpo.functional.reductions import centred, weighted_moments
 from torchrl_drpo.functional.selection import BestRows, TopSelection
 from torchrl_drpo.objectives._weighting import WeightingOfRows
 
@@ -25,7 +25,7 @@ def weigh_kept(
     if weighting == "uniform":
         weight = torch.ones_like(quality)
     elif weighting == "exponential":
-        weight = torch.exp((quality - best.kept_mean) / temperature)
+        weight = torch.exp(centred(quality) / temperature)
     else:
         weight = quality - threshold
         # Best first, so the rows at the threshold, which weigh nothing, come last. One stays, to
@@ -65,11 +65,10 @@ def weigh_all(
         # Rows at the threshold weigh nothing, so there is no mass to share.
         advantage = (quality - top.threshold).clamp_min(0.0)
         return advantage / (top.kept_std + 1e-8) if normalize else advantage, top.mass
-    baseline = top.kept_mean if weighting == "exponential" else top.threshold
-    # Rows that are not kept may hold anything, and be far enough down to overflow exp.
-    advantage = torch.where(top.mass > 0, quality.to(top.mass.dtype) - baseline, 0.0)
     if weighting == "exponential":
-        return top.mass * torch.exp(advantage / temperature), top.mass
+        return top.mass * torch.exp(centred(quality, top.mass) / temperature), top.mass
+    # Rows that are not kept may hold anything.
+    advantage = torch.where(top.mass > 0, quality.to(top.mass.dtype) - top.threshold, 0.0)
     if normalize:
         # A common threshold shifts nothing; with one for each group it does.
         spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
