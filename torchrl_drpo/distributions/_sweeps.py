@@ -1,11 +1,13 @@
 """One pass over the catalogue for each question: argmax, top-k, a sample.
 
 All take ``hidden [N, D]``, ``items [V, D]``, ``bias [V] | None`` and ``1 / temperature`` and hold
-one tile of scores at a time.
+one tile of scores at a time. On the CPU, where looking is free, a row whose scores make no
+distribution is an error: it has no best item, and any index would pass for one.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +15,30 @@ from torch import Tensor
 from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype
 
 from torchrl_drpo.distributions._tiles import finite_or_zero, row_blocks, score_tiles
+from torchrl_drpo.functional.checks import is_finite
+from torchrl_drpo.functional.host import reads_are_free
+
+
+def check_scores(found: Tensor | None, first_row: int = 0) -> None:
+    """Raises ``ValueError`` where a row's best score, or their sum, is no finite number.
+
+    Args:
+        found: one number a row that is NaN or infinite if the row's scores are, ``[N, ...]``; of
+            a row whose every item is excluded it is ``-inf``.
+        first_row: the number of the first of these rows.
+    """
+    if found is None or not reads_are_free(found) or is_finite(found):
+        return
+    bad = ~found.isfinite().reshape(found.shape[0], -1).all(-1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        worst = found[row].reshape(-1)
+        value = worst[~worst.isfinite()][0].item()
+        what = "every item is excluded" if value == -math.inf else f"its scores hold {value}"
+        raise ValueError(
+            f"row {first_row + row} has no distribution over items: {what} ({int(bad.sum())} of "
+            f"{len(bad)} rows); has the policy diverged?"
+        )
 
 
 def _blocks(hidden: Tensor, items: Tensor) -> Any:
@@ -34,6 +60,7 @@ def argmax(
             else:
                 out[rows] = torch.where(value > best, index + tile.start, out[rows])
                 best = torch.maximum(best, value)
+        check_scores(best, rows.start)
     return out
 
 
@@ -54,6 +81,7 @@ def topk(
             where = torch.cat([where, index + tile.start], -1)
             top, keep = top.topk(min(k, top.shape[-1]))
             where = where.gather(-1, keep)
+        check_scores(lse, rows.start)
         values[rows], indices[rows] = top - lse[:, None], where
     return values, indices
 
@@ -76,6 +104,7 @@ def sample(
     out = torch.zeros((hidden.shape[0], num_samples), dtype=torch.long, device=hidden.device)
     for rows in _blocks(hidden, items):
         best: Tensor | None = None
+        highest: Tensor | None = None
         for tile, scores in score_tiles(hidden[rows], items, bias, inverse_temperature):
             shift = finite_or_zero(scores.amax(-1, keepdim=True))
             cumulative = (scores - shift).exp_().cumsum(-1)
@@ -86,10 +115,12 @@ def sample(
             inside = torch.searchsorted(cumulative, uniform * total, right=True)
             inside = inside.clamp_max_(scores.shape[-1] - 1) + tile.start
             gumbel = -torch.empty_like(uniform).exponential_().log_()
-            race = gumbel + (total.log() + shift)
+            level = total.log() + shift
+            race = gumbel + level
             if best is None:
-                best, out[rows] = race, inside
+                best, highest, out[rows] = race, level, inside
             else:
                 out[rows] = torch.where(race > best, inside, out[rows])
-                best = torch.maximum(best, race)
+                best, highest = torch.maximum(best, race), torch.maximum(highest, level)
+        check_scores(highest, rows.start)
     return out

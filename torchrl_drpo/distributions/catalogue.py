@@ -111,7 +111,12 @@ class CatalogueCategorical(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest item of each row, int64, shape ``[*B]``; the lowest index of equals."""
+        """The likeliest item of each row, int64, shape ``[*B]``; the lowest index of equals.
+
+        Raises:
+            ValueError: on the CPU, for a row whose scores are not finite (a diverged policy's) or
+                whose items are all excluded; so do :meth:`sample` and :meth:`topk`.
+        """
         return _sweeps.argmax(self._rows, *self._rest).reshape(self.batch_shape)
 
     @property

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torchrl_drpo_kernels import DRPOStep, drpo_gather_loss, gather_log_prob
 
+from torchrl_drpo.distributions._sweeps import check_scores
+
 
 class SemanticIDCategorical(Distribution):
     """Sequences of ``T`` codes out of ``C``, given the logits of every level.
@@ -105,8 +107,15 @@ class SemanticIDCategorical(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest code of each level, int64, shape ``[*B, T]``; 0 where masked."""
-        return self._masked(self._scores.argmax(-1))
+        """The likeliest code of each level, int64, shape ``[*B, T]``; 0 where masked.
+
+        Raises:
+            ValueError: on the CPU, for a level that counts whose logits make no distribution (a
+                diverged policy's); so does :meth:`sample`.
+        """
+        best, code = self._scores.detach().max(-1)
+        self._check_scores(best)
+        return self._masked(code)
 
     @property
     def deterministic_sample(self) -> Tensor:
@@ -193,6 +202,7 @@ class SemanticIDCategorical(Distribution):
         """Draws every level by itself, int64, shape ``[*sample_shape, *B, T]``; 0 where masked."""
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
+            self._check_scores(self._scores.detach().amax(-1))
             flat = self.probs.reshape(-1, self.num_codes)
             if self.mask is not None:  # a masked level may hold NaN
                 flat = torch.where(self.mask.reshape(-1, 1), flat, 1.0)
@@ -226,6 +236,10 @@ class SemanticIDCategorical(Distribution):
             f"SemanticIDCategorical(batch_shape: {tuple(self.batch_shape)}, "
             f"levels: {self.event_shape[0]}, codes: {self.num_codes})"
         )
+
+    def _check_scores(self, best: Tensor) -> None:
+        """Raises where the best logit of a level that counts is NaN or infinite."""
+        check_scores(self._masked(best).reshape(-1, *self.event_shape))
 
     def _masked(self, value: Tensor) -> Tensor:
         return value if self.mask is None else torch.where(self.mask, value, 0)

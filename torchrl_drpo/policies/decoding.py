@@ -86,7 +86,8 @@ class MIPSDecoder(nn.Module):
 
         Returns:
             Scores (float32 or better) and indices (int64), each ``[*B, k]``. Where fewer than k
-            items are left, the score is ``-inf`` and the index -1.
+            items are left, the score is ``-inf`` and the index -1; where the query is NaN, the
+            score is NaN and the index -1: no item is nearest to it.
 
         Raises:
             ValueError: if ``k`` or a shape does not fit, or ``exclude`` is not int64.
@@ -126,7 +127,7 @@ class MIPSDecoder(nn.Module):
                 min(k, best.shape[1] + top.shape[1]), dim=-1
             )
             index = torch.cat([index, where + start], -1).gather(-1, order)
-        return best, index.masked_fill(best == -torch.inf, -1)
+        return best, index.masked_fill((best == -torch.inf) | best.isnan(), -1)
 
     def _check(self, query: Tensor, k: int, exclude: Tensor | None) -> None:
         width = self.items.shape[1]
