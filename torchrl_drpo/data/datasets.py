@@ -2,7 +2,8 @@
 
 Importing :class:`~torchrl_drpo.data.RecReplayBuffer` or :func:`load_log` registers the prefix
 ``rec``. Published logs are read from a local folder in the formats in which they are published
-(nothing is downloaded); simulated ones are made on the spot. They work wherever TorchRL takes a data set, as in
+(nothing is downloaded); simulated ones are made on the spot. They work wherever TorchRL takes a
+data set, as in
 ``OfflineToOnlineReplayBuffer("rec:movielens", root=..., batch_size=256, online_capacity=10_000)``.
 TorchRL concatenates offline and online rows, so both need the same entries. A simulated log has
 those of its environment and no others; what a collector adds (``loc``, ``scale``, ``collector``) is
