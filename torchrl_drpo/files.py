@@ -7,6 +7,7 @@ depth, and a file's digest says whether it is still what was written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 _BLOCK = 1 << 20
 _SEAL, _TAIL = "sha256", b"\nsha256:"
+_SAMPLES, _SAMPLE = 16, 1 << 12
 
 
 @contextlib.contextmanager
@@ -54,10 +56,36 @@ def temporary(path: Path) -> Iterator[Path]:
         file.unlink(missing_ok=True)  # replaced already, where all went well
 
 
+@contextlib.contextmanager
+def telling_full_disk(doing: str, hint: str = "nothing that was there is lost") -> Iterator[None]:
+    """Says what was done when the disk, a quota or the largest size of a file ran out.
+
+    Args:
+        doing: what is done in the block, such as ``"converting into logs/"``.
+        hint: what becomes of it.
+
+    Raises:
+        OSError: with the same number and that text.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        text = f"the disk is full while {doing}; free some space and run again: {hint}"
+        raise OSError(error.errno, text) from error
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes ``text`` to ``path`` in one step, making its folder where needed."""
     with replacing(path) as file:
         file.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes ``data`` to ``path`` in one step, making its folder where needed."""
+    with replacing(path) as file:
+        file.write_bytes(data)
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
@@ -86,6 +114,24 @@ def digest(path: str | os.PathLike[str]) -> str:
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             sha.update(block)
+    return sha.hexdigest()
+
+
+def sampled_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a small file's content, or of some blocks of a large one and its size.
+
+    Up to a megabyte every byte counts. Beyond, sixteen blocks of 4 KiB do, evenly spread from the
+    first byte to the last: files that were cut, swapped or written anew are told apart at a cost
+    that does not grow; single bytes that changed in between take :func:`digest`.
+    """
+    size = os.stat(path).st_size
+    if size <= _BLOCK:
+        return digest(path)
+    sha = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for number in range(_SAMPLES):
+            file.seek(number * (size - _SAMPLE) // (_SAMPLES - 1))
+            sha.update(file.read(_SAMPLE))
     return sha.hexdigest()
 
 
