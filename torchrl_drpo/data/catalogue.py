@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchrl_drpo.files import read_json, write_bytes
+
+from .ids import Ids, as_ids, distinct, index_of, joined, plain
+from .words import Words
+
 
 class Catalogue:
     """A fixed numbering of ids.
 
     Numbers never change once given: :meth:`extended` puts new ids behind the known ones. Integer
-    ids are kept as int64, strings as UTF-8; the two never mix.
+    ids are kept as int64, strings as UTF-8 of any length; the two never mix.
 
     Args:
         ids: distinct ids in the order of their numbers.
@@ -35,64 +39,56 @@ class Catalogue:
         [5]
     """
 
-    def __init__(self, ids: Sequence[int] | Sequence[str] | np.ndarray) -> None:
-        self._ids = as_id_array(ids)
-        self._order = np.argsort(self._ids, kind="stable")
-        self._sorted = self._ids[self._order]
-        if len(self._sorted) and np.any(self._sorted[1:] == self._sorted[:-1]):
-            first = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])[0]
-            repeated = _plain(self._sorted[first])
-            raise ValueError(f"a catalogue's ids must be distinct; {repeated!r} repeats")
-        self._direct = self._direct_table()
-
-    def _direct_table(self) -> np.ndarray | None:
-        """Id -> number by one lookup, where the integer ids are dense enough to afford it."""
-        if self._ids.dtype != np.int64 or not len(self._ids) or self._sorted[0] < 0:
-            return None
-        if self._sorted[-1] >= 4 * len(self._ids) + 1_000:
-            return None
-        table = np.full(int(self._sorted[-1]) + 1, -1, dtype=np.int64)
-        table[self._ids] = np.arange(len(self._ids))
-        return table
+    def __init__(self, ids: Sequence[int] | Sequence[str] | Ids) -> None:
+        self._ids = as_ids(ids)
+        try:
+            self._index = index_of(self._ids)
+        except ValueError as error:
+            raise ValueError(f"a catalogue's ids must be distinct; {error}") from None
 
     @classmethod
-    def from_ids(cls, ids: Iterable[int] | Iterable[str] | np.ndarray) -> Catalogue:
+    def from_ids(cls, ids: Iterable[int] | Iterable[str] | Ids) -> Catalogue:
         """Numbers the distinct ids in ascending order, whatever order they come in."""
-        array = ids if isinstance(ids, np.ndarray) else list(ids)
-        return cls(np.unique(as_id_array(array)))
+        return cls(distinct(_flat(ids))[0])
 
-    def extended(self, ids: Iterable[int] | Iterable[str] | np.ndarray) -> Catalogue:
+    def extended(self, ids: Iterable[int] | Iterable[str] | Ids) -> Catalogue:
         """A catalogue in which new ids come behind the known ones, in ascending order."""
-        array = np.unique(as_id_array(ids if isinstance(ids, np.ndarray) else list(ids)))
-        if not len(array):
+        new = distinct(_flat(ids))[0]
+        if not len(new):
             return self
         if not len(self):
-            return Catalogue(array)
-        if array.dtype.kind != self._ids.dtype.kind:
+            return Catalogue(new)
+        if type(new) is not type(self._ids):
             raise ValueError(
                 f"a catalogue of {'integers' if self.is_integer else 'strings'} cannot take "
-                f"{'integers' if array.dtype == np.int64 else 'strings'}; ids changed their type"
+                f"{'strings' if self.is_integer else 'integers'}; ids changed their type"
             )
-        fresh = array[self.encode_array(array, "missing") < 0]
-        if not len(fresh):
-            return self
-        return Catalogue(np.concatenate([self._ids, fresh]))
+        fresh = np.flatnonzero(self._index.find(new) < 0)
+        return Catalogue(joined([self._ids, new.take(fresh)])) if len(fresh) else self
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Catalogue) and np.array_equal(self._ids, other._ids)
+        if not isinstance(other, Catalogue) or self.is_integer != other.is_integer:
+            return False
+        return len(self) == len(other) and bool(
+            (other._index.find(self._ids) == np.arange(len(self))).all()
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Catalogue({len(self)} {'integer' if self.is_integer else 'string'} ids)"
+        return f"Catalogue({len(self)} {self._kind} ids)"
 
     @property
     def is_integer(self) -> bool:
         """Whether ids are integers; else they are strings."""
-        return self._ids.dtype == np.int64
+        return not isinstance(self._ids, Words)
+
+    @property
+    def _kind(self) -> str:
+        return "integer" if self.is_integer else "string"
 
     def encode(self, ids: Any, unknown: Literal["error", "missing"] = "error") -> Tensor:
         """Numbers of raw ids.
@@ -107,32 +103,21 @@ class Catalogue:
         Raises:
             KeyError: names the first unknown id.
         """
-        if isinstance(ids, Tensor):
-            ids = ids.cpu().numpy()
-        array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
-        return torch.from_numpy(self.encode_array(array, unknown))
+        return torch.from_numpy(self.encode_flat(ids, unknown).reshape(np.shape(ids)))
 
-    def encode_array(
-        self, ids: np.ndarray, unknown: Literal["error", "missing"] = "error"
-    ) -> np.ndarray:
-        """As :meth:`encode`, from numpy to numpy."""
-        shape = np.shape(ids)
-        wanted = as_id_array(np.ravel(ids))
-        if len(self) == 0 or (len(wanted) and (wanted.dtype.kind != self._ids.dtype.kind)):
-            number = np.full(len(wanted), -1, dtype=np.int64)
-        elif self._direct is not None:
-            inside = (wanted >= 0) & (wanted < len(self._direct))
-            number = np.where(inside, self._direct[np.where(inside, wanted, 0)], -1)
+    def encode_flat(self, ids: Any, unknown: Literal["error", "missing"] = "error") -> np.ndarray:
+        """As :meth:`encode`, as a flat numpy array."""
+        wanted = as_ids(ids)
+        if len(self) and type(wanted) is type(self._ids):
+            number = self._index.find(wanted)
         else:
-            place = np.minimum(np.searchsorted(self._sorted, wanted), len(self) - 1)
-            number = np.where(self._sorted[place] == wanted, self._order[place], -1)
+            number = np.full(len(wanted), -1, dtype=np.int64)
         if unknown == "error" and np.any(number < 0):
-            raw = _plain(wanted[np.flatnonzero(number < 0)[0]])
             raise KeyError(
-                f"id {raw!r} is not in the catalogue of {len(self)} "
-                f"{'integer' if self.is_integer else 'string'} ids; pass unknown='missing' for -1"
+                f"id {plain(wanted, int(np.argmax(number < 0)))!r} is not in the catalogue of "
+                f"{len(self)} {self._kind} ids; pass unknown='missing' for -1"
             )
-        return number.reshape(shape)
+        return number
 
     def decode(self, numbers: Any) -> list[Any]:
         """Raw ids of a flat sequence of numbers; raises ``IndexError`` outside [0, n)."""
@@ -143,70 +128,49 @@ class Catalogue:
         if bad.any():
             value = index[np.flatnonzero(bad)[0]]
             raise IndexError(f"catalogue numbers lie in [0, {len(self)}), got {value}")
-        return [_plain(raw) for raw in self._ids[index]]
+        found = self._ids.take(index)
+        return [word.decode("utf-8") for word in found] if isinstance(found, Words) else (
+            found.tolist()
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Writes ``<path>.json`` and ``<path>.bin``, each atomically."""
-        if self.is_integer:
-            blob, lengths = self._ids.tobytes(), None
+        """Writes ``<path>.json`` and ``<path>.bin``, each in one step."""
+        if isinstance(self._ids, Words):
+            write_bytes(f"{path}.bin", self._ids.letters.tobytes())
+            write_bytes(f"{path}.lengths.bin", self._ids.lengths().astype(np.int32).tobytes())
         else:
-            blob = b"".join(self._ids.tolist())
-            lengths = np.char.str_len(self._ids).astype(np.int32) if len(self) else None
-        _write(Path(f"{path}.bin"), blob)
-        meta = {"kind": "integer" if self.is_integer else "string", "count": len(self)}
-        if lengths is not None:
-            _write(Path(f"{path}.lengths.bin"), lengths.tobytes())
-        _write(Path(f"{path}.json"), json.dumps(meta).encode())
+            write_bytes(f"{path}.bin", self._ids.tobytes())
+        meta = json.dumps({"kind": self._kind, "count": len(self)})
+        write_bytes(f"{path}.json", meta.encode())
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
         """Reads what :meth:`save` wrote; raises ``ValueError`` where the files do not fit."""
-        meta = json.loads(Path(f"{path}.json").read_text())
+        meta = read_json(f"{path}.json")
+        if not isinstance(meta, dict) or meta.get("kind") not in ("integer", "string"):
+            raise ValueError(f"{path}.json does not describe a catalogue of ids")
         blob = Path(f"{path}.bin").read_bytes()
-        count = meta["count"]
         if meta["kind"] == "integer":
-            ids = np.frombuffer(blob, dtype=np.int64)
-        elif count == 0:
-            ids = np.empty(0, dtype="S1")
+            if len(blob) % 8:
+                raise ValueError(f"{path}.bin: {len(blob)} bytes are no whole number of int64 ids")
+            ids: Ids = np.frombuffer(blob, dtype=np.int64)
         else:
-            lengths = np.fromfile(f"{path}.lengths.bin", dtype=np.int32)
-            ends = np.cumsum(lengths)
-            ids = np.array([blob[e - n : e] for e, n in zip(ends, lengths, strict=True)])
-        if len(ids) != count:
-            raise ValueError(f"{path}: expected {count} ids, the file holds {len(ids)}")
+            ids = _read_words(path, blob)
+        if len(ids) != meta.get("count"):
+            raise ValueError(f"{path}: expected {meta.get('count')} ids, found {len(ids)}")
         return cls(ids)
 
 
-def as_id_array(ids: Any) -> np.ndarray:
-    """Ids as int64 or as UTF-8 bytes; raises ``ValueError`` on anything else."""
-    array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
-    if array.size == 0:
-        return array.astype("S1" if array.dtype.kind in "SU" else np.int64)
-    if array.dtype.kind == "O":
-        kinds = {type(value) for value in array.ravel().tolist()}
-        if all(issubclass(kind, str) for kind in kinds):
-            array = array.astype(np.str_)
-        elif bool not in kinds and all(issubclass(kind, int | np.integer) for kind in kinds):
-            array = array.astype(np.int64)
-        else:
-            names = sorted(kind.__name__ for kind in kinds)
-            raise ValueError(f"ids must be all integers or all strings, got {', '.join(names)}")
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"integer ids must fit int64, got {array.max()}")
-    if array.dtype.kind in "iu":
-        return np.ascontiguousarray(array, dtype=np.int64)
-    if array.dtype.kind == "U":
-        return np.char.encode(array, "utf-8")
-    if array.dtype.kind == "S":
-        return array
-    raise ValueError(f"ids must be integers or strings, got {array.dtype}")
+def _read_words(path: Path, blob: bytes) -> Words:
+    file = Path(f"{path}.lengths.bin")
+    raw = file.read_bytes() if file.is_file() else b""  # none where no id was ever saved
+    lengths = np.frombuffer(raw, dtype=np.int32) if len(raw) % 4 == 0 else np.array([-1])
+    if (lengths < 0).any() or int(lengths.sum(dtype=np.int64)) != len(blob):
+        raise ValueError(f"{file} does not fit {path}.bin of {len(blob)} bytes")
+    ends = np.cumsum(lengths, dtype=np.int64)
+    letters = np.frombuffer(blob, dtype=np.uint8)
+    return Words(letters, np.concatenate([np.zeros(1, np.int64), ends]))
 
 
-def _plain(raw: Any) -> int | str:
-    return raw.decode("utf-8") if isinstance(raw, bytes) else int(raw)
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+def _flat(ids: Any) -> Ids:
+    return as_ids(ids if isinstance(ids, np.ndarray | Words | Tensor) else list(ids))

@@ -101,7 +101,7 @@ def scan_log(
     user_rows = np.zeros(len(catalogues.get("users", ())), dtype=np.int64)
     if "users" in counters:
         ids, counts = counters["users"].merged()
-        user_rows[catalogues["users"].encode_array(ids)] = counts
+        user_rows[catalogues["users"].encode_flat(ids)] = counts
     missing = tuple(name for name in (missing_items, missing_history) if name)
     return Outline(
         rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..catalogue import Catalogue
+from ..ids import Ids, plain
 from ..schema import InitialHistory, ItemTable, LogSchema
 from ..sources import LogError, LogSource
-from ..sources.arrow import list_parts, to_int, unique_ids
+from ..sources.arrow import list_parts, string_codes, to_int, unique_ids
 from ..sources.kinds import column_kind
 from .ids import IdCounter
 
@@ -30,7 +31,7 @@ def side_table(
         return None, table.path
 
 
-def listed_items(schema: LogSchema, item_table: LogSource | None) -> np.ndarray:
+def listed_items(schema: LogSchema, item_table: LogSource | None) -> Ids:
     """The item table's ids, ascending: numbered first, they do not depend on the log."""
     if item_table is None or schema.items is None:
         return np.empty(0, dtype=np.int64)
@@ -41,7 +42,8 @@ def listed_items(schema: LogSchema, item_table: LogSource | None) -> np.ndarray:
         listed.add(*unique_ids(batch.table.column(0)))
     ids, counts = listed.merged()
     if np.any(counts > 1):
-        raise LogError(f"item table {item_table.files[0]}: id {ids[counts > 1][0]} repeats")
+        repeated = plain(ids, int(np.argmax(counts > 1)))
+        raise LogError(f"item table {item_table.files[0]}: id {repeated!r} repeats")
     return ids
 
 
@@ -95,7 +97,13 @@ def item_embeddings(schema: LogSchema, table: LogSource, items: Catalogue) -> np
 
 
 def item_numbers(column: Any, items: Catalogue) -> np.ndarray:
-    """Item numbers of a column of raw ids; raises ``KeyError`` on a stranger."""
+    """Item numbers of a column of raw ids; ``KeyError`` on a stranger, ``LogError`` on a null."""
     if column_kind(column.type) == "string":
-        return items.encode(column.to_pylist()).numpy()
-    return items.encode_array(to_int(column)[0])
+        words, codes, null = string_codes(column)
+        number = items.encode_flat(words, "missing" if null.any() else "error")[codes]
+    else:
+        raw, null = to_int(column)
+        number = items.encode_flat(raw[~null]) if null.any() else items.encode_flat(raw)
+    if null.any():
+        raise LogError(f"row {int(np.argmax(null))} of the item table has no id; leave it out")
+    return number

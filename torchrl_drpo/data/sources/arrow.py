@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..ids import Ids
+from ..words import Words
+from .errors import LogError
 from .kinds import TIME_TYPES_PER_SECOND, column_kind
 
 if TYPE_CHECKING:
@@ -64,29 +67,70 @@ def to_time(
     return values * (per_second // source), null
 
 
-def unique_ids(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct non-null ids (int64, or UTF-8 bytes) ascending, and their counts."""
+def unique_ids(column: pa.Array) -> tuple[Ids, np.ndarray]:
+    """The distinct non-null ids, and their counts."""
     if column_kind(column.type) != "string":
         values, null = to_int(column)
         return np.unique(values[~null], return_counts=True)
-    values, codes, null = string_codes(column)
-    counts = np.bincount(codes[~null], minlength=len(values))
-    order = np.argsort(values, kind="stable")
-    used = order[counts[order] > 0]
-    return values[used], counts[used]
+    words, codes, null = string_codes(column)
+    counts = np.bincount(codes[~null], minlength=len(words))
+    used = np.flatnonzero(counts)
+    return words.take(used), counts[used]
 
 
-def string_codes(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct strings as UTF-8 bytes, the position of each row's among them, a mask of nulls."""
+def string_codes(column: pa.Array) -> tuple[Words, np.ndarray, np.ndarray]:
+    """The strings that occur, the position of each row's among them, a mask of nulls.
+
+    A string may be there twice, where the column came with a dictionary of its own.
+
+    Raises:
+        LogError: on bytes that are no UTF-8.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if not pa.types.is_dictionary(column.type):
         column = pc.dictionary_encode(column)
-    null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+    null = np.asarray(column.indices.is_null().to_numpy(zero_copy_only=False))
     codes = pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    words = [word.encode() for word in column.dictionary.to_pylist()]
-    return np.array(words if words else [b""]), codes, null
+    nameless = np.asarray(column.dictionary.is_null().to_numpy(zero_copy_only=False))
+    if nameless.any():  # Arrow allows a null among the dictionary's values
+        null = null | nameless[codes]
+    words = string_words(column.dictionary)
+    _check_utf8(words)
+    return words if len(words) else Words.of([b""]), codes, null
+
+
+def string_words(column: pa.Array) -> Words:
+    """The bytes of strings (or of binary values), empty where null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if len(column) == 0:
+        return Words.of([])
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        column = pc.cast(column, pa.large_string())
+    column = pc.cast(column, pa.large_binary())
+    if column.null_count:  # Arrow does not say what lies under a null
+        column = pc.fill_null(column, b"")
+    _, offsets, data = column.buffers()
+    place = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
+    return Words(np.frombuffer(data if data is not None else b"", dtype=np.uint8), place)
+
+
+def _check_utf8(words: Words) -> None:
+    """Of all at once: the bytes are text, and no word begins within a character."""
+    letters = words.letters[words.offsets[0] : words.offsets[-1]]
+    starts = words.offsets[:-1][words.lengths() > 0] - words.offsets[0]
+    try:
+        letters.tobytes().decode()
+        whole = not ((letters[starts] & 0xC0) == 0x80).any()
+    except UnicodeDecodeError:
+        whole = False
+    if whole:
+        return
+    bad = next(word for word in words if word.decode(errors="replace").encode() != word)
+    raise LogError(f"ids must be UTF-8 text, got the bytes {bad!r}")
 
 
 def list_parts(column: pa.Array) -> tuple[pa.Array, np.ndarray]:

@@ -1,4 +1,7 @@
-"""Hashes of Arrow values and of whole rows, the same in every process and file."""
+"""Hashes of Arrow values and of whole rows, the same in every process and file.
+
+Any type has one: a column that the schema never names must not stop a conversion.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arrow import list_parts, to_float, to_int, to_time
+from ..words import Words, mix, segment_sums
+from .arrow import list_parts, string_words, to_float, to_int, to_time
 from .kinds import column_kind
 
 if TYPE_CHECKING:
@@ -14,77 +18,107 @@ if TYPE_CHECKING:
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _NULL = np.uint64(0xD6E8FEB86659FD93)
+_NANOSECONDS = 1_000_000_000
 
 
 def row_hashes(table: pa.RecordBatch) -> np.ndarray:
-    """A uint64 hash of every whole row; equal rows hash alike, in every process and file."""
+    """A uint64 hash of every whole row; equal rows hash alike, in whatever order columns stand."""
     total = np.zeros(table.num_rows, dtype=np.uint64)
-    for column in table.columns:  # the order of columns counts, their names do not
-        total = _mix(total * np.uint64(31) + hash_column(column))
+    names = table.schema.names
+    for place in sorted(range(len(names)), key=lambda k: (names[k], k)):
+        total = mix(total * np.uint64(31) + hash_column(table.column(place)))
     return total
 
 
 def hash_column(column: pa.Array) -> np.ndarray:
-    """A uint64 hash of every value, the same for equal values of one kind."""
+    """A uint64 hash of every value; equal values hash alike, nulls and NaN too."""
+    import pyarrow as pa
+
+    column = column.storage if isinstance(column, pa.ExtensionArray) else column
+    if pa.types.is_dictionary(column.type):
+        return _hash_dictionary(column)
+    kind = column_kind(column.type)
+    null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+    try:
+        if kind == "string":
+            hashed = string_words(column).hashes()
+        elif kind == "list":
+            hashed = _hash_lists(column)
+        elif kind in ("integer", "boolean"):
+            hashed = _hash_integers(column)
+        elif kind == "float" and pa.types.is_floating(column.type):
+            hashed = _hash_floats(to_float(column))
+        elif kind == "time":
+            hashed = mix(to_time(column, _NANOSECONDS)[0].view(np.uint64))
+        else:
+            hashed = _hash_others(column)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        hashed = _hash_python(column)
+    return np.where(null, _NULL, hashed)
+
+
+def _hash_dictionary(column: pa.DictionaryArray) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    null = np.asarray(column.indices.is_null().to_numpy(zero_copy_only=False))
+    codes = pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False)
+    words = hash_column(column.dictionary)
+    return np.where(null, _NULL, words[codes] if len(words) else _NULL)
+
+
+def _hash_integers(column: pa.Array) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = column_kind(column.type)
-    if kind == "string":
-        if not pa.types.is_dictionary(column.type):
-            column = pc.dictionary_encode(column)
-        null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
-        codes = pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False)
-        words = _hash_words(column.dictionary)
-        hashed = words[codes] if len(words) else np.full(len(codes), _NULL)
-    elif kind == "list":
-        return _hash_lists(column)
-    elif kind in ("float", "other"):
-        values = to_float(column)
-        null = np.isnan(values)
-        hashed = _mix(np.where(null, 0.0, values + 0.0).view(np.uint64))  # + 0.0: -0 equals 0
-    else:
-        values, null = to_time(column, 1_000_000_000) if kind == "time" else to_int(column)
-        hashed = _mix(values.view(np.uint64))
-    return np.where(null, _NULL, hashed)
+    if column.type == pa.uint64():  # those beyond int64 included
+        return mix(pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(np.uint64))
+    return mix(to_int(column)[0].view(np.uint64))
+
+
+def _hash_floats(values: np.ndarray) -> np.ndarray:
+    """Whole numbers hash as the integers that they are: nulls make a column of integers floats."""
+    whole = np.isfinite(values) & (np.floor(values) == values) & (np.abs(values) < 2.0**63)
+    integers = np.where(whole, values, 0.0).astype(np.int64).view(np.uint64)
+    return np.where(np.isnan(values), _NULL, mix(np.where(whole, integers, values.view(np.uint64))))
 
 
 def _hash_lists(column: pa.Array) -> np.ndarray:
     flat, lengths = list_parts(column)
     ends = np.cumsum(lengths)
     place = np.arange(len(flat), dtype=np.uint64) - np.repeat(ends - lengths, lengths).astype("u8")
-    return _mix(_segment_sums(_mix(hash_column(flat) + _MULTIPLIER * place), lengths))
+    return mix(segment_sums(mix(hash_column(flat) + _MULTIPLIER * place), lengths))
 
 
-def _hash_words(words: pa.Array, budget: int = 1 << 22) -> np.ndarray:
-    """Polynomial hash of strings, straight from Arrow's bytes and offsets, a few MB at a time."""
+def _hash_others(column: pa.Array) -> np.ndarray:
+    """Decimals, bytes, structures, maps, times of day: whatever no role of the schema takes."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    binary = pc.cast(pc.cast(words, pa.large_string()), pa.large_binary())
-    _, offsets, data = binary.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int64)[binary.offset : binary.offset + len(binary) + 1]
-    letters = np.frombuffer(data if data is not None else b"", dtype=np.uint8)
-    out = np.empty(len(binary), dtype=np.uint64)
-    row = 0
-    while row < len(binary):
-        stop = max(row + 1, int(np.searchsorted(ends, ends[row] + budget, side="right")) - 1)
-        lengths = np.diff(ends[row : stop + 1])
-        place = np.arange(ends[stop] - ends[row]) - np.repeat(ends[row:stop] - ends[row], lengths)
-        value = letters[ends[row] : ends[stop]].astype(np.uint64) + np.uint64(1)
-        out[row:stop] = _mix(_segment_sums(value * _mix(place.astype(np.uint64) + _NULL), lengths))
-        row = stop
-    return out
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.full(len(column), _NULL)
+    if pa.types.is_decimal(kind):  # as text: float64 would make two of them one
+        return string_words(pc.cast(column, pa.large_string())).hashes()
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return string_words(column).hashes()
+    if pa.types.is_fixed_size_binary(kind):
+        return string_words(pc.cast(column, pa.binary())).hashes()
+    if pa.types.is_struct(kind):
+        total = np.zeros(len(column), dtype=np.uint64)
+        for child in column.flatten():
+            total = mix(total * np.uint64(31) + hash_column(child))
+        return total
+    if pa.types.is_map(kind):
+        pair = pa.struct([("key", kind.key_type), ("value", kind.item_type)])
+        return _hash_lists(pc.cast(column, pa.list_(pair)))
+    if pa.types.is_fixed_size_list(kind):
+        return _hash_lists(column)
+    if pa.types.is_time(kind) or pa.types.is_duration(kind):
+        whole = pc.cast(column, pa.int32()) if pa.types.is_time32(kind) else column
+        return mix(to_int(pc.cast(whole, pa.int64()))[0].view(np.uint64))
+    return _hash_python(column)
 
 
-def _segment_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
-    ends = np.cumsum(lengths)
-    return total[ends] - total[ends - lengths] + _MULTIPLIER * lengths.astype(np.uint64)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every bit of the input moves half of the output's."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _hash_python(column: pa.Array) -> np.ndarray:
+    """By their spelling in Python, one by one: slow, and there for every type to come."""
+    return Words.of(repr(value).encode() for value in column.to_pylist()).hashes()
