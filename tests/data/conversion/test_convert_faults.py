@@ -160,19 +160,19 @@ def test_a_full_disk_is_said_and_survived(parquet, tmp_path, monkeypatch):
     root = tmp_path / "out"
     convert_log(parquet, root, SCHEMA)
     before = contents(root)
-    from torchrl_drpo.data.conversion import sort
+    from torchrl_drpo.data.conversion import journal
 
-    real, left = sort.append, [3_000]
+    real, left = journal.write_array, [60_000]
 
-    def filling(path: Path, array: np.ndarray) -> None:
+    def filling(file, array: np.ndarray) -> memoryview:
         left[0] -= array.nbytes
         if left[0] < 0:
-            real(path, array[: len(array) // 2])  # a full disk takes what still fits
+            real(file, array[: len(array) // 2])  # a full disk takes what still fits
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, array)
+        return real(file, array)
 
     other = SCHEMA.replace(quality="play")
-    monkeypatch.setattr(sort, "append", filling)
+    monkeypatch.setattr(journal, "write_array", filling)
     with pytest.raises(OSError, match="the disk is full while converting") as caught:
         convert_log(parquet, root, other, overwrite=True, partition_rows=90)
     assert caught.value.errno == errno.ENOSPC
@@ -244,7 +244,7 @@ def test_two_conversions_at_once_are_refused(frame, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="another process is converting"):
+        with pytest.raises(BlockingIOError, match="another process is converting"):
             convert_log(frame, tmp_path, SCHEMA)
 
 
@@ -258,8 +258,8 @@ def test_damaged_conversions_are_refused(parquet, tmp_path):
     with pytest.raises(ValueError, match=r"action.memmap: expected \d+ bytes, found \d+"):
         LogStore(root)
     manifest = root / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 9', 1))
-    with pytest.raises(ValueError, match=r"version 1, got .*9"):
+    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1', 1))
+    with pytest.raises(ValueError, match=r"expected version 2, got 1, .*; convert the log again"):
         LogStore(root)
     manifest.write_text("{")
     with pytest.raises(ValueError, match="damaged"):
@@ -275,50 +275,53 @@ def contents(root: Path, finished: bool = False) -> dict[str, bytes]:
     }
 
 
-# Ten children, each killed by SIGKILL inside its k-th write: an append that is half done, or a
-# rename about to happen. One interpreter forks them all, so that imports are paid once.
+# Children, each killed by SIGKILL inside its k-th write: an append that is half done, or a rename
+# about to happen. One interpreter forks them all, so that imports are paid once.
 KILLER = """
-import os, random, signal, sys
+import json, os, signal, sys
 import numpy as np
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.data.conversion import convert, sort
-from torchrl_drpo.data.store import columns
+from torchrl_drpo.data.conversion import convert, journal
 
 def convert_and_die(writes):
     left = [writes]
     def due():
         left[0] -= 1
         return left[0] == 0
-    def append(path, array, real=columns.append):
+    def write_array(file, array, real=journal.write_array):
         if due():
-            real(path, np.ascontiguousarray(array)[: len(array) // 2])
+            real(file, np.ascontiguousarray(array)[: len(array) // 2])
+            file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
-        real(path, array)
+        return real(file, array)
     def replace(old, new, real=os.replace):
         if due():
             os.kill(os.getpid(), signal.SIGKILL)
         real(old, new)
-    convert.append = sort.append = append
+    journal.write_array = write_array
     os.replace = replace
     source, root, schema = sys.argv[1:4]
     schema = LogSchema.from_json(open(schema).read())
     convert.convert_log(source, root, schema, test_days=2, batch_rows=40, partition_rows=60)
     os._exit(0)
 
-rng = random.Random(int(sys.argv[4]))
-for _ in range(10):
+for writes in map(int, sys.argv[4].split()):
     child = os.fork()
     if child == 0:
-        convert_and_die(rng.randint(8, 44))
-    rng.randint(8, 44)  # keep parent and child in step
+        convert_and_die(writes)
     status = os.waitpid(child, 0)[1]
     print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1, flush=True)
     journals = [os.path.join(sys.argv[2], d, "journal.json") for d in os.listdir(sys.argv[2])]
-    print(*[open(j).read().replace(chr(10), "") for j in journals if os.path.exists(j)], flush=True)
+    states = [json.load(open(j))["state"] for j in journals if os.path.exists(j)]
+    print(*[json.dumps(state) for state in states], flush=True)
 """
 
 
-def test_a_conversion_killed_at_ten_random_points_ends_with_the_same_bytes(parquet, tmp_path):
+#: Within partitioning, sorting, scoring, writing catalogues, and publishing.
+KILLS = [9, 33, 41, 17, 44, 44, 44, 26, 7, 7, 8, 9, 10, 11]
+
+
+def test_a_conversion_killed_in_every_stage_ends_with_the_same_bytes(parquet, tmp_path):
     by = ("user", "duration_bucket")
     quality = Percentile("play", by=by, duration="duration", min_count=3)
     schema = SCHEMA.replace(quality=quality, session_gap=7200.0)
@@ -326,14 +329,17 @@ def test_a_conversion_killed_at_ten_random_points_ends_with_the_same_bytes(parqu
     options = {"test_days": 2, "batch_rows": 40, "partition_rows": 60}
     convert_log(parquet, tmp_path / "whole", schema, **options)
     killed = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLER, parquet, killed, tmp_path / "schema.json", "0"]
+    command = [sys.executable, "-c", KILLER, parquet, killed, tmp_path / "schema.json"]
+    command.append(" ".join(map(str, KILLS)))
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     lines = run.stdout.splitlines()
-    assert lines[::2] == [str(int(signal.SIGKILL))] * 10, run.stderr
+    assert lines[::2] == [str(int(signal.SIGKILL))] * len(KILLS), run.stderr
     states = [json.loads(line) for line in lines[1::2] if line]
     assert {s["partitioned"] for s in states} == {True, False}
-    assert any(0 < s["sorted"] < states[-1]["sorted"] for s in states)
-    assert any(s["scored"] for s in states), "the kills must reach every stage to mean anything"
+    count = states[-1]["scored"]  # the kills must reach every stage to mean anything
+    assert any(0 < s["sorted"] < count for s in states)
+    assert any(0 < s["scored"] < count for s in states)
+    assert lines[-1] == "", "the last one died after its journal was gone"
     convert_log(parquet, killed, schema, **options)
     found = contents(killed)
     assert found == contents(tmp_path / "whole")

@@ -294,7 +294,9 @@ def test_ted_rows_are_stored_as_they_are(tmp_path):
     assert isinstance(buffer, TensorDictReplayBuffer)
     assert buffer.schema is None
     assert buffer.items is None
-    assert (TensorDict.load_memmap(tmp_path / "rows") == rows).all()
+    again = RecReplayBuffer.open(tmp_path, verify=True)
+    assert (again[:] == rows).all()
+    assert again.storage.state_dict() == buffer.storage.state_dict()
     with pytest.raises(FileExistsError, match="choose another root"):
         RecReplayBuffer.from_tensordict(rows, root=tmp_path)
 

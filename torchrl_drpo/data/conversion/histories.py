@@ -8,30 +8,53 @@ from pathlib import Path
 import numpy as np
 
 from ..catalogue import Catalogue
-from ..schema import LogSchema
-from ..sources import LogError
-from ..sources.arrow import list_parts, string_codes, to_int
-from ..sources.kinds import column_kind
-from .records import encode_items
+from ..schema import InitialHistory, LogSchema
+from ..sources import LogError, LogSource
+from ..sources.arrow import list_parts
+from ..store.columns import write_array
+from ..store.manifest import Array
+from .journal import Workspace
+from .records import known_numbers
 from .scan import Outline
 
+_VALUES, _OFFSETS = "initial_values", "initial_offsets"
 
-def write_initial_history(schema: LogSchema, outline: Outline, work: Path) -> int:
+
+def write_initial_history(
+    schema: LogSchema, outline: Outline, work: Workspace
+) -> tuple[dict[str, Array], int]:
     """Writes ``index/initial_{values,offsets}.bin``, int32 items and int64 offsets.
 
     One segment a user (or a row, where rows bring their own history); items outside the catalogue
     are left out. Two passes over the table, so the order of its rows does not matter.
 
     Returns:
-        How many users (or rows) have a history that is not empty; zero where there is none.
+        The arrays (none where there is no history), and how many users (or rows) have one that is
+        not empty.
     """
-    index = work / "index"
+    index = work.folder / "index"
     if schema.history:
-        return _from_rows(work)
-    if outline.history_table is None or schema.initial_history is None:
-        return 0
+        offsets = work.read(f"index/{_OFFSETS}.bin", np.dtype(np.int64))
+        if work.has("parts/history"):
+            shutil.copyfile(work.folder / "parts" / "history", index / f"{_VALUES}.bin")
+        else:
+            _zeros(index / f"{_VALUES}.bin", 0)
+    elif outline.history_table is not None and schema.initial_history is not None:
+        offsets = _from_table(outline.history_table, schema.initial_history, outline, index)
+    else:
+        return {}, 0
+    arrays = {
+        _VALUES: Array(f"index/{_VALUES}.bin", "int32", (int(offsets[-1]),)),
+        _OFFSETS: Array(f"index/{_OFFSETS}.bin", "int64", (len(offsets),)),
+    }
+    return arrays, int((np.diff(offsets) > 0).sum())
+
+
+def _from_table(
+    table: LogSource, names: InitialHistory, outline: Outline, index: Path
+) -> np.ndarray:
+    """Histories from a table with one row a user; returns the offsets."""
     users, items = outline.catalogues["users"], outline.catalogues["items"]
-    table, names = outline.history_table, schema.initial_history
     table.kinds([names.user, names.items])
     lengths = np.zeros(len(users), dtype=np.int64)
     for number, _, kept in _histories(table, names, users, items):
@@ -41,43 +64,38 @@ def write_initial_history(schema: LogSchema, outline: Outline, work: Path) -> in
             raw = users.decode([np.flatnonzero(repeats)[0]])[0]
             raise LogError(f"{table.files[0]}: user {raw!r} repeats; expected one row a user")
         lengths[number[known]] = kept[known]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    offsets.tofile(index / "initial_offsets.bin")
-    path = index / "initial_values.bin"
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    index.mkdir(exist_ok=True)
+    with (index / f"{_OFFSETS}.bin").open("wb") as file:
+        write_array(file, offsets)
+    path = index / f"{_VALUES}.bin"
+    _zeros(path, 4 * int(offsets[-1]))
     if offsets[-1] == 0:
-        path.write_bytes(b"")
-        return 0
-    out = np.memmap(path, dtype=np.int32, mode="w+", shape=(int(offsets[-1]),))
+        return offsets
+    out = np.memmap(path, dtype=np.int32, mode="r+", shape=(int(offsets[-1]),))
     for number, values, kept in _histories(table, names, users, items):
         wanted = np.repeat(number >= 0, kept)
         place = np.arange(len(values)) - np.repeat(np.cumsum(kept) - kept, kept)
         target = np.repeat(offsets[np.maximum(number, 0)], kept) + place
         out[target[wanted]] = values[wanted]
     out.flush()
-    return int((lengths > 0).sum())
+    return offsets
+
+
+def _zeros(path: Path, size: int) -> None:
+    """A file that takes its place on the disk now: a mapping cannot say that the disk is full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    block = bytes(1 << 20)
+    with path.open("wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: size - start])
 
 
 def _histories(table, names, users: Catalogue, items: Catalogue):
     """Yields (user numbers, item numbers one after another, how many of them each user has)."""
     for batch in table.batches([names.user, names.items]):
-        column = batch.table.column(names.user)
-        if column_kind(column.type) == "string":
-            words, codes, _ = string_codes(column)
-            number = users.encode_array(words, "missing")[codes]
-        else:
-            number = users.encode_array(to_int(column)[0], "missing")
+        number = known_numbers(batch.table.column(names.user), users)
         flat, lengths = list_parts(batch.table.column(names.items))
-        values = encode_items(flat, items)
+        values = known_numbers(flat, items)
         owner = np.repeat(np.arange(len(lengths)), lengths)[values >= 0]
         yield number, values[values >= 0], np.bincount(owner, minlength=len(lengths))
-
-
-def _from_rows(work: Path) -> int:
-    """Rows brought their histories: the offsets were written when rows were sorted."""
-    values, target = work / "parts" / "history", work / "index" / "initial_values.bin"
-    if values.is_file():
-        shutil.copyfile(values, target)
-    else:
-        target.write_bytes(b"")
-    offsets = np.fromfile(work / "index" / "initial_offsets.bin", dtype=np.int64)
-    return int((np.diff(offsets) > 0).sum())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -117,47 +116,33 @@ class FittedPercentile:
                     out[open_rows[rows]] = table.rank(values[open_rows[rows]])
         return out
 
-    def save(self, path: Path) -> None:
-        """Writes the tables to one file, atomically: arrays one after another, nothing pickled."""
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            for array in self.state_dict().values():
-                np.save(file, array, allow_pickle=False)
-        os.replace(temporary, path)
-
-    def load(self, path: Path) -> None:
-        """Reads what :meth:`save` wrote."""
-        with path.open("rb") as file:
-            names = ("keys", "cells", "low", "high", "count")
-            self.load_state_dict({name: np.load(file, allow_pickle=False) for name in names})
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Flat arrays, to be saved without pickling."""
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The tables as flat arrays: keys, cells, lowest and highest values, counts."""
         width = len(self.signal.shared_by) + 1
         keys = np.full((len(self.tables), width), -(2**62), dtype=np.int64)
         for row, key in enumerate(self.tables):
             keys[row, : len(key)] = key
         tables = list(self.tables.values())
         empty = [np.empty(0)]
-        return {
-            "keys": keys,
-            "cells": np.array([len(t.low) for t in tables], dtype=np.int64),
-            "low": np.concatenate([t.low for t in tables] or empty),
-            "high": np.concatenate([t.high for t in tables] or empty),
-            "count": np.concatenate([t.count for t in tables] or empty).astype(np.int64),
-        }
+        return (
+            keys,
+            np.array([len(t.low) for t in tables], dtype=np.int64),
+            np.concatenate([t.low for t in tables] or empty),
+            np.concatenate([t.high for t in tables] or empty),
+            np.concatenate([t.count for t in tables] or empty).astype(np.int64),
+        )
 
-    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Takes back what :meth:`state_dict` gave."""
+    def load(self, arrays: Sequence[np.ndarray]) -> None:
+        """Takes back what :meth:`arrays` gave."""
+        keys, cells, *columns = arrays
         width = len(self.signal.shared_by) + 1
-        ends = np.cumsum(state["cells"])
         self.tables = {}
-        for row, end in zip(state["keys"], ends, strict=True):
+        start = 0
+        for row, count in zip(keys, cells, strict=True):
             level = int(row[0])
             key = (level, *(int(k) for k in row[1 : width - level]))
-            start = end - state["cells"][len(self.tables)]
-            low, high, count = (state[name][start:end] for name in ("low", "high", "count"))
-            self.tables[key] = _Table(low.copy(), high.copy(), count.copy())
+            self.tables[key] = _Table(*(column[start : start + count].copy() for column in columns))
+            start += int(count)
 
 
 def _groups(keys: np.ndarray) -> list[tuple[tuple[int, ...], np.ndarray]]:

@@ -17,6 +17,7 @@ from ..sources import Batch, LogError, LogSource
 from ..sources.arrow import list_parts, string_codes, to_float, to_int, to_time
 from ..sources.hashing import hash_column, row_hashes
 from ..sources.kinds import column_kind
+from .labels import label_dtype, label_values
 from .quality import duration_bucket
 from .roles import NO_DAY, SECONDS_A_DAY, check_kinds, day_number, id_columns, time_resolution
 
@@ -64,6 +65,7 @@ class Encoder:
             ("day", "i4", schema.time or schema.date), ("hash", "u8", self.hashed),
             ("value", "f8", True), ("session", "u8", schema.session), ("slate", "u8", schema.slate),
             ("position", "i4", schema.position), ("propensity", "f4", schema.propensity),
+            ("log_propensity", "f4", schema.propensity),
             ("policy", "i4", schema.policy), ("terminal", "?", schema.terminal),
             ("split", "i4", schema.split), ("history", "i4", schema.history),
         ]  # fmt: skip
@@ -78,14 +80,7 @@ class Encoder:
 
     def label_dtype(self, name: str) -> str:
         """The numpy dtype that holds a label of every file."""
-        types = [
-            np.dtype("f4")
-            if column_kind(t) == "float" and str(t) != "double"
-            else np.dtype("?" if str(t) == "bool" else t.to_pandas_dtype())
-            for t in self.source.types(name)
-        ]
-        found = np.result_type(*types)
-        return "i8" if found.kind == "u" and found.itemsize > 1 else found.str
+        return label_dtype(self.source.types(name))
 
     def encode(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
         """Records of a batch, and the item numbers of its ``history`` lists, one after another.
@@ -111,10 +106,17 @@ class Encoder:
             if getattr(schema, name):
                 records[name] = hash_column(table.column(getattr(schema, name)))
         if self.hashed:
-            records["hash"] = row_hashes(table)
+            records["hash"] = self.row_hashes(table)
         flat = self._history(table, records, keep) if schema.history else None
         self.kept = np.flatnonzero(keep)
         return records[keep], flat
+
+    def row_hashes(self, table: pa.RecordBatch) -> np.ndarray:
+        """What tells rows apart: all columns but those that only number them, uint64 ``[n]``."""
+        numbering = self.source.index_columns - set(self.schema.columns)
+        names = table.schema.names
+        kept = [place for place, name in enumerate(names) if name not in numbering]
+        return row_hashes(table.select(kept) if len(kept) < len(names) else table)
 
     def _fault_recorder(self, batch: Batch, keep: np.ndarray) -> Fault:
         def record(kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
@@ -148,27 +150,42 @@ class Encoder:
         if schema.terminal:
             out.append(("terminal", _whole(schema.terminal, table, fault) != 0))
         if schema.propensity:
-            value = to_float(table.column(schema.propensity))
-            value = np.exp(value) if schema.log_propensity else value
-            bad = ~((value > 0) & (value <= 1))
-            advice = "expected a probability in (0, 1]"
-            fault("propensity outside (0, 1]", bad, lambda row: str(value[row]), advice)
-            out.append(("propensity", np.where(bad, 1.0, value)))
-        for name in schema.labels:
-            column = table.column(name)
-            missing = np.isnan(to_float(column))
-            fault("missing label", missing, lambda _, n=name: n, "fill it, or drop the label")
-            out.append((f"label.{name}", np.where(missing, 0, to_float(column))))
+            value, log_value = self._propensity(to_float(table.column(schema.propensity)), fault)
+            out += [("propensity", value), ("log_propensity", log_value)]
+        out += [(f"label.{name}", self._label(name, table, fault)) for name in schema.labels]
         return out
+
+    def _propensity(self, value: np.ndarray, fault: Fault) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and their logarithms; the latter as logged, where logarithms were."""
+        advice = "expected a probability in (0, 1]"
+        if self.schema.log_propensity:
+            bad = ~((value <= 0) & np.isfinite(value))
+            advice = "expected its natural logarithm, finite and at most 0"
+            logarithm = np.where(bad, 0.0, value)
+            probability = np.exp(logarithm)
+        else:
+            bad = ~((value > 0) & (value <= 1))
+            probability = np.where(bad, 1.0, value)
+            logarithm = np.log(probability)
+        fault("propensity outside (0, 1]", bad, lambda row: str(value[row]), advice)
+        return probability, logarithm
+
+    def _label(self, name: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
+        values, missing, altered = label_values(table.column(name), self.dtype[f"label.{name}"])
+        fault("missing label", missing, lambda _: name, "fill it, or drop the label")
+        shown = lambda row: f"{name} {table.column(name)[row]}"  # noqa: E731
+        advice = f"the files' types meet in {values.dtype}, which cannot hold it; write one type"
+        fault("label would change", altered, shown, advice)
+        return values
 
     def _ids(self, name: str, column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
         data = table.column(column)
         if column_kind(data.type) == "string":
             words, codes, null = string_codes(data)
-            number = self.catalogues[name].encode_array(words, "missing")[codes]
+            number = self.catalogues[name].encode_flat(words, "missing")[codes]
         else:
             raw, null = to_int(data)
-            number = self.catalogues[name].encode_array(raw, "missing")
+            number = self.catalogues[name].encode_flat(raw, "missing")
             bad = (raw < 0) & ~null & (name == "items")
             advice = "item ids are 0 or above; map a marker such as -1 to a real id, or drop it"
             fault("negative item id", bad, lambda row: str(raw[row]), advice)
@@ -232,19 +249,19 @@ class Encoder:
 
     def _history(self, table: pa.RecordBatch, records: np.ndarray, keep: np.ndarray) -> np.ndarray:
         flat, lengths = list_parts(table.column(self.schema.history))
-        items = encode_items(flat, self.catalogues["items"])
+        items = known_numbers(flat, self.catalogues["items"])
         records["history"] = lengths
         return items[np.repeat(keep, lengths)]
 
 
-def encode_items(flat: pa.Array, items: Catalogue) -> np.ndarray:
-    """Item numbers of raw ids, -1 for nulls and strangers."""
-    if column_kind(flat.type) == "string":
-        words, codes, null = string_codes(flat)
-        number = items.encode_array(words, "missing")[codes]
+def known_numbers(ids: pa.Array, catalogue: Catalogue) -> np.ndarray:
+    """Numbers of raw ids, -1 for nulls and strangers."""
+    if column_kind(ids.type) == "string":
+        words, codes, null = string_codes(ids)
+        number = catalogue.encode_flat(words, "missing")[codes]
     else:
-        raw, null = to_int(flat)
-        number = items.encode_array(raw, "missing")
+        raw, null = to_int(ids)
+        number = catalogue.encode_flat(raw, "missing")
     return np.where(null, -1, number)
 
 

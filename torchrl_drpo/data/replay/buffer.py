@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 from ..conversion import convert_log
 from ..conversion.quality import discounted_returns
 from ..schema import LogSchema
-from .log import LogFacts, OpenLog, open_log
+from .log import LogFacts, OpenLog, open_log, remove_with
 from .storage import LogStorage
 from .ted import store_ted
 
@@ -71,21 +70,10 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         self._options = {
             "history": history, "next_observation": next_observation, "sample_index": sample_index,
         }  # fmt: skip
-        rows = None
         if part is not None:
-            rows = log.store.index(f"part_{part}") if log.store is not None else None
-            if rows is None:
-                raise ValueError(f"no part {part!r} in this log; {self.known_parts()}")
-            if len(rows) == 0:
-                raise ValueError(f"part {part!r} of this log is empty")
+            self._check_part(part)
         storage = LogStorage(
-            log.rows,
-            part=rows,
-            histories=log.histories,
-            history_length=history,
-            next_observation=next_observation,
-            identity=f"{log.identity}/{part or ''}",
-            stored_starts=log.starts,
+            log, part=part, history_length=history, next_observation=next_observation
         )
         super().__init__(storage=storage, writer=ImmutableDatasetWriter(), **buffer_options)
         # An explicit size prevails, as documented; OfflineToOnlineReplayBuffer always gives one.
@@ -145,7 +133,7 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             raise
         log = open_log(where)
         if root is None:
-            weakref.finalize(log.rows, shutil.rmtree, where, ignore_errors=True)
+            remove_with(log, where)
         return cls(log, part=part, history=history, **options)
 
     @classmethod
@@ -179,24 +167,33 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             return cls.from_parquet(rows, schema, root=root, **options)
         where = Path(root) if root is not None else Path(tempfile.mkdtemp(prefix="drpo-log-"))
         try:
-            stored, identity = store_ted(rows, where)
+            store_ted(rows, where)
         except BaseException:
             if root is None:
                 shutil.rmtree(where, ignore_errors=True)
             raise
+        log = open_log(where)
         if root is None:
-            weakref.finalize(stored, shutil.rmtree, where, ignore_errors=True)
-        return cls(OpenLog(stored, identity), **{"history": 0, **options})
+            remove_with(log, where)
+        return cls(log, **{"history": 0, **options})
 
     @classmethod
-    def open(cls, root: Path | str, **options: Any) -> RecReplayBuffer:
-        """Opens a folder that ``convert_log`` or :meth:`from_parquet` wrote.
+    def open(cls, root: Path | str, *, verify: bool = False, **options: Any) -> RecReplayBuffer:
+        """Opens a folder that ``convert_log``, :meth:`from_parquet` or another ``from_`` wrote.
+
+        Nothing is locked or written, so many processes may open one folder, also on a read-only
+        mount. Sizes and samples of the files are checked against what was written.
 
         Args:
             root: that folder.
+            verify: check every byte, which reads everything once.
             **options: ``part``, ``history`` and the others of :meth:`from_parquet`.
+
+        Raises:
+            FileNotFoundError: if no finished conversion lies there.
+            StoreError: if it is damaged or of another version; convert again.
         """
-        return cls(open_log(Path(root)), **options)
+        return cls(open_log(root, verify=verify), **options)
 
     def split(self, part: str, **buffer_options: Any) -> RecReplayBuffer:
         """Another buffer on the same files that shows one part, such as ``"train"`` or ``"test"``.
@@ -225,6 +222,13 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             index = torch.arange(*index.indices(len(self)))
         return super().__getitem__(index)
 
+    def _check_part(self, part: str) -> None:
+        rows = self._log.store.part(part)
+        if rows is None:
+            raise ValueError(f"no part {part!r} in this log; {self.known_parts()}")
+        if len(rows) == 0:
+            raise ValueError(f"part {part!r} of this log is empty")
+
     def batches(self, batch_size: int) -> Iterator[TensorDictBase]:
         """All rows once, in storage order, ``batch_size`` at a time; the last may be smaller."""
         if batch_size < 1:
@@ -233,8 +237,14 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             yield self[start : start + batch_size]
 
     def column(self, key: NestedKey) -> Tensor:
-        """One stored column of all rows shown: ``"user"``, ``("observation", "features")``, ..."""
-        return self._storage.column(key)
+        """One stored column of all rows shown: ``"user"``, ``("observation", "features")``, ...
+
+        The tensor is the caller's own: writing into it changes neither the log nor the buffer. Of
+        a whole log it costs no copy until it is written to.
+        """
+        if self.part is not None:
+            return self._storage.column(key)
+        return self._log.store.column(key if isinstance(key, tuple) else (key,))
 
     @property
     def quality(self) -> Tensor:

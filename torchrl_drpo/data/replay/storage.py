@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +13,60 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import TensorStorage
 
-from .windows import Histories
+from .log import OpenLog
 
 
 class LogStorage(TensorStorage):
-    """Read-only rows of a memory-mapped TensorDict, the whole log or a part of it.
+    """Read-only rows of a log, the whole log or a part of it.
 
     ``get`` with integers or index tensors (of any shape) gathers those rows alone and adds
     ``("observation", "history")``. ``get(slice(None))``, which TorchRL's slice samplers call to
-    find trajectories, gives the mapped columns without histories and without a copy.
+    find trajectories, gives the mapped columns without histories and without a copy: their pages
+    are this process's own, so writing there never reaches the files.
 
     Args:
-        rows: the log in TED layout, batch size ``[N]``.
-        part: the rows that this storage shows, ascending int64 ``[n]``; all by default.
-        histories: where histories lie, None where rows have none.
+        log: the opened log.
+        part: name of the part that this storage shows; the whole log by default.
         history_length: length L of the history windows.
         next_observation: whether to add ``("next", "observation")``.
-        identity: what a checkpoint must name to fit this log.
-        stored_starts: first rows of each group by its column's name, known for a whole log.
+
+    Raises:
+        KeyError: if the log has no such part.
     """
 
     def __init__(
         self,
-        rows: TensorDictBase,
+        log: OpenLog,
         *,
-        part: Tensor | None = None,
-        histories: Histories | None = None,
+        part: str | None = None,
         history_length: int = 0,
         next_observation: bool = False,
-        identity: str = "",
-        stored_starts: Mapping[str, Tensor] | None = None,
     ) -> None:
-        super().__init__(rows)
-        self.part = part
-        self.histories = histories if history_length > 0 else None
+        super().__init__(log.rows)
+        self.log, self.part_name = log, part
         self.history_length = history_length
         self.next_observation = next_observation
-        self.identity = identity
-        self.stored_starts = dict(stored_starts or {}) if part is None else {}
-        if part is not None:
-            self.max_size = len(part)
-            self._len = len(part)
-        self._plain_columns: dict[NestedKey, Tensor] | None = None
+        self._attach()
+        if self.part is not None:
+            self.max_size = len(self.part)
+            self._len = len(self.part)
+
+    def _attach(self) -> None:
+        """Takes what lies in the log's files, here or in the process that this was sent to."""
+        log, name = self.log, self.part_name
+        self._storage = log.rows
+        self._columns: dict[NestedKey, Tensor] = dict(log.rows.items(True, True))
+        self.part = log.store.part(name) if name is not None else None
+        if name is not None and self.part is None:
+            raise KeyError(name)
+        self.histories = log.histories if self.history_length > 0 else None
+        self.stored_starts = log.starts if name is None else {}
+        self.identity = f"{log.identity}/{name or ''}"
 
     @property
     def shape(self) -> torch.Size:
         """``[n]``, the rows shown."""
         return torch.Size([len(self)])
-
-    @property
-    def _columns(self) -> dict[NestedKey, Tensor]:
-        # Plain tensors over the same mapping: a third of the time goes when gathers skip the
-        # subclass. They are not pickled; the mapped TensorDict is, by its file names.
-        if self._plain_columns is None:
-            self._plain_columns = {
-                key: value.as_subclass(Tensor) for key, value in self._storage.items(True, True)
-            }
-        return self._plain_columns
 
     def global_rows(self, index: Tensor) -> Tensor:
         """Rows of the whole log, for positions within this part."""
@@ -158,6 +154,11 @@ class LogStorage(TensorStorage):
         self.load_state_dict(json.loads((Path(path) / "log.json").read_text()))
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state["_plain_columns"] = None
+        state = super().__getstate__()  # the log goes by its place on disk, the rest is read there
+        for name in ("_storage", "_columns", "part", "histories", "stored_starts"):
+            state.pop(name, None)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._attach()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
+from torch import Tensor
 
+from torchrl_drpo.files import fingerprint, telling_full_disk
 from torchrl_drpo.functional.checks import check_finite
+
+from ..store.folder import digests, exclusive, fresh, publish
+from ..store.manifest import MANIFEST, SIZES, Array, Key, Manifest
 
 REWARD, DONE, TERMINATED = ("next", "reward"), ("next", "done"), ("next", "terminated")
 
@@ -46,6 +49,9 @@ def checked_ted(rows: TensorDictBase) -> TensorDictBase:
                 f"propensity must lie in (0, 1] but row {row} holds {propensity[row].tolist()} "
                 f"({int(bad.sum())} such rows)"
             )
+    logarithm = out.get("log_propensity", None)
+    if logarithm is not None and not ((logarithm <= 0) & logarithm.isfinite()).all():
+        raise ValueError("log_propensity must be finite and at most 0: logarithms of (0, 1]")
     if out.get(DONE, None) is None:  # one-step interactions: nothing follows
         out.set(DONE, torch.ones(len(out), 1, dtype=torch.bool))
     if out.get(TERMINATED, None) is None:
@@ -53,22 +59,52 @@ def checked_ted(rows: TensorDictBase) -> TensorDictBase:
     return out
 
 
-def store_ted(rows: TensorDictBase, root: Path) -> tuple[TensorDictBase, str]:
-    """Writes TED rows under ``root`` in one step; returns them mapped, and their identity.
+def store_ted(rows: TensorDictBase, root: Path) -> None:
+    """Writes TED rows into ``root`` in one step, for :func:`~.log.open_log`.
 
     Raises:
-        FileExistsError: if ``root`` holds rows already.
+        FileExistsError: if ``root`` holds rows or a log already.
+        ValueError: on rows that are not TED rows, or hold anything but tensors.
+        OSError: if the disk is full; nothing is left behind but a folder that the next try takes.
     """
-    target = root / "rows"
-    if target.exists():
+    if (root / MANIFEST).exists():
         raise FileExistsError(
-            f"{target} exists; open it with TensorDict.load_memmap, or choose another root"
+            f"{root} holds rows already; open it with RecReplayBuffer.open, or choose another root"
         )
-    checked = checked_ted(rows).cpu()
-    work = root / "rows.partial"
-    shutil.rmtree(work, ignore_errors=True)
-    work.parent.mkdir(parents=True, exist_ok=True)
-    checked.memmap(work)
-    os.replace(work, target)
-    digest = hashlib.sha256(checked.get(REWARD).numpy().tobytes())
-    return TensorDict.load_memmap(target), digest.hexdigest()[:16]
+    columns = _columns(checked_ted(rows).cpu())
+    arrays = {
+        key: Array(f"rows/{place}.bin", str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        for place, (key, value) in enumerate(columns.items())
+    }
+    content = [
+        [key, arrays[key].dtype, arrays[key].shape, hashlib.sha256(_bytes(value)).hexdigest()]
+        for key, value in columns.items()
+    ]
+    name = f"data-{fingerprint(content)[:16]}"
+    with telling_full_disk(f"writing rows into {root}"), exclusive(root, name):
+        work = root / f"{name}.partial"
+        fresh(work)
+        (work / "rows").mkdir()
+        for key, value in columns.items():
+            with (work / arrays[key].file).open("wb") as file:
+                file.write(_bytes(value))
+        manifest = Manifest(name, len(rows), arrays, files=digests(work))
+        publish(root, work, manifest)
+
+
+def _columns(rows: TensorDictBase) -> dict[Key, Tensor]:
+    """The leaves by their keys, as tuples."""
+    columns: dict[Key, Tensor] = {}
+    for key, value in rows.items(include_nested=True, leaves_only=True):
+        if not isinstance(value, Tensor) or str(value.dtype).removeprefix("torch.") not in SIZES:
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"rows hold tensors of numbers or booleans, but {key!r} is {what}; leave it out"
+            )
+        columns[key if isinstance(key, tuple) else (key,)] = value.as_subclass(Tensor)
+    return columns
+
+
+def _bytes(value: Tensor) -> memoryview:
+    flat = value.contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")

@@ -1,6 +1,7 @@
 """Where a log comes from: Parquet or CSV files, URIs, pandas, polars, Arrow; read in batches."""
 
 from .errors import LogError
+from .inputs import Input
 from .source import BATCH_ROWS, Batch, LogSource
 
-__all__ = ["BATCH_ROWS", "Batch", "LogError", "LogSource"]
+__all__ = ["BATCH_ROWS", "Batch", "Input", "LogError", "LogSource"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
 #: Ticks a second of Arrow's time types.
 TIME_TYPES_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 NUMBERS = {"integer", "float", "boolean"}
+_INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+|")
 
 
 def column_kind(kind: pa.DataType) -> str:
@@ -29,3 +32,13 @@ def column_kind(kind: pa.DataType) -> str:
     if pa.types.is_string_view(kind):
         return "string"
     return next((name for name, test in tests.items() if test(kind)), "other")
+
+
+def index_names(schema: pa.Schema) -> set[str]:
+    """Columns that pandas wrote for an index: as its metadata says, or by their names."""
+    names = {name for name in schema.names if _INDEX.fullmatch(name)}
+    try:
+        described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # written by somebody else
+        return names
+    return names | {name for name in described if isinstance(name, str)}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import LogError
-from .formats import guarded, open_file, read_schema, stream
+from .formats import guarded, read_schema, stream
 from .frames import as_table, hash_table
-from .kinds import NUMBERS, column_kind
+from .inputs import Input, inputs_of
+from .kinds import NUMBERS, column_kind, index_names
 from .paths import folder_of, resolve
 
 if TYPE_CHECKING:
@@ -137,20 +136,18 @@ class LogSource:
         for file in self.files:
             yield file, guarded(file, stream(file, names, self.batch_rows))
 
-    def fingerprint(self) -> str:
-        """A digest of the contents' outline: sizes, heads and tails (a Parquet footer) of files.
+    @property
+    def index_columns(self) -> frozenset[str]:
+        """Columns that only number the rows: a pandas index, or a nameless column of a CSV file.
 
-        It tells files that were rewritten from those that were read before; bytes changed in the
-        middle of a file of equal size and footer go unseen.
+        They make every row another, although the rows that they number may be the same.
         """
-        digest = hashlib.sha256()
-        if self.table is not None:
-            hash_table(digest, self.table)
-        for file in self.files:
-            with open_file(file) as handle:
-                head = handle.read(1 << 12)
-                size = handle.seek(0, 2)
-                handle.seek(max(0, size - (1 << 16)))
-                tail = handle.read()
-            digest.update(json.dumps([Path(file).name, size]).encode() + head + tail)
-        return digest.hexdigest()
+        return frozenset(name for _, schema in self._schemas for name in index_names(schema))
+
+    def inputs(self, known: Iterable[Mapping[str, Any]] = ()) -> list[Input]:
+        """What was read: one entry a file; see :func:`~.inputs.inputs_of`."""
+        if self.table is None:
+            return inputs_of(self.files, known)
+        sha = hashlib.sha256()
+        hash_table(sha, self.table)
+        return [Input("the table", -1, sha.hexdigest())]

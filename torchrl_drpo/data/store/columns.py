@@ -1,52 +1,53 @@
-"""Column files: how they are written piece by piece, and mapped."""
+"""Column files: written piece by piece, mapped so that nobody's writing reaches the disk."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from tensordict import MemoryMappedTensor, TensorDict
+from tensordict import TensorDict
 from torch import Tensor
 
-
-def append(path: Path, array: np.ndarray) -> None:
-    """Appends an array's bytes to a file."""
-    with path.open("ab") as file:
-        np.ascontiguousarray(array).tofile(file)
+from .manifest import Array
 
 
-def cut(path: Path, size: int) -> None:
-    """Cuts a file back to ``size`` bytes (or makes it empty): what a killed run left is dropped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.truncate(size)
+def write_array(file: BinaryIO, array: np.ndarray) -> memoryview:
+    """Writes an array's bytes and returns them; a full disk is an ``OSError`` with its number."""
+    data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    file.write(data)
+    return data
 
 
-def map_array(path: Path, dtype: torch.dtype) -> Tensor:
-    """A raw array of a file as a memory-mapped tensor, which pickles by its file name."""
-    count = path.stat().st_size // torch.empty((), dtype=dtype).element_size()
-    if count == 0:
-        return torch.empty(0, dtype=dtype)
-    return MemoryMappedTensor.from_filename(path, dtype=dtype, shape=[count])
+def map_array(folder: Path, array: Array) -> Tensor:
+    """A file's array as a tensor over private pages of its own.
+
+    Reading costs no copy. What is written into the tensor stays in it: neither the file nor any
+    other tensor over it changes.
+    """
+    dtype = getattr(torch, array.dtype)
+    if array.nbytes == 0:
+        return torch.empty(array.shape, dtype=dtype)
+    size = array.nbytes // torch.empty((), dtype=dtype).element_size()
+    flat = torch.from_file(str(folder / array.file), shared=False, size=size, dtype=dtype)
+    return flat.view(array.shape)
 
 
-def write_rows_meta(
-    rows: Path, columns: dict[str, tuple[str, tuple[int, ...]]], count: int
-) -> None:
-    """Gives raw column files the metadata that makes them a memory-mapped TensorDict.
+def write_rows_meta(rows: Path, columns: dict[tuple[str, ...], Array], count: int) -> None:
+    """Lets ``TensorDict.load_memmap`` read the rows as well; this package never does.
 
     Args:
-        rows: folder of the column files, ``next.reward`` lying at ``next/reward.memmap``.
-        columns: dotted key -> (numpy dtype, shape of one row).
+        rows: folder of the column files, ``("next", "reward")`` lying at ``next/reward.memmap``.
+        columns: of the rows, by the keys that their files' places spell.
         count: number of rows.
     """
     outline = TensorDict({}, [count])
-    for key, (dtype, shape) in columns.items():
-        sample = torch.from_numpy(np.zeros((1, *shape), dtype=dtype))
-        outline.set(tuple(key.split(".")), sample.expand(count, *shape))
+    for key, column in columns.items():
+        sample = torch.zeros((1, *column.shape[1:]), dtype=getattr(torch, column.dtype))
+        outline.set(key, sample.expand(column.shape))
     scratch = rows.parent / "meta.tmp"
     shutil.rmtree(scratch, ignore_errors=True)
     outline.memmap_like(scratch)  # sparse files: nothing but the metadata takes space

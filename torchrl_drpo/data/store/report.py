@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class ConversionReport:
     first_test_day: str | None = None
     initial_history_users: int = 0
     missing_tables: tuple[str, ...] = ()
+
+    def replace(self, **changes: Any) -> ConversionReport:
+        """A copy with some counts changed."""
+        return replace(self, **changes)
 
     def to_json(self) -> str:
         """The report as JSON text."""

@@ -2,77 +2,105 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from ..catalogue import Catalogue
 from ..schema import LogSchema
 from .columns import map_array
-from .folder import FORMAT, VERSION
+from .manifest import Key, Manifest, StoreError, read_manifest
 from .report import ConversionReport
+from .verify import faults_of
+
+_ATTEMPTS = 3
 
 
 class LogStore:
-    """A converted log, opened for reading.
+    """A converted log, or stored TED rows, opened for reading.
+
+    Nothing is locked or written: many processes may read one folder, on a read-only mount too.
+    Sizes of all files are checked, the content of small ones, and samples of large ones.
 
     Args:
         root: the folder that a conversion wrote.
+        verify: check every byte.
 
     Raises:
         FileNotFoundError: if no finished conversion lies there.
-        ValueError: on another format or version, or files shorter than the manifest says.
+        StoreError: on another format or version, or where a file is not what was written.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
-        path = self.root / "manifest.json"
-        if not path.is_file():
-            partial = list(self.root.glob("data-*.partial"))
-            hint = "its conversion did not finish; run it again" if partial else "convert one first"
-            raise FileNotFoundError(f"no converted log in {self.root}: {hint}")
+    def __init__(self, root: Path | str, *, verify: bool = False) -> None:
+        self.root = Path(root).absolute()
+        self.manifest = _checked(self.root, verify)
+        self.data = self.root / self.manifest.data
         try:
-            self.manifest = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}); convert the log again") from None
-        found = self.manifest.get("format"), self.manifest.get("version")
-        if found != (FORMAT, VERSION):
-            raise ValueError(f"{path}: expected {FORMAT} version {VERSION}, got {found}")
-        self.data = self.root / self.manifest["data"]
-        self._check_sizes()
-        self.schema = LogSchema.from_json((self.data / "schema.json").read_text())
-        report = dict(self.manifest["report"])
+            self.schema, self.report = self._described()
+        except (TypeError, ValueError, OSError) as error:
+            raise StoreError(self.data / "schema.json", f"damaged ({error})") from None
+        self._catalogues: dict[str, Catalogue] = {}
+
+    def _described(self) -> tuple[LogSchema | None, ConversionReport | None]:
+        if self.manifest.report is None:
+            return None, None
+        schema = LogSchema.from_json((self.data / "schema.json").read_text(encoding="utf-8"))
+        report = dict(self.manifest.report)
+        if set(report) != {entry.name for entry in fields(ConversionReport)}:
+            raise ValueError(f"the report has the entries {sorted(report)}")
         report["missing_tables"] = tuple(report["missing_tables"])
-        self.report = ConversionReport(**report)
-        self.rows = TensorDict.load_memmap(self.data / "rows")
-        self._catalogues: dict[str, Catalogue | None] = {}
+        return schema, ConversionReport(**report)
 
-    def _check_sizes(self) -> None:
-        for name, size in self.manifest["files"].items():
-            path = self.data / name
-            found = path.stat().st_size if path.is_file() else "no file"
-            if found != size:
-                raise ValueError(
-                    f"{path}: expected {size} bytes, found {found}; convert the log again"
-                )
+    @cached_property
+    def rows(self) -> TensorDict:
+        """All columns, mapped; batch size ``[N]``."""
+        columns = {key: self.column(key) for key in self.manifest.columns}
+        return TensorDict({}, [self.manifest.rows]).update(
+            {key if len(key) > 1 else key[0]: column for key, column in columns.items()}
+        )
 
-    def index(self, name: str, dtype: torch.dtype = torch.int64) -> Tensor | None:
-        """A raw index array, None where the log has none of that name."""
-        path = self.data / "index" / f"{name}.bin"
-        return map_array(path, dtype) if path.is_file() else None
+    def column(self, key: Key) -> Tensor:
+        """One column over pages of its own: writing into it changes nothing else."""
+        return map_array(self.data, self.manifest.columns[key])
+
+    def index(self, name: str) -> Tensor | None:
+        """An array of that name over pages of its own, None where the log has none."""
+        array = self.manifest.arrays.get(name)
+        return None if array is None else map_array(self.data, array)
+
+    def part(self, name: str) -> Tensor | None:
+        """The rows of a part, ascending int64; None where the log has no such part."""
+        return self.index(self.manifest.parts[name]) if name in self.manifest.parts else None
 
     def catalogues(self) -> dict[str, Catalogue]:
         """All catalogues by name."""
-        names = [path.stem for path in sorted((self.data / "catalogues").glob("*.json"))]
-        return {name: self.catalogue(name) for name in names}
+        return {name: self.catalogue(name) for name in self.manifest.catalogues}
 
     def catalogue(self, name: str) -> Catalogue | None:
         """A catalogue (``"users"``, ``"items"``, ``"context.tab"``, ...), or None."""
+        if name not in self.manifest.catalogues:
+            return None
         if name not in self._catalogues:
-            path = self.data / "catalogues" / name
-            there = Path(f"{path}.json").is_file()
-            self._catalogues[name] = Catalogue.load(path) if there else None
+            path = self.data / self.manifest.catalogues[name]
+            try:
+                self._catalogues[name] = Catalogue.load(path)
+            except (OSError, ValueError) as error:
+                raise StoreError(path, f"damaged ({error})") from None
         return self._catalogues[name]
+
+
+def _checked(root: Path, whole: bool) -> Manifest:
+    """The manifest, its files checked; read again where a new conversion took its place."""
+    manifest = read_manifest(root)
+    for _ in range(_ATTEMPTS):
+        fault = next(faults_of(root / manifest.data, manifest, whole), None)
+        latest = read_manifest(root)
+        if fault is None or latest == manifest:
+            break
+        manifest = latest
+    if fault is not None:
+        raise StoreError(fault.path, fault.problem)
+    return manifest
