@@ -135,8 +135,10 @@ def _simulate(
     seed: int = 0,
     setting: str = "table",
     columns: Sequence[str] = (),
+    propensity: bool = False,
     **options: Any,
 ) -> RecReplayBuffer:
+    columns = dict.fromkeys([*columns, *(["propensity"] if propensity else [])])
     unknown = sorted({*columns} - {*_FURTHER_COLUMNS})
     if unknown:
         raise ValueError(f"a simulated log has no columns {unknown}; choose of {_FURTHER_COLUMNS}")
