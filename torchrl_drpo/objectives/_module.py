@@ -1,4 +1,4 @@
-"""An actor in a LossModule: TorchRL's contract for keys, parameters and state, without a rule."""
+"""An actor in a LossModule, without a rule: keys, coefficients, parameters, reading a batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
 from torchrl_drpo.distributed.ranks import world_size
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.functional.checks import check_not_negative
+from torchrl_drpo.functional.precision import as_numbers, at_least_float32
+from torchrl_drpo.objectives import _batch, _checks
 from torchrl_drpo.objectives._parameters import ParameterSlots
 from torchrl_drpo.objectives._ranks import (
     refuse_sharding_that_trains_wrongly,
@@ -41,10 +43,10 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         actor_network: a TorchRL probabilistic actor.
 
     Keyword Args:
-        reduction, functional, check_inputs: see the loss.
+        level, reduction, functional, check_inputs: see the loss.
 
     Raises:
-        ValueError: for an unknown ``reduction``.
+        ValueError: for an unknown ``level`` or ``reduction``.
     """
 
     @dataclass
@@ -75,10 +77,13 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         self,
         actor_network: ProbabilisticTensorDictSequential,
         *,
+        level: str = "step",
         reduction: str | None = None,
         functional: bool = True,
         check_inputs: bool | None = None,
     ) -> None:
+        if level not in ("step", "trajectory"):
+            raise ValueError(f"level must be 'step' or 'trajectory', got {level!r}")
         reduction = "mean" if reduction is None else reduction  # as TorchRL has it
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
@@ -91,6 +96,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
             self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         else:
             self.actor_network = actor_network
+        self.level = level
         self.reduction = reduction
         self.check_inputs = check_inputs
 
@@ -135,6 +141,64 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
     def _policy_keys(self) -> list[NestedKey]:
         """What the networks read of a row; a rule with a second network adds to it."""
         return self.actor_network.in_keys
+
+    # -- reading a batch ------------------------------------------------------------------------
+
+    def _signal(self, tensordict: TensorDictBase, name: str, mask: Tensor | None) -> Tensor:
+        """The entry ``tensor_keys.<name>`` as one finite number a sample, detached."""
+        key = getattr(self.tensor_keys, name)
+        values = _batch.read_entry(tensordict, key, name, type(self).__name__)
+        values = as_numbers(values.detach() if values.requires_grad else values)
+        if self.level == "trajectory":
+            steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+            values = _batch.per_trajectory(values, tensordict.shape, steps, name, key)
+        else:
+            values = _batch.per_step(values, tensordict.shape, name, key)
+        if _checks.wants_check(self.check_inputs, values):
+            _checks.check_signal(name, key, values, mask)
+        return values
+
+    def _group_ids(
+        self, tensordict: TensorDictBase, key: NestedKey | None, batch: torch.Size
+    ) -> Tensor | None:
+        """Integer ids, one a sample, or ``None`` without a key."""
+        if key is None:
+            return None
+        return _batch.group_ids(tensordict, key, batch, type(self).__name__)
+
+    def _samples(self, steps: Tensor | None) -> Tensor | None:
+        """Valid samples from valid steps: a trajectory is valid when any of its steps is."""
+        if steps is None or self.level == "step":
+            return steps
+        return steps.flatten(1).any(1)
+
+    def _ones(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
+        """One for each valid sample, zero for the others."""
+        if mask is not None:
+            return mask.float()
+        shape = tensordict.shape[:1] if self.level == "trajectory" else tensordict.shape
+        key = self.tensor_keys.action
+        action = _batch.read_entry(tensordict, key, "action", type(self).__name__)
+        return torch.ones(shape, device=action.device)
+
+    def _has_priority(self, tensordict: TensorDictBase) -> bool:
+        """Whether the batch comes with a sampler's weights, and they are to be used."""
+        if self.use_prioritized_weights not in (True, "auto"):
+            return False
+        return _batch.optional_entry(tensordict, self.tensor_keys.priority_weight) is not None
+
+    def _priority(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
+        """The sampler's weight of each sample, 0 where the mask is false."""
+        key, batch = self.tensor_keys.priority_weight, tensordict.shape
+        priority = at_least_float32(tensordict.get(key))
+        if self.level == "trajectory" and priority.shape[:1] == batch[:1]:
+            priority = priority.reshape(batch[0], -1)[:, 0]
+        else:
+            priority = _batch.per_step(priority, batch, "priority_weight", key)
+        if _checks.wants_check(self.check_inputs, priority):
+            hint = "these weights are the sampler's; see how its priorities are updated"
+            check_not_negative(f"priority_weight {key!r}", priority, mask, hint=hint)
+        return priority if mask is None else torch.where(mask, priority, 0.0)
 
     # -- the networks ---------------------------------------------------------------------------
 

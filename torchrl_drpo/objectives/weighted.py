@@ -9,6 +9,7 @@ policy, reduces, and saves the work on rows of weight zero.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -19,11 +20,11 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl_drpo.functional.checks import check_finite, check_not_negative, is_finite
+from torchrl_drpo.functional.checks import check_finite
 from torchrl_drpo.functional.host import reads_are_free
-from torchrl_drpo.functional.precision import as_numbers, at_least_float32
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.objectives import _batch, _checks
+from torchrl_drpo.objectives._idle import IdleWatch
 from torchrl_drpo.objectives._module import ActorLoss
 from torchrl_drpo.objectives._policy import distribution_of
 from torchrl_drpo.objectives._weighting import Scored, Weighting, WeightingOfRows
@@ -47,7 +48,10 @@ class WeightedLoss(ActorLoss):
         functional: keep the actor's parameters in ``actor_network_params`` (TorchRL's default).
             ``False`` leaves the module whole, as FSDP2 needs it (shard the network inside the
             actor, not the actor and not the loss).
-        check_inputs: reject non-finite signals. ``None`` does so on the CPU, where it is nearly
+        check_inputs: look at the numbers of a batch: signals and sampler weights that no loss can
+            hold, a batch that is masked whole and coefficients out of range are errors; weights
+            that are all 0 in 20 training steps in a row are warned of once (where nobody looks, a
+            ``loss_actor`` of exactly 0 says it). ``None`` does so on the CPU, where it is nearly
             free; ``True`` on an accelerator too, at the price of a synchronisation.
 
     Raises:
@@ -61,6 +65,9 @@ class WeightedLoss(ActorLoss):
 
     out_keys: ClassVar[list[NestedKey]] = ["loss_actor"]
 
+    #: what to do where every row has weight 0
+    _idle_advice: str = ""
+
     def __init__(
         self,
         actor_network: ProbabilisticTensorDictSequential,
@@ -71,13 +78,15 @@ class WeightedLoss(ActorLoss):
         functional: bool = True,
         check_inputs: bool | None = None,
     ) -> None:
-        if level not in ("step", "trajectory"):
-            raise ValueError(f"level must be 'step' or 'trajectory', got {level!r}")
         super().__init__(
-            actor_network, reduction=reduction, functional=functional, check_inputs=check_inputs
+            actor_network,
+            level=level,
+            reduction=reduction,
+            functional=functional,
+            check_inputs=check_inputs,
         )
         self._backend: str | None = None
-        self.level = level
+        self._idle = IdleWatch()
         self.skip_filtered = skip_filtered
 
     # -- the rule: what a subclass writes -------------------------------------------------------
@@ -165,69 +174,13 @@ class WeightedLoss(ActorLoss):
                 scored = Scored(dist, action, log_prob.detach(), steps, inputs, tensordict, rows)
                 weighting = self._reweigh(weighting, scored)
         loss = self._reduce_weighted(log_prob, weighting, total)
-        self._check_weight(weighed, loss)
+        self._look_at_outcome(weighed, weighting, loss)
         report = weighting.report
         out = {"loss_actor": loss, **{key: report[key] for key in self.out_keys if key in report}}
         self._clear_weakrefs(tensordict, "actor_network_params")
         return out
 
     # -- steps of the forward pass --------------------------------------------------------------
-
-    def _signal(self, tensordict: TensorDictBase, name: str, mask: Tensor | None) -> Tensor:
-        """The entry ``tensor_keys.<name>`` as one finite number a sample, detached."""
-        key = getattr(self.tensor_keys, name)
-        values = _batch.read_entry(tensordict, key, name, type(self).__name__)
-        values = as_numbers(values.detach() if values.requires_grad else values)
-        if self.level == "trajectory":
-            steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
-            values = _batch.per_trajectory(values, tensordict.shape, steps, name, key)
-        else:
-            values = _batch.per_step(values, tensordict.shape, name, key)
-        if _checks.wants_check(self.check_inputs, values):
-            _checks.check_signal(name, key, values, mask)
-        return values
-
-    def _group_ids(
-        self, tensordict: TensorDictBase, key: NestedKey | None, batch: torch.Size
-    ) -> Tensor | None:
-        """Integer ids, one a sample, or ``None`` without a key."""
-        if key is None:
-            return None
-        return _batch.group_ids(tensordict, key, batch, type(self).__name__)
-
-    def _samples(self, steps: Tensor | None) -> Tensor | None:
-        """Valid samples from valid steps: a trajectory is valid when any of its steps is."""
-        if steps is None or self.level == "step":
-            return steps
-        return steps.flatten(1).any(1)
-
-    def _ones(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
-        """One for each valid sample, zero for the others."""
-        if mask is not None:
-            return mask.float()
-        shape = tensordict.shape[:1] if self.level == "trajectory" else tensordict.shape
-        key = self.tensor_keys.action
-        action = _batch.read_entry(tensordict, key, "action", type(self).__name__)
-        return torch.ones(shape, device=action.device)
-
-    def _has_priority(self, tensordict: TensorDictBase) -> bool:
-        """Whether the batch comes with a sampler's weights, and they are to be used."""
-        if self.use_prioritized_weights not in (True, "auto"):
-            return False
-        return _batch.optional_entry(tensordict, self.tensor_keys.priority_weight) is not None
-
-    def _priority(self, tensordict: TensorDictBase, mask: Tensor | None) -> Tensor:
-        """The sampler's weight of each sample, 0 where the mask is false."""
-        key, batch = self.tensor_keys.priority_weight, tensordict.shape
-        priority = at_least_float32(tensordict.get(key))
-        if self.level == "trajectory" and priority.shape[:1] == batch[:1]:
-            priority = priority.reshape(batch[0], -1)[:, 0]
-        else:
-            priority = _batch.per_step(priority, batch, "priority_weight", key)
-        if _checks.wants_check(self.check_inputs, priority):
-            hint = "these weights are the sampler's; see how its priorities are updated"
-            check_not_negative(f"priority_weight {key!r}", priority, mask, hint=hint)
-        return priority if mask is None else torch.where(mask, priority, 0.0)
 
     def _with_priority(
         self, weighting: Weighting, tensordict: TensorDictBase, mask: Tensor | None
@@ -239,15 +192,21 @@ class WeightedLoss(ActorLoss):
             weighting, weight=weighting.weight * priority, mass=weighting.mass * priority
         )
 
-    def _check_weight(self, weighting: Weighting, loss: Tensor) -> None:
-        """An overflowed weight is an error with a row as well; it leaves no finite loss."""
-        if _checks.wants_check(self.check_inputs, loss) and not is_finite(loss):
-            weight = weighting.weight
-            if isinstance(weighting, WeightingOfRows):  # the error names a row of the batch
-                weight = weighting.everywhere(int(weighting.rows.max()) + 1)
+    def _look_at_outcome(self, weighed: Weighting, used: Weighting, loss: Tensor) -> None:
+        """An overflowed weight is an error with a row; to learn nothing for long is told of."""
+        if not _checks.wants_check(self.check_inputs, loss):
+            return
+        value = (loss.detach().sum() if loss.ndim else loss).item()
+        if value == 0.0 or self._idle.steps:
+            idle = value == 0.0 and self.training and not used.weight.any()
+            self._idle.count(idle, type(self).__name__, self._idle_advice)
+        if not math.isfinite(value):
+            weight = weighed.weight
+            if isinstance(weighed, WeightingOfRows):  # the error names a row of the batch
+                weight = weighed.everywhere(int(weighed.rows.max()) + 1)
             hint = "raise the temperature, cap the weights or rescale the rewards"
-            weight = weight.to(loss.dtype)
-            check_finite(f"the weight that {type(self).__name__} gives", weight, hint=hint)
+            named = f"the weight that {type(self).__name__} gives"
+            check_finite(named, weight.to(loss.dtype), hint=hint)
 
     def _rows_to_score(self, weight: Tensor) -> Tensor | None:
         """Rows (of the first dimension) that the policy must see, or ``None`` for all of them."""

@@ -22,7 +22,7 @@ from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.drpo.ceiling import KappaCeiling
 from torchrl_drpo.objectives.drpo.negative import REPORT, NegativeBranch, report_of
 from torchrl_drpo.objectives.drpo.on_device import SelectionOnDevice
-from torchrl_drpo.objectives.drpo.weights import weigh_all, weigh_kept
+from torchrl_drpo.objectives.drpo.weights import numbers_of_a_batch, weigh_all, weigh_kept
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 DRPOWeighting = Literal["linear", "uniform", "exponential", "kl"]
@@ -204,6 +204,8 @@ class DRPOLoss(SelectionOnDevice):
         self.group_key = group_key
         self.normalize = normalize
         self.negative = negative
+        if weighting == "linear":
+            self._idle_advice = ", or all that are kept; weighting='uniform' clones equals alike"
         if negative.active:
             self.out_keys = [*self.out_keys, *REPORT]
         device = next((p.device for p in actor_network.parameters()), None)
@@ -214,11 +216,8 @@ class DRPOLoss(SelectionOnDevice):
         return [*super()._needed_keys(), *chosen]
 
     def _batch_numbers(self, tensordict: TensorDictBase) -> tuple[str, ...]:
-        scale = {"linear": "standard deviation", "exponential": "mean of the kept rows"}
-        numbers = ["threshold"] if self.weighting != "kl" else ["normaliser"]
-        if self.weighting in scale and (self.normalize or self.weighting != "linear"):
-            numbers.append(scale[self.weighting])
-        return (*numbers, "kappa") if self.controller is not None else tuple(numbers)
+        numbers = numbers_of_a_batch(self.weighting, self.normalize)
+        return (*numbers, "kappa") if self.controller is not None else numbers
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)

@@ -16,6 +16,17 @@ from torchrl_drpo.functional.selection import BestRows, TopSelection
 from torchrl_drpo.objectives._weighting import WeightingOfRows
 
 
+def numbers_of_a_batch(weighting: str, normalize: bool) -> tuple[str, ...]:
+    """Names of what a weighting takes from the batch as a whole."""
+    if weighting == "linear":
+        return ("threshold", "standard deviation") if normalize else ("threshold",)
+    return {
+        "uniform": ("threshold",),
+        "exponential": ("threshold", "mean of the kept rows"),
+        "kl": ("normaliser",),
+    }[weighting]
+
+
 def weigh_kept(
     best: BestRows, kappa: Tensor, weighting: str, *, temperature: float, normalize: bool
 ) -> WeightingOfRows:
