@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .keys import RESERVED
 from .quality import DURATION_BUCKET, USER, Percentile, ReturnToGo
 
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
 #: Ticks a second of an integer time.
 TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 DUPLICATES = ("drop", "keep", "error")
-#: Keys of a sample that no label may take.
-RESERVED = {"action", "user", "observation", "next", "index", "time", "trajectory_id"}
 
 
 def check_parts(schema: LogSchema) -> None:
@@ -32,7 +31,10 @@ def check_parts(schema: LogSchema) -> None:
     _check_features(schema)
     clash = RESERVED & set(schema.labels)
     if clash:
-        raise ValueError(f"labels {sorted(clash)} collide with sampled keys; rename the column")
+        raise ValueError(
+            f"labels {sorted(clash)} collide with sampled keys: a batch's entries of these names "
+            "mean something else; rename the columns in the log"
+        )
 
 
 def _check_as_logged(schema: LogSchema) -> None:

@@ -36,14 +36,17 @@ class LogSchema:
         slate: id of the list that the row was shown in; with ``position``, its place.
         position: place in the slate.
         propensity: probability with which the logging policy showed the item, in (0, 1].
-        log_propensity: whether that column holds natural logarithms.
+        log_propensity: whether that column holds natural logarithms (at most 0). Rows bear the
+            probability, ``propensity``, and its logarithm, ``log_propensity``, either way; the
+            logarithm survives where the probability is below what float32 holds.
         policy: id of the logging policy: any integer or string.
         terminal: true where the trajectory ended for good (else it was only cut off).
         context: categorical columns known before the choice, any integers or strings.
         features: numeric columns known before the choice, finite; what a state consists of beside
             the history and the context (:attr:`ItemTable.features` are an item's, not a row's).
             Stored as float32, which rounds integers beyond 2**24.
-        labels: numeric columns carried along unchanged, for evaluation.
+        labels: numeric columns carried along unchanged under their own names, for evaluation; not
+            the name of anything else in a sample, or that a loss reads.
         history: list column of item ids, oldest first, where every row brings its own history.
         split: column naming the part (such as "train", "valid", "test") that a row belongs to.
         duplicates: what exact duplicates of whole rows get: ``"drop"`` (counted and reported),
