@@ -35,8 +35,9 @@ from torchrl_drpo_kernels.select.rule import Count, Rule, Stat
 
 #: Rows up to which one program does everything; beyond, its serial passes cost more than launches.
 ONE_LAUNCH_ROWS = 32_768
-#: Rows of a tile, for up to 512 rows and beyond. Both compile without spills under Triton 3.6 and
-#: 3.9; of the sizes between, the assembler trims registers so far that a few spill.
+#: Rows of a tile, for up to 512 rows and beyond. Both compile without spills (Triton 3.6 to 3.9,
+#: tests/kernels/aot), but on sm_100 with 3.7: two or three values wait in memory between the
+#: passes, 6 instructions of which none is in a loop. Other sizes and warps spill somewhere, too.
 SMALL_TILE, LARGE_TILE = 256, 2048
 
 

@@ -42,6 +42,7 @@ class Binary:
         tensor_core: matrix instructions.
         inner_loop: instructions that a warp issues in one turn of the innermost loop with the most
             matrix instructions (of several, the shortest); 0 without one, and on AMD cards.
+        looped_spills: spilling instructions inside a loop; on AMD cards all spilled registers.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Binary:
     spills: int
     tensor_core: int
     inner_loop: int = 0
+    looped_spills: int = 0
 
     def check(self, tensor_core: bool = False) -> None:
         """Fails on spills, too much shared memory, or missing matrix instructions."""
@@ -99,7 +101,7 @@ def compile_kernel(
     return Binary(name, compiled.metadata.shared, shared_limit, registers, *counts)
 
 
-def _read_cuda(compiled: Any, workdir: Path) -> tuple[int, int, int, int]:
+def _read_cuda(compiled: Any, workdir: Path) -> tuple[int, ...]:
     binary = workdir / "kernel.cubin"
     binary.write_bytes(compiled.asm["cubin"])
     usage = _run("cuobjdump", "--dump-resource-usage", str(binary))
@@ -113,13 +115,22 @@ def _read_cuda(compiled: Any, workdir: Path) -> tuple[int, int, int, int]:
     counts = Counter(name for _, name, _ in lines)
     registers = int(re.search(r"REG:(\d+)", usage)[1])
     spills, tensor_core = (sum(counts[i] for i in names) for names in (_SPILLS, _TENSOR_CORES))
-    return registers, spills, tensor_core, _inner_loop(lines)
+    loops = _loops(lines)
+    looped = sum(
+        name in _SPILLS and any(first <= at <= last for first, last in loops)
+        for at, name, _ in lines
+    )
+    return registers, spills, tensor_core, _inner_loop(lines, loops), looped
 
 
-def _inner_loop(lines: list[tuple[int, str, str]]) -> int:
-    """Length of the loop that :class:`Binary` speaks of: a loop ends in a jump backwards."""
+def _loops(lines: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
+    """First and last address of each loop, which ends in a jump backwards."""
     jumps = [(int(to, 16), at) for at, name, to in lines if name == "BRA" and to]
-    loops = [(first, last) for first, last in jumps if first < last]
+    return [(first, last) for first, last in jumps if first < last]
+
+
+def _inner_loop(lines: list[tuple[int, str, str]], loops: list[tuple[int, int]]) -> int:
+    """Length of the loop that :class:`Binary` speaks of."""
     inner = [
         (first, last)
         for first, last in loops
@@ -131,14 +142,15 @@ def _inner_loop(lines: list[tuple[int, str, str]]) -> int:
     return min((len(b) for b, n in zip(bodies, products, strict=True) if n == most > 0), default=0)
 
 
-def _read_amd(compiled: Any, workdir: Path) -> tuple[int, int, int]:
+def _read_amd(compiled: Any, workdir: Path) -> tuple[int, ...]:
     listing = compiled.asm["amdgcn"]
 
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", listing)[1])
 
     # Scalar registers spill into lanes of vector registers, which costs no memory access.
-    return field("vgpr_count"), field("vgpr_spill_count"), len(re.findall(r"\bv_mfma_", listing))
+    spills = field("vgpr_spill_count")
+    return field("vgpr_count"), spills, len(re.findall(r"\bv_mfma_", listing)), 0, spills
 
 
 def _run(tool: str, *arguments: str) -> str:

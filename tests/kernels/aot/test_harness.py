@@ -17,6 +17,22 @@ def _scale_by_total(x_ptr, y_ptr, out_ptr, TILE: tl.constexpr):
 
 
 @triton.jit
+def _scale_often(x_ptr, y_ptr, out_ptr, turns, TILE: tl.constexpr):
+    places = tl.arange(0, TILE)
+    x = tl.load(x_ptr + places)
+    for turn in range(turns):
+        x *= tl.sum(tl.exp(tl.load(y_ptr + turn * TILE + places) * x), 0)
+    tl.store(out_ptr + places, x)
+
+
+@pytest.mark.parametrize("build", ["sm_90"], indirect=True)
+def test_spills_inside_a_loop_are_told_apart(build):
+    signature = {"x_ptr": "*fp32", "y_ptr": "*fp32", "out_ptr": "*fp32", "turns": "i32"}
+    starved = build(_scale_often, signature, {"TILE": 2**14}, num_warps=1)
+    assert 0 < starved.looped_spills < starved.spills
+
+
+@triton.jit
 def _multiply(a_ptr, b_ptr, out_ptr, SIZE: tl.constexpr):
     grid = tl.arange(0, SIZE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     tl.store(out_ptr + grid, tl.dot(tl.load(a_ptr + grid), tl.load(b_ptr + grid)))
@@ -30,6 +46,7 @@ def test_a_tile_beyond_the_register_file_spills(build):
     tile = 2**15 if build.arch == "gfx942" else 2**13
     starved = build(_scale_by_total, signature, {"TILE": tile}, num_warps=1)
     assert starved.spills > 0
+    assert starved.looped_spills == (starved.spills if build.arch == "gfx942" else 0)
     with pytest.raises(AssertionError, match="spills registers"):
         starved.check()
 
