@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,16 +65,17 @@ def backend(tensor: Tensor) -> str:
 def launches(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """For a function that launches kernels: the device of its first argument becomes the current.
 
-    Triton launches on the current CUDA device and its stream, wherever the arguments lie.
+    Triton launches on the current CUDA device and its stream, wherever the arguments lie. The
+    first argument is a tensor, or whatever else has a ``device``.
     """
 
     @functools.wraps(function)
     def on_its_device(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        first = args[0]
-        assert isinstance(first, Tensor)
-        if not first.is_cuda or first.device.index == torch.cuda.current_device():
+        first: Any = args[0]
+        device = first.device
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
             return function(*args, **kwargs)
-        with torch.cuda.device(first.device):
+        with torch.cuda.device(device):
             return function(*args, **kwargs)
 
     return on_its_device

@@ -18,7 +18,9 @@ from torchrl_drpo_kernels._common_rows import padded
 from torchrl_drpo_kernels.drpo_loss import step
 from torchrl_drpo_kernels.drpo_loss.step import DRPOStep
 from torchrl_drpo_kernels.linear_log_prob import dispatch, reference
-from torchrl_drpo_kernels.linear_log_prob import op as linear
+from torchrl_drpo_kernels.linear_log_prob.arguments import check
+from torchrl_drpo_kernels.linear_log_prob.op import check_ids
+from torchrl_drpo_kernels.linear_log_prob.problem import Needed, Problem, empty_gradients
 from torchrl_drpo_kernels.select.rule import Count, Rule, Selection
 
 
@@ -80,7 +82,7 @@ def drpo_catalogue_loss(
         >>> step.loss.exp(), hidden.grad.any(1).tolist()  # perplexity 5: all items alike
         (tensor(5.0000, grad_fn=<ExpBackward0>), [False, True, True, False])
     """
-    linear.check(hidden, items, action, bias, inverse_temperature)
+    check(hidden, items, action, bias, inverse_temperature)
     options = Rule.of(**rule)
     kappa, places = step.checked(quality, mask, kappa, hidden, max_rows)
     need_mean = torch.is_grad_enabled() and hidden.requires_grad
@@ -112,9 +114,8 @@ def _drpo_catalogue_loss(
     rule = Rule.from_parts(weighting, ties, normalize, numbers)
     index, weight, stats, counts = step.selected(quality, mask, kappa, rule, max_rows)
     packed, logged, n_rows = _packed(hidden, items, action, index, counts)
-    log_prob, lse, mean, _ = dispatch.forward(
-        packed, items, logged, n_rows, bias, inverse_temperature, need_mean
-    )
+    problem = Problem(packed, items, logged, n_rows, bias, inverse_temperature)
+    log_prob, lse, mean, _ = dispatch.forward(problem, need_mean)
     log_prob, lse = padded(log_prob, max_rows), padded(lse, max_rows)
     mean = padded(mean, max_rows) if need_mean else mean
     loss = step.weighted_loss(log_prob, weight, counts)
@@ -161,9 +162,9 @@ def _backward(
     packed, logged, n_rows = _packed(hidden, items, action, index, counts)
     live = packed.shape[0]
     return dispatch.backward(
-        packed, items, logged, n_rows, bias, inverse_temperature, lse[:live], mean[:live], None,
-        slope[:live], torch.zeros_like(lse[:live]), need_hidden, need_items, need_bias,
-        index, hidden,
+        Problem(packed, items, logged, n_rows, bias, inverse_temperature),
+        lse[:live], mean[:live], None, slope[:live], torch.zeros_like(lse[:live]),
+        Needed(need_hidden, need_items, need_bias), index, hidden,
     )  # fmt: skip
 
 
@@ -174,19 +175,9 @@ def _(
     items: Tensor,
     action: Tensor,
     bias: Tensor | None,
-    inverse_temperature: float,
-    lse: Tensor,
-    mean: Tensor,
-    index: Tensor,
-    counts: Tensor,
-    need_hidden: bool,
-    need_items: bool,
-    need_bias: bool,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    d_hidden = hidden.new_empty((hidden.shape[0] if need_hidden else 0, hidden.shape[1]))
-    d_items = items.new_empty((items.shape[0] if need_items or need_bias else 0, items.shape[1]))
-    like = items if bias is None else bias
-    return d_hidden, d_items, like.new_empty(items.shape[0] if need_bias else 0)
+    return empty_gradients(hidden, items, bias, Needed(*rest[-3:]))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -235,5 +226,5 @@ def _packed(
     else:
         index = index[: int(counts[Count.N_ROWS])]
     logged = action.index_select(0, index)
-    linear.check_ids(logged, items.shape[0], n_rows, rows=index)
+    check_ids(logged, items.shape[0], n_rows, rows=index)
     return hidden.index_select(0, index), logged, n_rows

@@ -7,109 +7,92 @@ tiles.py       the CPU; float64, and AMD cards where kernel.py has no tile.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from torchrl_drpo_kernels._common import HAS_TRITON, INTERPRETED, uses_triton
-from torchrl_drpo_kernels._common_rows import spread
+from torchrl_drpo_kernels._common_rows import padded, spread
 from torchrl_drpo_kernels.linear_log_prob import reference, tiles
+from torchrl_drpo_kernels.linear_log_prob.problem import Needed, Problem, Slopes, empty_gradients
 
 if HAS_TRITON:
     from torchrl_drpo_kernels.linear_log_prob import kernel, kernel_backward, products, shapes
 
 
 def forward(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    n_rows: Tensor | None,
-    bias: Tensor | None,
-    inverse_temperature: float,
-    need_mean: bool,
-    keep: bool = False,
+    problem: Problem, need_mean: bool, keep: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``log_prob [N]``, ``lse [N]``, ``mean [N, D]``, ``scores [N, V]``.
 
     The last two have no rows unless they are needed; scores are kept for all rows, on a CPU only.
     """
-    n = hidden.shape[0]
-    dtype = reference.accumulation_dtype(hidden.dtype)
-    scores = hidden.new_empty((n if keep else 0, items.shape[0]), dtype=dtype)
-    if takes_kernel(hidden):  # which knows the dead rows by itself
-        found = kernel.forward(hidden, items, action, n_rows, bias, inverse_temperature, need_mean)
-        return *found, scores
-    h, a, live = _living(hidden, action, n_rows)
-    arguments = h, items, a, bias, inverse_temperature, need_mean
-    if takes_products(hidden):
-        log_prob, lse, mean = products.forward(*arguments)
+    n, v, _ = problem.shape
+    dtype = reference.accumulation_dtype(problem.hidden.dtype)
+    scores = problem.hidden.new_empty((n if keep else 0, v), dtype=dtype)
+    if takes_kernel(problem.hidden):  # which knows the dead rows by itself
+        return *kernel.forward(problem, need_mean), scores
+    living, live = _living(problem)
+    if takes_products(problem.hidden):
+        log_prob, lse, mean = products.forward(living, need_mean)
     else:
-        log_prob, lse, mean = tiles.forward(*arguments, scores if keep else None)
+        log_prob, lse, mean = tiles.forward(living, need_mean, scores if keep else None)
     if live is not None:
         log_prob, lse = torch.where(live, log_prob, 0), torch.where(live, lse, 0)
         mean = torch.where(live[:, None], mean, 0) if need_mean else mean
-    return _padded(log_prob, n), _padded(lse, n), _padded(mean, n if need_mean else 0), scores
+    return padded(log_prob, n), padded(lse, n), padded(mean, n if need_mean else 0), scores
 
 
 def backward(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    n_rows: Tensor | None,
-    bias: Tensor | None,
-    inverse_temperature: float,
+    problem: Problem,
     lse: Tensor,
     mean: Tensor,
     scores: Tensor | None,
     grad_log_prob: Tensor,
     grad_lse: Tensor,
-    need_hidden: bool,
-    need_items: bool,
-    need_bias: bool,
+    needed: Needed,
     index: Tensor | None = None,
     like: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, items and bias, each empty (no rows) unless needed.
 
-    With ``index`` that of hidden is shaped as ``like`` and holds row i of ``hidden`` in row
-    ``index[i]``, zeros elsewhere.
+    ``lse``, ``mean`` and ``scores`` are the forward's. With ``index`` the gradient of hidden is
+    shaped as ``like`` and holds row i of ``hidden`` in row ``index[i]``, zeros elsewhere.
     """
-    logged = grad_log_prob * inverse_temperature  # what a row sends to its logged logit
-    soft = grad_lse * inverse_temperature - logged  # and to all of them, times their p
-    d_hidden, d_items = hidden.new_empty(0, hidden.shape[1]), items.new_empty(0, items.shape[1])
-    d_bias = (items if bias is None else bias).new_empty(0)
+    hidden, of_items = problem.hidden, needed.items or needed.bias
+    logged = grad_log_prob * problem.inverse_temperature
+    slopes = Slopes(lse, grad_lse * problem.inverse_temperature - logged, logged)
+    nothing = Needed(hidden=False, items=False, bias=False)
+    d_hidden, d_items, d_bias = empty_gradients(hidden, problem.items, problem.bias, nothing)
     if takes_kernel(hidden):
-        if need_hidden:
+        if needed.hidden:
             d_hidden = hidden.new_zeros(hidden.shape if like is None else like.shape)
-            kernel_backward.hidden_gradient(
-                items, action, n_rows, mean, soft, logged, d_hidden, index
-            )
-        if need_items or need_bias:
-            d_items, found_bias = kernel_backward.items_gradient(
-                hidden, items, action, n_rows, bias, inverse_temperature,
-                lse, soft, logged, need_bias,
-            )  # fmt: skip
+            kernel_backward.hidden_gradient(problem, mean, slopes, d_hidden, index)
+        if of_items:
+            d_items, found_bias = kernel_backward.items_gradient(problem, slopes, needed.bias)
     else:
-        h, a, live = _living(hidden, action, n_rows)
-        mean, lse, logged, soft = (x[: h.shape[0]] for x in (mean, lse, logged, soft))
-        if live is not None:
-            logged, soft = torch.where(live, logged, 0), torch.where(live, soft, 0)
-            # A dead row's scores are the bias alone: exp(bias - 0) may overflow, and 0 inf is NaN.
-            lse = torch.where(live, lse, torch.inf)
-        if need_hidden:
-            toward = items[a.long()].to(lse.dtype).mul_(logged[:, None])
-            toward = toward.addcmul_(mean, soft[:, None]).to(hidden.dtype)
+        problem, live = _living(problem)
+        slopes = _living_slopes(slopes, problem.hidden.shape[0], live)
+        if needed.hidden:
+            rows = _hidden_gradient(problem, mean[: problem.hidden.shape[0]], slopes)
             if index is None or like is None:
-                d_hidden = _padded(toward, hidden.shape[0])
+                d_hidden = padded(rows, hidden.shape[0])
             else:
-                d_hidden = _spread(toward, index, live, like)
-        if need_items or need_bias:
-            arguments = h, items, a, bias, inverse_temperature, lse, soft, logged, need_bias
-            if takes_products(hidden):
-                d_items, found_bias = products.backward_items(*arguments)
-            else:
-                kept = scores if scores is not None and scores.shape[0] else None
-                d_items, found_bias = tiles.backward_items(*arguments, kept)
-    return d_hidden, d_items, found_bias if need_bias else d_bias
+                d_hidden = _spread(rows, index, live, like)
+        if of_items and takes_products(hidden):
+            d_items, found_bias = products.items_gradient(problem, slopes, needed.bias)
+        elif of_items:
+            kept = scores if scores is not None and scores.shape[0] else None
+            d_items, found_bias = tiles.items_gradient(problem, slopes, needed.bias, kept)
+    return d_hidden, d_items, found_bias if needed.bias else d_bias
+
+
+def _hidden_gradient(problem: Problem, mean: Tensor, slopes: Slopes) -> Tensor:
+    """``soft[i] mean[i] + logged[i] E[a[i]]`` of each row, in the type of hidden."""
+    toward = problem.items[problem.action.long()].to(slopes.lse.dtype)
+    toward.mul_(slopes.logged[:, None]).addcmul_(mean, slopes.soft[:, None])
+    return toward.to(problem.hidden.dtype)
 
 
 def takes_kernel(hidden: Tensor) -> bool:
@@ -142,31 +125,34 @@ def tf32_allowed() -> bool:
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
-def _living(
-    hidden: Tensor, action: Tensor, n_rows: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _living(problem: Problem) -> tuple[Problem, Tensor | None]:
     """The live rows; where only the device knows them, all rows with the dead ones neutralised."""
+    hidden, action, n_rows = problem.hidden, problem.action, problem.n_rows
     if n_rows is None:
-        return hidden, action, None
+        return problem, None
     if n_rows.device.type == "cpu":
         rows = max(0, min(int(n_rows), hidden.shape[0]))
-        return hidden[:rows], action[:rows], None
-    return _neutralised(hidden, action, n_rows)
+        return replace(problem, hidden=hidden[:rows], action=action[:rows], n_rows=None), None
+    return _neutralised(problem, n_rows)
 
 
-def _neutralised(hidden: Tensor, action: Tensor, n_rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _neutralised(problem: Problem, n_rows: Tensor) -> tuple[Problem, Tensor]:
     """All rows, the dead ones zero with item 0, and which live: for counts that nobody reads."""
+    hidden = problem.hidden
     live = torch.arange(hidden.shape[0], device=hidden.device) < n_rows.reshape(())
-    return torch.where(live[:, None], hidden, 0), torch.where(live, action, 0), live
+    hidden = torch.where(live[:, None], hidden, 0)
+    action = torch.where(live, problem.action, 0)
+    return replace(problem, hidden=hidden, action=action, n_rows=None), live
 
 
-def _padded(values: Tensor, rows: int) -> Tensor:
-    """``values`` with zero rows appended up to ``rows``."""
-    if values.shape[0] == rows:
-        return values
-    out = values.new_zeros((rows, *values.shape[1:]))
-    out[: values.shape[0]] = values
-    return out
+def _living_slopes(slopes: Slopes, rows: int, live: Tensor | None) -> Slopes:
+    """Slopes of the rows that :func:`_living` leaves: nothing is sent by a dead one."""
+    lse, soft, logged = (x[:rows] for x in slopes)
+    if live is None:
+        return Slopes(lse, soft, logged)
+    # A dead row's scores are the bias alone: exp(bias - 0) may overflow, and 0 inf is NaN.
+    lse = torch.where(live, lse, torch.inf)
+    return Slopes(lse, torch.where(live, soft, 0), torch.where(live, logged, 0))
 
 
 def _spread(values: Tensor, index: Tensor, live: Tensor | None, like: Tensor) -> Tensor:

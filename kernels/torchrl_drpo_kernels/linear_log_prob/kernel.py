@@ -28,6 +28,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from torchrl_drpo_kernels._common import COMPILE, INTERPRETED, launches, next_power_of_2
+from torchrl_drpo_kernels.linear_log_prob.problem import Problem
 from torchrl_drpo_kernels.linear_log_prob.shapes import (
     MERGED_PARTS,
     Tile,
@@ -41,17 +42,11 @@ LOG2E = math.log2(math.e)
 
 @launches
 def forward(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    n_rows: Tensor | None,
-    bias: Tensor | None,
-    inverse_temperature: float,
-    need_mean: bool,
-    tile: Tile | None = None,
+    problem: Problem, need_mean: bool, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``log_prob [N]``, ``lse [N]`` and ``mean [N, D]`` (``[0, D]`` unless needed), float32."""
-    n, d = hidden.shape
+    hidden, items, n_rows, bias = problem.hidden, problem.items, problem.n_rows, problem.bias
+    n, v, d = problem.shape
     width = max(16, next_power_of_2(d))
     descriptors = described(hidden) and described(items)
     kind = "mean" if need_mean else "value"
@@ -65,18 +60,18 @@ def forward(
         return log_prob, lse, mean
     top, mass = log_prob.new_empty(slots), log_prob.new_empty(slots)
     parts = log_prob.new_empty((slots if need_mean else 0, width))
-    scale = inverse_temperature * LOG2E
+    scale = problem.inverse_temperature * LOG2E
     shape = {"D": d, "WIDTH": width, "ROWS": tile.rows, "ITEMS": tile.items}
     sweep_kernel[(p,)](
         source_of(hidden, tile.rows, width, descriptors),
         source_of(items, tile.items, width, descriptors), bias, n_rows, top, mass, parts,
-        n, items.shape[0], hidden.stride(0), items.stride(0), scale,
+        n, v, hidden.stride(0), items.stride(0), scale,
         NEED_MEAN=need_mean, DESCRIPTORS=descriptors, PRECISION=precision_of(hidden), **shape,
         num_warps=tile.warps, num_stages=tile.stages, **COMPILE,
     )  # fmt: skip
     merge_kernel[(n,)](
-        hidden, items, action, bias, n_rows, top, mass, parts, log_prob, lse, mean,
-        n, items.shape[0], p, hidden.stride(0), items.stride(0), scale,
+        hidden, items, problem.action, bias, n_rows, top, mass, parts, log_prob, lse, mean,
+        n, v, p, hidden.stride(0), items.stride(0), scale,
         NEED_MEAN=need_mean, MERGED=MERGED_PARTS, **shape, num_warps=4, **COMPILE,
     )  # fmt: skip
     return log_prob, lse, mean

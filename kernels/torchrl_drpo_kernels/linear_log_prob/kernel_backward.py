@@ -21,41 +21,35 @@ from torchrl_drpo_kernels.linear_log_prob.kernel import (
     precision_of,
     source_of,
 )
+from torchrl_drpo_kernels.linear_log_prob.problem import Problem, Slopes
 from torchrl_drpo_kernels.linear_log_prob.shapes import SCANNED_ROWS, Tile, architecture, tile_of
 
 
 @launches
 def items_gradient(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    n_rows: Tensor | None,
-    bias: Tensor | None,
-    inverse_temperature: float,
-    lse: Tensor,
-    slope_soft: Tensor,
-    slope_logged: Tensor,
+    problem: Problem,
+    slopes: Slopes,
     need_bias: bool,
     tile: Tile | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the items ``[V, D]`` and of the bias ``[V]`` (``[0]`` unless needed).
 
-    Row ``i`` sends ``slope_soft[i] * p[i, j] + slope_logged[i] * (j == a[i])`` into the logit
-    ``h[i] . E[j] + bias[j]``; both slopes already hold the inverse temperature. ``out`` takes the
-    items' gradient, with any row stride.
+    ``out`` takes the items' gradient, with any row stride.
     """
-    (n, d), v = hidden.shape, items.shape[0]
+    hidden, items, bias = problem.hidden, problem.items, problem.bias
+    n, v, d = problem.shape
     width = max(16, next_power_of_2(d))
     descriptors = described(hidden) and described(items) and n > 0
     tile = tile or tile_of("items", architecture(hidden), width, hidden.element_size(), descriptors)
     d_items = items.new_empty(v, d) if out is None else out
-    d_bias = lse.new_empty(v if need_bias else 0)
+    d_bias = slopes.lse.new_empty(v if need_bias else 0)
     items_kernel[(triton.cdiv(v, tile.items),)](
         source_of(hidden, tile.rows, width, descriptors), hidden,
         source_of(items, tile.items, width, descriptors),
-        action, bias, n_rows, lse, slope_soft, slope_logged, d_items, d_bias,
-        n, v, hidden.stride(0), items.stride(0), d_items.stride(0), inverse_temperature * LOG2E,
+        problem.action, bias, problem.n_rows, *slopes, d_items, d_bias,
+        n, v, hidden.stride(0), items.stride(0), d_items.stride(0),
+        problem.inverse_temperature * LOG2E,
         D=d, WIDTH=width, ROWS=tile.rows, ITEMS=tile.items,
         NEED_BIAS=need_bias, DESCRIPTORS=descriptors, PRECISION=precision_of(hidden),
         SCAN=SCANNED_ROWS, num_warps=tile.warps, num_stages=tile.stages, **COMPILE,
@@ -65,25 +59,18 @@ def items_gradient(
 
 @launches
 def hidden_gradient(
-    items: Tensor,
-    action: Tensor,
-    n_rows: Tensor | None,
-    mean: Tensor,
-    slope_soft: Tensor,
-    slope_logged: Tensor,
-    out: Tensor,
-    index: Tensor | None = None,
+    problem: Problem, mean: Tensor, slopes: Slopes, out: Tensor, index: Tensor | None = None
 ) -> None:
-    """``slope_soft[i] mean[i] + slope_logged[i] E[a[i]]`` of each live row, into ``out``.
+    """``soft[i] mean[i] + logged[i] E[a[i]]`` of each live row, into ``out``.
 
     Row i goes to row ``index[i]`` of ``out [N, D]`` (contiguous), to row i without an index; other
     rows are left alone.
     """
-    (n, d), width = mean.shape, max(16, next_power_of_2(mean.shape[1]))
+    (n, d), items = mean.shape, problem.items
     if n:
         hidden_kernel[(n,)](
-            items, action, n_rows, index, mean, slope_soft, slope_logged, out,
-            n, items.stride(0), D=d, WIDTH=width, num_warps=2, **COMPILE,
+            items, problem.action, problem.n_rows, index, mean, slopes.soft, slopes.logged, out,
+            n, items.stride(0), D=d, WIDTH=max(16, next_power_of_2(d)), num_warps=2, **COMPILE,
         )  # fmt: skip
 
 

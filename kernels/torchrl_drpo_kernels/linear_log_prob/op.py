@@ -14,30 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrl_drpo_kernels._common import (
-    INTERPRETED,
-    check_shape,
-    check_tensor,
-)
-from torchrl_drpo_kernels._common_rows import (
-    FLOATS,
-    INTEGERS,
-    check_actions,
-    check_index,
-    check_rows,
-    count_on_host,
-    on_host,
-    places,
-)
-from torchrl_drpo_kernels.linear_log_prob import dispatch, reference, tiles
+from torchrl_drpo_kernels._common_rows import check_actions, check_rows
+from torchrl_drpo_kernels.linear_log_prob import dispatch, reference
+from torchrl_drpo_kernels.linear_log_prob.arguments import check, keeps_scores, packed
+from torchrl_drpo_kernels.linear_log_prob.problem import Needed, Problem, empty_gradients
 
 #: Check action ids on accelerators too. The check waits for the device, so it is off; on the CPU
 #: it always runs.
 CHECK_ACTIONS_ON_ACCELERATOR = False
-
-#: Rows and items are counted in int32, with room for one tile of each of a forward sweep's parts,
-#: whose equal shares may end that far behind the last item; offsets are int64.
-MAX_ITEMS = 2**31 - 2**18
 
 
 def linear_log_prob(
@@ -87,11 +71,11 @@ def linear_log_prob(
     """
     check(hidden, items, action, bias, inverse_temperature)
     check_rows(index, n_rows, hidden)
-    hidden, action, n_rows, dead = _packed(hidden, action, n_rows, index, items.shape[0])
+    hidden, action, n_rows, dead = packed(hidden, action, n_rows, index, items.shape[0])
     grads = torch.is_grad_enabled()
     need_mean = grads and hidden.requires_grad
     need_scores = grads and (items.requires_grad or (bias is not None and bias.requires_grad))
-    keep = need_scores and _keeps_scores(hidden, items, n_rows)
+    keep = need_scores and keeps_scores(hidden, items, n_rows)
     log_prob, lse, *_ = _linear_log_prob(
         hidden, items, action, n_rows, bias, float(inverse_temperature), need_mean, keep
     )
@@ -99,57 +83,6 @@ def linear_log_prob(
         pad = torch.nn.functional.pad
         return pad(log_prob, (0, dead)), pad(lse, (0, dead))
     return log_prob, lse
-
-
-def _packed(
-    hidden: Tensor, action: Tensor, n_rows: Tensor | None, index: Tensor | None, num_items: int
-) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    """Rows and actions to score, the device's count of them, and how many places were cut off.
-
-    Where the host can read the count for nothing, dead rows are left behind and none is needed.
-    """
-    length = places(index, hidden)
-    live = None if INTERPRETED else count_on_host(n_rows, length)
-    if live is not None:
-        n_rows = None
-        if index is None:
-            hidden, action = hidden[:live], action[:live]
-        else:
-            index = index[:live]
-    if index is not None:
-        if on_host(index):
-            check_index(index, hidden.shape[0])
-        hidden, action = hidden.index_select(0, index), action.index_select(0, index)
-        if n_rows is None and on_host(index):  # the op can name places only
-            check_actions(action, num_items, rows=index)
-    return hidden, action, n_rows, 0 if live is None else length - live
-
-
-def check(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    bias: Tensor | None,
-    inverse_temperature: float,
-) -> None:
-    """Everything that shapes, types and devices can tell; no value is looked at."""
-    check_tensor("hidden", hidden, dtypes=FLOATS, ndim=2)
-    check_tensor("items", items, dtypes=(hidden.dtype,), ndim=2, like=hidden)
-    check_tensor("action", action, dtypes=INTEGERS, ndim=1, like=hidden)
-    if not 0 < items.shape[0] <= MAX_ITEMS or hidden.shape[0] > MAX_ITEMS:
-        raise ValueError(
-            f"items must have between 1 and {MAX_ITEMS} rows, and hidden no more, got "
-            f"{items.shape[0]} and {hidden.shape[0]}"
-        )
-    check_shape("items", items, (items.shape[0], hidden.shape[1]), "[V, D] of hidden's D")
-    check_shape("action", action, (hidden.shape[0],), "one item a row of hidden")
-    if bias is not None:
-        check_tensor("bias", bias, dtypes=FLOATS, ndim=1, like=hidden)
-        check_shape("bias", bias, (items.shape[0],), "one score an item")
-    if not 0 < inverse_temperature < float("inf"):
-        raise ValueError(
-            f"inverse_temperature must be a finite number above 0, got {inverse_temperature}"
-        )
 
 
 def check_ids(
@@ -177,9 +110,8 @@ def _linear_log_prob(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns (log_prob [N], lse [N], mean [N, D] or [0, D], scores [N, V] or [0, V])."""
     check_ids(action, items.shape[0], n_rows)
-    return dispatch.forward(
-        hidden, items, action, n_rows, bias, inverse_temperature, need_mean, keep
-    )
+    problem = Problem(hidden, items, action, n_rows, bias, inverse_temperature)
+    return dispatch.forward(problem, need_mean, keep)
 
 
 @_linear_log_prob.register_fake
@@ -219,10 +151,9 @@ def _linear_log_prob_backward(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of hidden, items and bias, each empty (no rows) unless needed."""
-    return dispatch.backward(
-        hidden, items, action, n_rows, bias, inverse_temperature, lse, mean, scores,
-        grad_log_prob, grad_lse, need_hidden, need_items, need_bias,
-    )  # fmt: skip
+    problem = Problem(hidden, items, action, n_rows, bias, inverse_temperature)
+    needed = Needed(need_hidden, need_items, need_bias)
+    return dispatch.backward(problem, lse, mean, scores, grad_log_prob, grad_lse, needed)
 
 
 @_linear_log_prob_backward.register_fake
@@ -232,20 +163,9 @@ def _(
     action: Tensor,
     n_rows: Tensor | None,
     bias: Tensor | None,
-    inverse_temperature: float,
-    lse: Tensor,
-    mean: Tensor,
-    scores: Tensor,
-    grad_log_prob: Tensor,
-    grad_lse: Tensor,
-    need_hidden: bool,
-    need_items: bool,
-    need_bias: bool,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    d_hidden = hidden.new_empty((hidden.shape[0] if need_hidden else 0, hidden.shape[1]))
-    d_items = items.new_empty((items.shape[0] if need_items or need_bias else 0, items.shape[1]))
-    like = items if bias is None else bias
-    return d_hidden, d_items, like.new_empty(items.shape[0] if need_bias else 0)
+    return empty_gradients(hidden, items, bias, Needed(*rest[-3:]))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -293,10 +213,3 @@ def _one_by_one(op: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -
 
 for _op in (_linear_log_prob, _linear_log_prob_backward):
     _op.register_vmap(partial(_one_by_one, _op))
-
-
-def _keeps_scores(hidden: Tensor, items: Tensor, n_rows: Tensor | None) -> bool:
-    """Whether the forward keeps the scores: decided by sizes alone, so that shapes are static."""
-    if hidden.device.type != "cpu" or INTERPRETED or n_rows is not None:
-        return False
-    return tiles.keeps_scores(hidden.shape[0], items.shape[0], hidden.dtype)

@@ -27,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from torchrl_drpo_kernels._common import COMPILE, launches, next_power_of_2
+from torchrl_drpo_kernels.linear_log_prob.problem import Problem, Slopes
 from torchrl_drpo_kernels.linear_log_prob.tiles import LN2, LOG2E, logged_log_prob
 
 #: Most numbers of a buffer and rows of a tile. Few rows take many items, for few launches.
@@ -78,17 +79,10 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 @launches
-def forward(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    bias: Tensor | None,
-    inverse_temperature: float,
-    need_mean: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(problem: Problem, need_mean: bool) -> tuple[Tensor, Tensor, Tensor]:
     """``log_prob [N]``, ``lse [N]`` and ``mean [N, D]`` (``[0, D]`` unless needed), float32."""
-    n, d = hidden.shape
-    scale = inverse_temperature * LOG2E
+    hidden, items, bias = problem.hidden, problem.items, problem.bias
+    (n, d), scale = hidden.shape, problem.inverse_temperature * LOG2E
     top = hidden.new_full((n,), -math.inf, dtype=torch.float32)
     mass, rescale = torch.zeros_like(top), torch.empty_like(top)
     mean = top.new_zeros(n if need_mean else 0, d)
@@ -108,45 +102,32 @@ def forward(
         mean.div_(mass[:, None])
     scaled = hidden.float() * scale
     offset = None if bias is None else bias.float() * scale
-    return logged_log_prob(scaled, items, action, offset, lse), lse * LN2, mean
+    return logged_log_prob(scaled, items, problem.action, offset, lse), lse * LN2, mean
 
 
 @launches
-def backward_items(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    bias: Tensor | None,
-    inverse_temperature: float,
-    lse: Tensor,
-    slope_soft: Tensor,
-    slope_logged: Tensor,
-    need_bias: bool,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the items ``[V, D]`` and of the bias ``[V]`` (``[0]`` unless needed).
-
-    Row ``i`` sends ``slope_soft[i] * p[i, j] + slope_logged[i] * (j == a[i])`` into the logit
-    ``h[i] . E[j] + bias[j]``; both slopes already hold the inverse temperature.
-    """
-    (n, d), scale = hidden.shape, inverse_temperature * LOG2E
+def items_gradient(problem: Problem, slopes: Slopes, need_bias: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of the items ``[V, D]`` and of the bias ``[V]`` (``[0]`` unless needed)."""
+    hidden, items, bias = problem.hidden, problem.items, problem.bias
+    (n, d), scale = hidden.shape, problem.inverse_temperature * LOG2E
     d_items = torch.zeros_like(items, memory_format=torch.contiguous_format)
-    d_bias = lse.new_zeros(items.shape[0] if need_bias else 0)
+    d_bias = slopes.lse.new_zeros(items.shape[0] if need_bias else 0)
     work = Workspace(hidden, items)
-    sums = lse.new_empty(min(2, -(-n // work.rows)), work.items, d)
-    for tile, rows, scores, slopes in work.tiles(hidden, items):
+    sums = slopes.lse.new_empty(min(2, -(-n // work.rows)), work.items, d)
+    for tile, rows, scores, sent in work.tiles(hidden, items):
         height, width = scores.shape
         slope_kernel[(height, triton.cdiv(width, BLOCK))](
-            scores, None if bias is None else bias[tile], action[rows], lse[rows],
-            slope_soft[rows], slope_logged[rows], slopes,
+            scores, None if bias is None else bias[tile], problem.action[rows],
+            *(x[rows] for x in slopes), sent,
             tile.start, width, scale, BLOCK=BLOCK, num_warps=8, **COMPILE,
         )  # fmt: skip
-        part = multiply(slopes.T, hidden[rows], out=sums[int(rows.start > 0), :width])
+        part = multiply(sent.T, hidden[rows], out=sums[int(rows.start > 0), :width])
         if rows.start > 0:  # float32 until the last tile of rows
             sums[0, :width] += part
         if rows.stop == n:
             d_items[tile] = sums[0, :width]
         if need_bias:
-            d_bias[tile] += slopes.sum(0, dtype=torch.float32)
+            d_bias[tile] += sent.sum(0, dtype=torch.float32)
     return d_items, d_bias if bias is None else d_bias.to(bias.dtype)
 
 

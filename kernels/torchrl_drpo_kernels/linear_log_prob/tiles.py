@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from torchrl_drpo_kernels.linear_log_prob.problem import Problem, Slopes
 from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype
 
 LOG2E = math.log2(math.e)
@@ -50,30 +51,23 @@ class Scores:
     """Hands out tiles of ``log2(e) / T * (h @ E.T + bias)``, in one reused buffer or from memory.
 
     Args:
-        hidden, items, bias, inverse_temperature: as everywhere.
+        problem: what the scores are of.
         kept: ``[N, V]`` to keep the scores in, or ``None``.
         filled: whether ``kept`` holds them already.
     """
 
-    def __init__(
-        self,
-        hidden: Tensor,
-        items: Tensor,
-        bias: Tensor | None,
-        inverse_temperature: float,
-        kept: Tensor | None = None,
-        filled: bool = False,
-    ) -> None:
-        dtype = accumulation_dtype(hidden.dtype)
-        scale = inverse_temperature * LOG2E
-        self.hidden = hidden.to(dtype) * scale
-        self.items = items
-        self.bias = None if bias is None else bias.to(dtype) * scale
+    def __init__(self, problem: Problem, kept: Tensor | None = None, filled: bool = False) -> None:
+        dtype = accumulation_dtype(problem.hidden.dtype)
+        scale = problem.inverse_temperature * LOG2E
+        self.hidden = problem.hidden.to(dtype) * scale
+        self.items = problem.items
+        self.bias = None if problem.bias is None else problem.bias.to(dtype) * scale
         self.kept, self.filled = kept, filled
         rows, width = TILE_ROWS, TILE_ITEMS
-        if hidden.device.type != "cpu":
+        if problem.device.type != "cpu":
             rows, width = ACCELERATOR_ROWS, ACCELERATOR_ITEMS
-        self.tile = min(rows, max(1, hidden.shape[0])), min(width, items.shape[0])
+        n, v, _ = problem.shape
+        self.tile = min(rows, max(1, n)), min(width, v)
         self.buffer = self.hidden.new_empty(self.tile[0] * self.tile[1])
 
     def item_tiles(self) -> Iterator[tuple[slice, Tensor]]:
@@ -102,20 +96,14 @@ class Scores:
 
 
 def forward(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    bias: Tensor | None,
-    inverse_temperature: float,
-    need_mean: bool,
-    kept: Tensor | None = None,
+    problem: Problem, need_mean: bool, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``log_prob [N]``, ``lse [N]`` and ``mean [N, D]`` (``[0, D]`` unless needed).
 
-    ``kept [N, V]``, if given, is filled with the scores for :func:`backward_items`.
+    ``kept [N, V]``, if given, is filled with the scores for :func:`items_gradient`.
     """
-    scores = Scores(hidden, items, bias, inverse_temperature, kept)
-    top = scores.hidden.new_full((hidden.shape[0], 1), -math.inf)
+    scores = Scores(problem, kept)
+    top = scores.hidden.new_full((scores.hidden.shape[0], 1), -math.inf)
     mass = torch.zeros_like(top)
     mean = torch.zeros_like(scores.hidden if need_mean else scores.hidden[:0])
     for tile, embeddings in scores.item_tiles():
@@ -131,7 +119,8 @@ def forward(
     lse = top.add_(mass.log2())[:, 0]
     if need_mean:
         mean.div_(mass)
-    return logged_log_prob(scores.hidden, items, action, scores.bias, lse), lse * LN2, mean
+    log_prob = logged_log_prob(scores.hidden, problem.items, problem.action, scores.bias, lse)
+    return log_prob, lse * LN2, mean
 
 
 def logged_log_prob(
@@ -149,27 +138,17 @@ def logged_log_prob(
     return logged.sub_(lse).mul_(LN2).clamp_max_(0.0)
 
 
-def backward_items(
-    hidden: Tensor,
-    items: Tensor,
-    action: Tensor,
-    bias: Tensor | None,
-    inverse_temperature: float,
-    lse: Tensor,
-    slope_soft: Tensor,
-    slope_logged: Tensor,
-    need_bias: bool,
-    kept: Tensor | None = None,
+def items_gradient(
+    problem: Problem, slopes: Slopes, need_bias: bool, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the items ``[V, D]`` and of the bias ``[V]`` (``[0]`` unless needed).
 
-    Row ``i`` sends ``slope_soft[i] * p[i, j] + slope_logged[i] * (j == a[i])`` into the logit
-    ``h[i] . E[j] + bias[j]``; both slopes already hold the inverse temperature.
     ``kept`` are the scores that :func:`forward` filled in.
     """
-    scores = Scores(hidden, items, bias, inverse_temperature, kept, filled=kept is not None)
-    row = hidden.to(lse.dtype)
-    soft, logged = row * slope_soft[:, None], row * slope_logged[:, None]
+    items, bias, lse = problem.items, problem.bias, slopes.lse
+    scores = Scores(problem, kept, filled=kept is not None)
+    row = problem.hidden.to(lse.dtype)
+    soft, logged = row * slopes.soft[:, None], row * slopes.logged[:, None]
     lse2 = (lse * LOG2E)[:, None]
     # zeros, not empty: no row is no gradient. Half precision is rounded once, at the end.
     d_items = torch.zeros(items.shape, dtype=lse.dtype, device=lse.device)
@@ -179,10 +158,11 @@ def backward_items(
             torch.sub(z, lse2[rows], out=part).exp2_()
             d_items[tile].addmm_(part.T, soft[rows])
             if need_bias:
-                d_bias[tile].addmv_(part.T, slope_soft[rows])
-    _add_rows(d_items, action.long(), logged)
+                d_bias[tile].addmv_(part.T, slopes.soft[rows])
+    action = problem.action.long()
+    _add_rows(d_items, action, logged)
     if need_bias:
-        _add_rows(d_bias, action.long(), slope_logged)
+        _add_rows(d_bias, action, slopes.logged)
     return d_items.to(items.dtype), d_bias if bias is None else d_bias.to(bias.dtype)
 
 

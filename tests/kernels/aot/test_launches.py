@@ -22,6 +22,7 @@ from torchrl_drpo_kernels.linear_log_prob import (  # noqa: E402
     kernel_backward as linear_backward,
 )
 from torchrl_drpo_kernels.linear_log_prob import products  # noqa: E402
+from torchrl_drpo_kernels.linear_log_prob.problem import Problem, Slopes  # noqa: E402
 from torchrl_drpo_kernels.linear_log_prob.shapes import MAX_WIDTH  # noqa: E402
 from torchrl_drpo_kernels.select import kernel as selection  # noqa: E402
 from torchrl_drpo_kernels.select import many_programs  # noqa: E402
@@ -117,12 +118,12 @@ def test_linear_log_prob(compiled, n, v, d, dtype, plain):
     action = torch.zeros(n, dtype=torch.int64 if plain else torch.int32)
     bias = None if plain else torch.zeros(v, dtype=dtype)
     n_rows = None if plain else torch.zeros(1, dtype=torch.int32)
-    rest = action, n_rows, bias, 1.0
+    problem = Problem(hidden, items, action, n_rows, bias, 1.0)
     for need_mean in (False, True):
-        _, lse, mean = linear.forward(hidden, items, *rest, need_mean)
-    linear_backward.items_gradient(hidden, items, *rest, lse, lse, lse, not plain)
-    index = None if plain else action
-    linear_backward.hidden_gradient(items, action, n_rows, mean, lse, lse, hidden, index)
+        _, lse, mean = linear.forward(problem, need_mean)
+    slopes = Slopes(lse, lse, lse)
+    linear_backward.items_gradient(problem, slopes, not plain)
+    linear_backward.hidden_gradient(problem, mean, slopes, hidden, None if plain else action)
     backward = ["items_kernel", "hidden_kernel"]
     assert compiled == ["sweep_kernel", "merge_kernel"] * 2 + backward
 
@@ -139,10 +140,11 @@ def test_linear_log_prob(compiled, n, v, d, dtype, plain):
 def test_linear_log_prob_by_products(compiled, n, v, d, dtype, plain):
     hidden, items = torch.zeros(n, d, dtype=dtype), torch.zeros(v, d, dtype=dtype)
     action = torch.zeros(n, dtype=torch.int64 if plain else torch.int32)
-    rest = action, None if plain else torch.zeros(v, dtype=dtype), 1.0
+    bias = None if plain else torch.zeros(v, dtype=dtype)
+    problem = Problem(hidden, items, action, None, bias, 1.0)
     for need_mean in (False, True):
-        _, lse, _ = products.forward(hidden, items, *rest, need_mean)
-    products.backward_items(hidden, items, *rest, lse, lse, lse, not plain)
+        _, lse, _ = products.forward(problem, need_mean)
+    products.items_gradient(problem, Slopes(lse, lse, lse), not plain)
     tiles = len(compiled) // 3
     assert compiled == ["soften_kernel"] * 2 * tiles + ["slope_kernel"] * tiles
     assert tiles == triton.cdiv(n, products.TILE_ROWS) * triton.cdiv(v, products.MAX_ITEMS)

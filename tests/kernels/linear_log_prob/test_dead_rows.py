@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torchrl_drpo_kernels.linear_log_prob import dispatch
+from torchrl_drpo_kernels.linear_log_prob.problem import Needed, Problem
 
 N, V, LIVE = 9, 14, 5
 
@@ -25,16 +26,16 @@ def test_dead_rows_that_are_not_cut_off_change_no_gradient(width, highest, devic
 
     def run(rows, n_rows):
         h, e, a = given[0][:rows], given[1], given[2][:rows]
-        head = h, e, a, n_rows, bias.to(device), 0.7
-        log_prob, lse, mean, _ = dispatch.forward(*head, True)
-        found = dispatch.backward(
-            *head, lse, mean, None, *(g[:rows] for g in grads), True, True, True
-        )
+        problem = Problem(h, e, a, n_rows, bias.to(device), 0.7)
+        log_prob, lse, mean, _ = dispatch.forward(problem, True)
+        arrived = (g[:rows] for g in grads)
+        found = dispatch.backward(problem, lse, mean, None, *arrived, Needed(True, True, True))
         return log_prob, lse, found
 
     *want, (want_hidden, want_items, want_bias) = run(LIVE, None)
-    monkeypatch.setattr(dispatch, "_living", dispatch._neutralised)
-    *got, (got_hidden, got_items, got_bias) = run(N, torch.tensor([LIVE], device=device))
+    n_rows = torch.tensor([LIVE], device=device)
+    monkeypatch.setattr(dispatch, "_living", lambda problem: dispatch._neutralised(problem, n_rows))
+    *got, (got_hidden, got_items, got_bias) = run(N, n_rows)
     rounding = {"rtol": 1e-4, "atol": 1e-4}  # products of more rows are summed in another order
     for ours, wanted in zip((*got, got_hidden), (*want, want_hidden), strict=True):
         torch.testing.assert_close(ours[:LIVE], wanted, **rounding)

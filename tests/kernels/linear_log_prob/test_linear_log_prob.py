@@ -7,6 +7,7 @@ import torch
 from torchrl_drpo_kernels import backend, linear_log_prob, reference_only
 from torchrl_drpo_kernels._common import HAS_TRITON
 from torchrl_drpo_kernels.linear_log_prob import dispatch, op, reference, tiles
+from torchrl_drpo_kernels.linear_log_prob.problem import Problem
 
 #: Rows, items, width, live rows (None: all), bias: ragged, whole, single and empty.
 CASES = [
@@ -226,7 +227,7 @@ def test_scores_are_kept_within_the_budget_only(device, monkeypatch):
 def test_an_accelerator_gets_fewer_and_larger_tiles():
     with torch.device("meta"):
         hidden, items = torch.empty(5000, 64), torch.empty(20_000, 64)
-    found = tiles.Scores(hidden, items, None, 1.0)
+    found = tiles.Scores(Problem(hidden, items, None, None, None, 1.0))
     shapes = [
         tuple(scores.shape) for e in found.item_tiles() for _, scores, _ in found.row_tiles(*e)
     ]

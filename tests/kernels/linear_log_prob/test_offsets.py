@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchrl_drpo_kernels import linear_log_prob
-from torchrl_drpo_kernels.linear_log_prob import op, reference, shapes
+from torchrl_drpo_kernels.linear_log_prob import arguments, reference, shapes
+from torchrl_drpo_kernels.linear_log_prob.problem import Problem, Slopes
 
 STRIDE, ROWS, D = 2**30, 4, 16
 
@@ -42,17 +43,17 @@ def test_int64_offsets(far_apart, need_bias):
     bias = torch.randn(ROWS) if need_bias else None
     action = torch.arange(ROWS).flip(0)
     assert far_items.stride(0) * (ROWS - 1) > 2**31
-    near = kernel.forward(hidden, items, action, None, bias, 1.0, True)
-    far = kernel.forward(far_hidden, far_items, action, None, bias, 1.0, True)
+    near_problem = Problem(hidden, items, action, None, bias, 1.0)
+    far_problem = Problem(far_hidden, far_items, action, None, bias, 1.0)
+    near, far = kernel.forward(near_problem, True), kernel.forward(far_problem, True)
     expected = reference.linear_log_prob(hidden, items, action, None, bias)
     for ours, there, true in zip(near, far, expected, strict=True):
         assert torch.equal(ours, there)
         torch.testing.assert_close(ours, true)
-    slopes = torch.randn(2, ROWS)
-    arguments = (action, None, bias, 1.0, near[1], *slopes, need_bias)
-    near_grad = kernel_backward.items_gradient(hidden, items, *arguments)
+    slopes = Slopes(near[1], *torch.randn(2, ROWS))
+    near_grad = kernel_backward.items_gradient(near_problem, slopes, need_bias)
     out = far_apart(torch.zeros(ROWS, D))
-    far_grad = kernel_backward.items_gradient(far_hidden, far_items, *arguments, out=out)
+    far_grad = kernel_backward.items_gradient(far_problem, slopes, need_bias, out=out)
     assert far_grad[0] is out
     assert all(torch.equal(a, b) for a, b in zip(near_grad, far_grad, strict=True))
 
@@ -75,7 +76,7 @@ def test_the_parts_of_the_largest_catalogue_end_below_two_to_the_31():
     tables = (*shapes._HALF.values(), *shapes._SINGLE.values())
     widths = {tile.items for table in tables for kind in ("mean", "value") for tile in table[kind]}
     for width in widths:
-        tiles = -(-op.MAX_ITEMS // width)
+        tiles = -(-arguments.MAX_ITEMS // width)
         for parts in range(1, most + 1):
             share = -(-tiles // parts)
             assert -(-tiles // share) * share * width < 2**31
