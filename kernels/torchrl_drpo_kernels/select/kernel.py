@@ -21,16 +21,9 @@ from torch import Tensor
 
 from torchrl_drpo_kernels._common import COMPILE, launches
 from torchrl_drpo_kernels.select import many_programs
-from torchrl_drpo_kernels.select.arithmetic import (
-    kept_rows,
-    moments,
-    next_kappa,
-    power_sums,
-    store_ess,
-    store_summary,
-    weights,
-)
-from torchrl_drpo_kernels.select.radix import histogram, load_keys, pick, quota_of, value_of
+from torchrl_drpo_kernels.select.arithmetic import moments, next_kappa, store_ess, store_summary
+from torchrl_drpo_kernels.select.passes import emitted, measured
+from torchrl_drpo_kernels.select.radix import histogram, pick, quota_of, value_of
 from torchrl_drpo_kernels.select.rule import Count, Rule, Stat
 
 #: Rows up to which one program does everything; beyond, its serial passes cost more than launches.
@@ -89,56 +82,19 @@ def select_kernel(
     threshold = tl.where(n_valid > 0, threshold, tl.full((), 0xFFFFFFFF, tl.uint32))
     nu = tl.where(n_valid > 0, value_of(threshold), 0.0)
 
-    kept_sum = tl.zeros((), tl.float64)
-    kept_square = tl.zeros((), tl.float64)
-    batch_sum = tl.zeros((), tl.float64)
-    batch_square = tl.zeros((), tl.float64)
-    n_above = tl.zeros((), tl.int32)
-    n_tied = tl.zeros((), tl.int32)
-    for s in range(0, n, TILE):
-        x, key = load_keys(quality_ptr, mask_ptr, s + tl.arange(0, TILE), n, HAS_MASK)
-        total, square = power_sums(x, nu, key > threshold)
-        kept_sum += total
-        kept_square += square
-        total, square = power_sums(x, nu, key != 0)
-        batch_sum += total
-        batch_square += square
-        n_above += tl.sum((key > threshold).to(tl.int32), 0)
-        n_tied += tl.sum((key == threshold).to(tl.int32), 0)
+    kept_sum, kept_square, batch_sum, batch_square, n_above, n_tied = measured(
+        quality_ptr, mask_ptr, 0, n, n, threshold, nu, HAS_MASK, TILE
+    )
     kept_lead, kept_std = moments(kept_sum, kept_square, quota)
     batch_lead, batch_std = moments(batch_sum, batch_square, n_valid)
     share = room.to(tl.float32) / tl.maximum(n_tied, 1).to(tl.float32)
 
-    n_rows = tl.zeros((), tl.int32)
-    seen_ties = tl.zeros((), tl.int32)
-    weight_sum = tl.zeros((), tl.float64)
-    weight_square = tl.zeros((), tl.float64)
-    zero = tl.zeros((), tl.float32)
-    for s in range(0, n, TILE):
-        rows = s + tl.arange(0, TILE)
-        x, key = load_keys(quality_ptr, mask_ptr, rows, n, HAS_MASK)
-        keep, tied, seen_ties = kept_rows(key, threshold, seen_ties, room, WEIGHTING, TIES)
-        w = weights(
-            x,
-            keep,
-            tied,
-            nu,
-            kept_lead,
-            kept_std,
-            share,
-            temperature,
-            eps,
-            WEIGHTING,
-            TIES,
-            NORMALIZE,
-        )
-        place = n_rows + tl.cumsum(keep.to(tl.int32), 0) - 1
-        tl.store(index_ptr + place, rows, mask=keep)
-        tl.store(weight_ptr + place, w, mask=keep)
-        total, square = power_sums(w, zero, keep)
-        weight_sum += total
-        weight_square += square
-        n_rows += tl.sum(keep.to(tl.int32), 0)
+    none = tl.zeros((), tl.int32)
+    n_rows, weight_sum, weight_square = emitted(
+        quality_ptr, mask_ptr, index_ptr, weight_ptr, 0, n, n, none, none,
+        threshold, nu, room, share, kept_lead, kept_std, temperature, eps,
+        HAS_MASK, WEIGHTING, TIES, NORMALIZE, TILE,
+    )  # fmt: skip
     for s in range(0, n, TILE):  # the places behind the kept rows
         rows = s + tl.arange(0, TILE)
         behind = (rows >= n_rows) & (rows < n)

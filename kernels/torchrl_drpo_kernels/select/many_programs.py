@@ -17,16 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from torchrl_drpo_kernels._common import COMPILE, next_power_of_2
-from torchrl_drpo_kernels.select.arithmetic import (
-    kept_rows,
-    moments,
-    next_kappa,
-    power_sums,
-    store_ess,
-    store_summary,
-    weights,
-)
-from torchrl_drpo_kernels.select.radix import BINS, histogram, load_keys, pick, quota_of, value_of
+from torchrl_drpo_kernels.select.arithmetic import moments, next_kappa, store_ess, store_summary
+from torchrl_drpo_kernels.select.passes import emitted, measured
+from torchrl_drpo_kernels.select.radix import BINS, histogram, pick, quota_of, value_of
 from torchrl_drpo_kernels.select.rule import Count, Rule, Stat
 
 #: Rows of a tile, and the most programs that are started: about four for each multiprocessor.
@@ -124,22 +117,9 @@ def moments_kernel(
     threshold, _, n_valid, _ = _replay(histograms_ptr, kappa_ptr, 3)
     nu = tl.where(n_valid > 0, value_of(threshold), 0.0)
     start, stop = _span_of(n, span)
-    kept_sum = tl.zeros((), tl.float64)
-    kept_square = tl.zeros((), tl.float64)
-    batch_sum = tl.zeros((), tl.float64)
-    batch_square = tl.zeros((), tl.float64)
-    n_above = tl.zeros((), tl.int32)
-    n_tied = tl.zeros((), tl.int32)
-    for s in range(start, stop, TILE):
-        x, key = load_keys(quality_ptr, mask_ptr, s + tl.arange(0, TILE), n, HAS_MASK)
-        total, square = power_sums(x, nu, key > threshold)
-        kept_sum += total
-        kept_square += square
-        total, square = power_sums(x, nu, key != 0)
-        batch_sum += total
-        batch_square += square
-        n_above += tl.sum((key > threshold).to(tl.int32), 0)
-        n_tied += tl.sum((key == threshold).to(tl.int32), 0)
+    kept_sum, kept_square, batch_sum, batch_square, n_above, n_tied = measured(
+        quality_ptr, mask_ptr, start, stop, n, threshold, nu, HAS_MASK, TILE
+    )
     slot = tl.program_id(0)
     tl.store(sums_ptr + slot, kept_sum)
     tl.store(sums_ptr + SLOTS + slot, kept_square)
@@ -188,35 +168,12 @@ def emit_kernel(
             place += seen_ties
             n_rows += n_tied
 
-    weight_sum = tl.zeros((), tl.float64)
-    weight_square = tl.zeros((), tl.float64)
-    zero = tl.zeros((), tl.float32)
     start, stop = _span_of(n, span)
-    for s in range(start, stop, TILE):
-        rows = s + tl.arange(0, TILE)
-        x, key = load_keys(quality_ptr, mask_ptr, rows, n, HAS_MASK)
-        keep, tied, seen_ties = kept_rows(key, threshold, seen_ties, room, WEIGHTING, TIES)
-        w = weights(
-            x,
-            keep,
-            tied,
-            nu,
-            kept_lead,
-            kept_std,
-            share,
-            temperature,
-            eps,
-            WEIGHTING,
-            TIES,
-            NORMALIZE,
-        )
-        target = place + tl.cumsum(keep.to(tl.int32), 0) - 1
-        tl.store(index_ptr + target, rows.to(tl.int32), mask=keep)
-        tl.store(weight_ptr + target, w, mask=keep)
-        total, square = power_sums(w, zero, keep)
-        weight_sum += total
-        weight_square += square
-        place += tl.sum(keep.to(tl.int32), 0)
+    _, weight_sum, weight_square = emitted(
+        quality_ptr, mask_ptr, index_ptr, weight_ptr, start, stop, n, place, seen_ties,
+        threshold, nu, room, share, kept_lead, kept_std, temperature, eps,
+        HAS_MASK, WEIGHTING, TIES, NORMALIZE, TILE,
+    )  # fmt: skip
     slot = tl.program_id(0)
     tl.store(sums_ptr + 4 * SLOTS + slot, weight_sum)
     tl.store(sums_ptr + 5 * SLOTS + slot, weight_square)

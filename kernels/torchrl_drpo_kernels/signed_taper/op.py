@@ -76,32 +76,39 @@ def signed_taper(
         >>> signed_taper(log_prob, advantage, torch.tensor([9.0, 0.0, 1.0]))
         (tensor([ 2.0000, -2.0000, -0.7358]), tensor([-1.0000,  1.0000,  0.3679]))
     """
+    thresholds = threshold.detach() if isinstance(threshold, Tensor) else None
+    common = 0.0 if isinstance(threshold, Tensor) else threshold
+    numbers = Taper(taper, strength, common, scale, order, negative_scale)
+    check(log_prob, advantage, remoteness, thresholds, numbers)
+    loss, slope = _signed_taper(
+        log_prob, advantage.detach(), remoteness.detach(), thresholds, *numbers
+    )
+    return loss, slope
+
+
+def check(
+    log_prob: Tensor,
+    advantage: Tensor,
+    remoteness: Tensor,
+    thresholds: Tensor | None,
+    taper: Taper,
+) -> None:
+    """Raises on arguments that do not fit; no tensor's value is looked at."""
     check_tensor("log_prob", log_prob, dtypes=FLOATS, ndim=1)
-    shape = tuple(log_prob.shape)
     rows = {"advantage": advantage, "remoteness": remoteness}
-    thresholds = threshold if isinstance(threshold, Tensor) else None
     if thresholds is not None:
         rows["threshold"] = thresholds
     for name, tensor in rows.items():
         check_tensor(name, tensor, dtypes=FLOATS, ndim=1, like=log_prob)
-        check_shape(name, tensor, shape, "that of log_prob")
-    check_choice("taper", taper, TAPERS)
-    numbers = {"strength": strength, "scale": scale, "order": order}
-    numbers["negative_scale"] = negative_scale
-    for name, value in numbers.items():
-        above = name in ("scale", "order")
+        check_shape(name, tensor, tuple(log_prob.shape), "that of log_prob")
+    check_choice("taper", taper.kind, TAPERS)
+    for name in ("strength", "scale", "order", "negative_scale"):
+        value, above = getattr(taper, name), name in ("scale", "order")
         if not (math.isfinite(value) and (value > 0 if above else value >= 0)):
             bound = "above 0" if above else "of at least 0"
             raise ValueError(f"{name} must be a finite number {bound}, got {value}")
-    common = 0.0 if thresholds is not None else threshold
-    if math.isnan(common):
+    if math.isnan(taper.threshold):
         raise ValueError("threshold must be a number or a tensor of one a row, got nan")
-    loss, slope = _signed_taper(
-        log_prob, advantage.detach(), remoteness.detach(),
-        None if thresholds is None else thresholds.detach(),
-        taper, strength, common, scale, order, negative_scale,
-    )  # fmt: skip
-    return loss, slope
 
 
 @torch.library.custom_op("drpo::signed_taper", mutates_args=())
