@@ -118,6 +118,14 @@ def test_times_in_another_unit_are_noticed(clean):
     assert validate_log(milliseconds, SCHEMA.replace(time_unit="ms")).faults == []
 
 
+@pytest.mark.parametrize("quality", [1.0, 0.0])
+def test_a_quality_that_tells_no_row_from_another_is_told(clean, quality):
+    report = validate_log(clean.assign(click=quality), SCHEMA)
+    assert report.ok
+    assert kinds(report) == {"constant quality": len(clean)}
+    assert validate_log(clean.iloc[:1], SCHEMA).fault("constant quality") is None
+
+
 def test_durations_positions_and_strange_items(clean, tmp_path):
     bad = clean.assign(position=1)
     bad.loc[[0, 1], "duration"] = [0.0, -1.0]

@@ -38,6 +38,7 @@ class Checks:
         self.last_time = np.full(users, np.iinfo(np.int64).min)
         self.item_days: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.some_rows: list[tuple[np.ndarray, np.ndarray]] = []  # features, what is judged
+        self.quality_range = (np.inf, -np.inf)
 
     def add(
         self,
@@ -65,6 +66,10 @@ class Checks:
             self._check_order(batch, records)
             self._check_ranges(batch)
             self._check_items(batch, records)
+            if len(records):
+                low, high = self.quality_range
+                value = records["value"]
+                self.quality_range = (min(low, value.min()), max(high, value.max()))
             if self.schema.features:
                 every = -(-self.outline.rows // FEATURE_ROWS)
                 some = (self.rows + self.encoder.kept) % every == 0
@@ -75,6 +80,11 @@ class Checks:
         """Looks at the log as a whole."""
         self._check_duplicates()
         self._check_plausible_times()
+        low, high = self.quality_range
+        if low == high and self.rows > 1:
+            advice = f"the quality of every row is {low:g}, which tells no row from another; an "
+            advice += "objective that compares rows learns nothing from it"
+            self.add("constant quality", "warning", self.rows, advice)
         table = self.schema.items
         for name in self.outline.missing:
             self.add("missing table", "warning", 1, f"{name} is not beside the log; left out")

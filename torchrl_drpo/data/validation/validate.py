@@ -38,7 +38,8 @@ def validate_log(
 
     Examples:
         >>> import pandas as pd
-        >>> log = pd.DataFrame(dict(u=[1, 1, 2], i=[3, 3, 4], t=[9e8, 9e8, 1e9], r=[1, 1, None]))
+        >>> times = [9e8, 9e8, 1e9, 1e9]
+        >>> log = pd.DataFrame(dict(u=[1, 1, 2, 2], i=[3, 3, 4, 3], t=times, r=[1, 1, None, 0]))
         >>> schema = LogSchema(user="u", item="i", time="t", quality="r")
         >>> report = validate_log(log, schema)
         >>> report.ok, [(fault.kind, fault.count) for fault in report.faults]
