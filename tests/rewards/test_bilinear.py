@@ -131,6 +131,24 @@ def test_a_model_is_saved_and_loaded_as_buffers():
     assert torch.equal(empty(state, action), model(state, action))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.half])
+def test_clicks_and_counts_are_rewards(dtype: torch.dtype):
+    state, action, reward = (t.float() for t in make_rows())
+    clicks = (reward > reward.median()).to(dtype)
+    expected = fit_bilinear_reward(state, action, clicks.float(), landmarks=M)
+    found = fit_bilinear_reward(state, action, clicks, landmarks=M)
+    assert torch.equal(found(state, action), expected(state, action))
+    assert found.offset.dtype == torch.float32
+
+
+def test_a_large_offset_costs_no_digits():
+    state, action, reward = (t.float() for t in make_rows())
+    steps = (8 * reward).round()
+    far = fit_bilinear_reward(state, action, steps + 1e7, landmarks=M, ridge=3.0)
+    near = fit_bilinear_reward(state, action, steps, landmarks=M, ridge=3.0)
+    torch.testing.assert_close(far.slope(state), near.slope(state), rtol=1e-3, atol=1e-4)
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -139,7 +157,6 @@ def test_a_model_is_saved_and_loaded_as_buffers():
     [
         ({"observation": torch.ones(79, P)}, r"got \(79, 3\), \(80, 2\) and \(80,\)"),
         ({"reward": torch.ones(80, 1)}, r"reward \[N\], got .* and \(80, 1\)"),
-        ({"reward": torch.ones(80, dtype=torch.long)}, "floating point, got torch.int64"),
         ({"action": torch.full((80, D), math.nan)}, r"action must be finite but row \(0, 0\)"),
         ({"landmarks": 0}, "landmarks must be .* got 0"),
         ({"lengthscale": -1.0}, "lengthscale must be .* got -1.0"),

@@ -28,6 +28,16 @@ def make_rows(seed: int = 0) -> TensorDict:
     return TensorDict(columns, [N])
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.half])
+def test_a_log_of_clicks_is_moved_as_one_of_numbers(dtype: torch.dtype):
+    rows = make_rows()
+    clicks = (rows["next", "reward"] > rows["next", "reward"].median()).to(dtype)
+    found = uphill_log(rows.copy().set(("next", "reward"), clicks), folds=2)
+    expected = uphill_log(rows.copy().set(("next", "reward"), clicks.float()), folds=2)
+    for key in ("action", "predicted_reward"):
+        assert torch.equal(found[key], expected[key])
+
+
 def test_it_is_the_three_steps_in_one() -> None:
     rows = make_rows()
     before = rows.clone()

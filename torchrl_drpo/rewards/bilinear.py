@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_drpo.functional.checks import check_finite, check_positive
+from torchrl_drpo.functional.precision import at_least_float32
+from torchrl_drpo.functional.reductions import centred
 
 #: Ridges that :func:`fit_bilinear_reward` chooses among, in units of the kernel's diagonal.
 RIDGES = (1.0, 3.0, 10.0, 30.0)
@@ -158,7 +160,7 @@ def fit_bilinear_reward(
         >>> model(torch.eye(3), torch.eye(3)).shape, model.ridge
         (torch.Size([3]), tensor(1.))
     """
-    check_rows(observation, action, reward)
+    observation, action, reward = checked_rows(observation, action, reward)
     check_positive("landmarks", landmarks)
     for name, value in (("lengthscale", lengthscale), ("ridge", ridge)):
         if value is not None:
@@ -174,12 +176,12 @@ def fit_bilinear_reward(
     features = _rbf(observation, centres, scale) @ whitening.T
     tail = torch.full_like(reward.unsqueeze(-1), _BIAS)
     match = torch.cat([_direction(action), tail], -1)
-    offset = reward.mean()
+    target = centred(reward)
     if ridge is None:
-        ridge = _chosen_ridge(features[order], match[order], (reward - offset)[order])
-    weight = _solve(features, match, reward - offset, ridge)
+        ridge = _chosen_ridge(features[order], match[order], target[order])
+    weight = _solve(features, match, target, ridge)
     penalty = reward.new_tensor(ridge)
-    return BilinearReward(centres.clone(), whitening, weight, offset, scale, penalty)
+    return BilinearReward(centres.clone(), whitening, weight, reward.mean(), scale, penalty)
 
 
 def _whitening(centres: Tensor, lengthscale: Tensor) -> Tensor:
@@ -241,17 +243,22 @@ def _direction(action: Tensor) -> Tensor:
     return torch.nn.functional.normalize(action, dim=-1)
 
 
-def check_rows(observation: Tensor, action: Tensor, reward: Tensor) -> None:
-    """Raises ``ValueError`` unless these are rows that a model can be fitted to."""
+def checked_rows(
+    observation: Tensor, action: Tensor, reward: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows in float32 or wider, once they are known to be some that a model can be fitted to.
+
+    Raises:
+        ValueError: for shapes that differ, fewer than two rows, or rows that are not finite.
+    """
     n = reward.shape[0] if reward.ndim == 1 else -1
     if observation.ndim != 2 or action.ndim != 2 or len(observation) != n or len(action) != n:
         raise ValueError(
             "expected observation [N, p], action [N, d] and reward [N], got "
             f"{tuple(observation.shape)}, {tuple(action.shape)} and {tuple(reward.shape)}"
         )
-    if not reward.is_floating_point():
-        raise ValueError(f"reward must be floating point, got {reward.dtype}; use reward.float()")
     if n < 2:
         raise ValueError(f"a reward model needs at least 2 rows, got {n}")
     for name, rows in (("observation", observation), ("action", action), ("reward", reward)):
-        check_finite(name, rows.flatten(1) if rows.ndim > 1 else rows, hint="drop these rows")
+        check_finite(name, rows, hint="drop these rows")
+    return at_least_float32(observation), at_least_float32(action), at_least_float32(reward)

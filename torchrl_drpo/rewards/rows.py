@@ -6,11 +6,12 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_drpo.functional.precision import at_least_float32
+
 
 def rewards_of(rows: TensorDictBase, key: NestedKey) -> Tensor:
-    """What is predicted, ``[N]``, in floating point: a click may be logged as an integer."""
-    reward = column_of(rows, key, "rewards").detach()
-    return reward if reward.is_floating_point() else reward.float()
+    """What is predicted, ``[N]``, float32 or wider: clicks and counts may be logged as such."""
+    return at_least_float32(column_of(rows, key, "rewards").detach())
 
 
 def column_of(rows: TensorDictBase, key: NestedKey, what: str) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchrl_drpo.rewards.bilinear import BilinearReward, check_rows, fit_bilinear_reward
+from torchrl_drpo.functional.precision import at_least_float32
+from torchrl_drpo.rewards.bilinear import BilinearReward, checked_rows, fit_bilinear_reward
 from torchrl_drpo.rewards.folds import checked_folds
 
 
@@ -50,7 +51,7 @@ def cross_fit_bilinear(
         >>> len(models), fold.bincount()
         (3, tensor([20, 20, 20]))
     """
-    check_rows(observation, action, reward)
+    observation, action, reward = checked_rows(observation, action, reward)
     if not 2 <= folds <= len(reward) // 2:
         raise ValueError(f"folds must lie in [2, {len(reward) // 2}], half the rows, got {folds}")
     if fold is None:
@@ -104,6 +105,7 @@ def out_of_fold(
             f"fold must lie in [0, {len(models)}), one model a fold, but row {row} holds "
             f"{int(fold[row])}; call a model itself for rows that none of them left out"
         )
+    observation, action = at_least_float32(observation), at_least_float32(action)
     predicted, slope = action.new_empty(len(action)), torch.empty_like(action)
     for number, model in enumerate(models):
         rows = (fold == number).nonzero().squeeze(-1)
