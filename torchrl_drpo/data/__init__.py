@@ -38,7 +38,7 @@ _HOME = {
         "RewardFormula",
     ),
     "sources": ("LogError",),
-    "store": ("ConversionReport",),
+    "store": ("ConversionReport", "StoreError", "StoreReport", "verify_store"),
     "validation": ("Fault", "ValidationReport", "validate_log"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -74,6 +74,9 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from .schema import RewardFormula as RewardFormula
     from .sources import LogError as LogError
     from .store import ConversionReport as ConversionReport
+    from .store import StoreError as StoreError
+    from .store import StoreReport as StoreReport
+    from .store import verify_store as verify_store
     from .validation import Fault as Fault
     from .validation import ValidationReport as ValidationReport
     from .validation import validate_log as validate_log

@@ -43,6 +43,10 @@ def test_columns_are_all_and_once():
             "within the user needs",
         ),
         ({"labels": ("action",)}, "collide"),
+        (
+            {"context": ("user",), "quality": Percentile("p", by=("user",))},
+            "could mean the context column 'user' or the key",
+        ),
         ({"features": "age"}, r"a tuple of column names, got 'age'; write features=\('age',\)"),
         ({"features": ("a", "b", "a")}, "feature 'a' is named twice"),
         ({"features": ("a", "i")}, "feature 'i' tells the answer: it is the choice"),

@@ -11,7 +11,7 @@ import numpy as np
 from ..catalogue import Catalogue
 from ..schema import LogSchema
 from ..schema.checks import TIME_UNITS
-from ..sources import LogError, LogSource
+from ..sources import Batch, LogError, LogSource
 from ..sources.arrow import list_parts, to_int, to_time, unique_ids
 from ..sources.kinds import column_kind
 from .ids import IdCounter
@@ -70,10 +70,9 @@ def scan_log(
     for batch in source.batches(columns):
         rows += batch.table.num_rows
         for name, column in named.items():
-            counters[name].add(*unique_ids(batch.table.column(column)))
+            _count(counters[name], batch, column)
         if schema.history:
-            flat, _ = list_parts(batch.table.column(schema.history))
-            counters["items"].add(*unique_ids(flat))
+            _count(counters["items"], batch, schema.history)
         day = _last_day(batch.table, schema, per_second)
         if day is not None:
             last_day = day if last_day is None else max(last_day, day)
@@ -107,6 +106,16 @@ def scan_log(
         rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,
         last_day, item_table, history_table, missing,
     )  # fmt: skip
+
+
+def _count(counter: IdCounter, batch: Batch, column: str) -> None:
+    """Counts the ids of a column, or of its lists."""
+    values = batch.table.column(column)
+    flat = list_parts(values)[0] if column_kind(values.type) == "list" else values
+    try:
+        counter.add(*unique_ids(flat))
+    except ValueError as error:
+        raise LogError(f"{batch.file}, column {column!r}: {error}") from None
 
 
 def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:

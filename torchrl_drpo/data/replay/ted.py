@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, is_leaf_nontensor
 from torch import Tensor
 
 from torchrl_drpo.files import fingerprint, telling_full_disk
@@ -95,7 +95,7 @@ def store_ted(rows: TensorDictBase, root: Path) -> None:
 def _columns(rows: TensorDictBase) -> dict[Key, Tensor]:
     """The leaves by their keys, as tuples."""
     columns: dict[Key, Tensor] = {}
-    for key, value in rows.items(include_nested=True, leaves_only=True):
+    for key, value in rows.items(True, True, is_leaf=is_leaf_nontensor):
         if not isinstance(value, Tensor) or str(value.dtype).removeprefix("torch.") not in SIZES:
             what = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(

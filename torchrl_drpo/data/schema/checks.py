@@ -63,6 +63,12 @@ def _check_percentile(schema: LogSchema) -> None:
             f"Percentile: by={schema.quality.by} names {unknown}, expected 'user', "
             f"{DURATION_BUCKET!r} or one of the context columns {list(schema.context)}"
         )
+    twice = sorted({USER, DURATION_BUCKET} & set(schema.context) & set(schema.quality.by))
+    if twice:
+        raise ValueError(
+            f"Percentile: by={schema.quality.by} could mean the context column {twice[0]!r} or the "
+            "key of that name; rename the column in the log"
+        )
     if USER in schema.quality.by and not schema.by_user:
         raise ValueError("a percentile within the user needs `user` and `time` columns")
 

@@ -13,7 +13,6 @@ from ..schema import LogSchema, Percentile
 from ..schema.quality import DURATION_BUCKET
 from ..sources import Batch, LogSource
 from ..sources.arrow import to_float
-from ..sources.hashing import row_hashes
 from .leakage import Finding, leaking_features, telling_features
 from .report import Fault
 
@@ -62,7 +61,7 @@ class Checks:
             self.places.append((self.rows, batch.file, batch.first_row))
             records, _ = self.encoder.encode(batch)
             if whole:
-                self.hashes.append(row_hashes(batch.table))
+                self.hashes.append(self.encoder.row_hashes(batch.table))
             self._check_order(batch, records)
             self._check_ranges(batch)
             self._check_items(batch, records)
