@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
-from torchrl_drpo.data import ItemTable, LogSchema, Percentile, ReturnToGo, RewardFormula
+from torchrl_drpo.data import (
+    InitialHistory,
+    ItemTable,
+    LogSchema,
+    Percentile,
+    ReturnToGo,
+    RewardFormula,
+)
 from torchrl_drpo.data.schema.presets import PRESETS
 
 BASE = {"user": "u", "item": "i", "time": "t"}
@@ -47,6 +55,8 @@ def test_columns_are_all_and_once():
             {"context": ("user",), "quality": Percentile("p", by=("user",))},
             "could mean the context column 'user' or the key",
         ),
+        ({"labels": ("a", "b", "a")}, "label 'a' is named twice"),
+        ({"context": ("a", "a")}, "context column 'a' is named twice"),
         ({"features": "age"}, r"a tuple of column names, got 'age'; write features=\('age',\)"),
         ({"features": ("a", "b", "a")}, "feature 'a' is named twice"),
         ({"features": ("a", "i")}, "feature 'i' tells the answer: it is the choice"),
@@ -76,15 +86,29 @@ def test_parts_that_do_not_fit_are_refused(changes, message):
         ("not json", "must be JSON"),
         ("[]", '"version": 1'),
         ('{"version": 2, "item": "i"}', '"version": 1'),
-        ('{"version": 1, "item": "i", "colour": 1}', "unknown fields \\['colour'\\]"),
+        ('{"version": 1, "item": "i", "colour": 1}', "unknown fields \\['colour'\\]; known are"),
+        ('{"version": 1, "item": "i", "lables": []}', r"\['lables'\] \(did you mean 'labels'\?\)"),
+        ('{"version": 1, "items": {"path": "p", "id": "i", "cods": []}}', "mean 'codes'"),
+        ('{"version": 1, "item": "i", "item": "j"}', "the key 'item' stands twice"),
         ('{"version": 1, "quality": {"kind": "magic"}}', "quality.kind must be one of"),
-        ('{"version": 1, "duplicates": "keep"}', "incomplete"),
+        ('{"version": 1, "quality": {"kind": []}}', r"quality.kind must be one of .* got \[\]"),
+        ('{"version": 1, "duplicates": "keep"}', r"incomplete: it needs \['item'\]"),
+        ('{"version": 1, "item": "i", "items": {"id": "i"}}', r"items is incomplete.*\['path'\]"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"version": 1, "item": ' + "[" * 900 + "]" * 900 + "}", "item must be the name of"),
+        ('{"version": 1, "item": 1' + "0" * 5_000 + "}", "must be JSON: Exceeds the limit"),
         ('{"version": 1, "item": "i", "items": 3}', "items must be a JSON object"),
     ],
 )
 def test_foreign_json_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         LogSchema.from_json(text)
+
+
+def test_a_mark_before_the_text_is_no_part_of_it():
+    schema = LogSchema.preset("kuairand")
+    text = (b"\xef\xbb\xbf" + schema.to_json().encode()).decode()
+    assert LogSchema.from_json(text) == schema
 
 
 def test_json_explains_itself():
@@ -96,8 +120,8 @@ def test_json_explains_itself():
     assert again.items == table
 
 
-def test_features_are_written_only_where_there_are_some():
-    """Without any, the text is what it was before they existed: fingerprints hang on it."""
+def test_later_fields_are_written_only_where_they_are_used():
+    """Without them, the text is what it was before they existed: fingerprints hang on it."""
     plain = LogSchema(**BASE, quality="c")
     before = (
         "version item quality user time time_unit utc_offset_hours date session session_gap slate "
@@ -109,8 +133,17 @@ def test_features_are_written_only_where_there_are_some():
     with_some = plain.replace(features=("age", "state_0"))
     assert json.loads(with_some.to_json())["features"] == ["age", "state_0"]
     assert LogSchema.from_json(with_some.to_json()) == with_some
+    past = InitialHistory("p.parquet", "u", "items")
+    assert "padding" not in plain.replace(initial_history=past).to_json()
+    for padding in (0, "[PAD]"):
+        padded = plain.replace(
+            history_padding=padding, initial_history=dataclasses.replace(past, padding=padding)
+        )
+        assert LogSchema.from_json(padded.to_json()) == padded
 
 
-def test_unknown_preset_lists_the_known():
+def test_unknown_presets_list_the_known():
     with pytest.raises(ValueError, match="amazon-sid, kuairand"):
         LogSchema.preset("netflix")
+    with pytest.raises(ValueError, match=r"no preset 'kuairandd' \(did you mean 'kuairand'\?\)"):
+        LogSchema.preset("kuairandd")

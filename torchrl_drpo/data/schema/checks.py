@@ -6,21 +6,28 @@ from typing import TYPE_CHECKING
 
 from .keys import RESERVED
 from .quality import DURATION_BUCKET, USER, Percentile, ReturnToGo
+from .types import check_once, shown
 
 if TYPE_CHECKING:
     from .log import LogSchema
 
 #: Ticks a second of an integer time.
 TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+MAX_OFFSET_HOURS = 24
 DUPLICATES = ("drop", "keep", "error")
 
 
 def check_parts(schema: LogSchema) -> None:
     """Raises ``ValueError`` where two parts contradict each other, or one is out of range."""
-    if schema.time_unit not in TIME_UNITS:
-        raise ValueError(f"time_unit must be one of {list(TIME_UNITS)}, got {schema.time_unit!r}")
-    if schema.duplicates not in DUPLICATES:
-        raise ValueError(f"duplicates must be one of {DUPLICATES}, got {schema.duplicates!r}")
+    for name, known in (("time_unit", tuple(TIME_UNITS)), ("duplicates", DUPLICATES)):
+        value = getattr(schema, name)
+        if value not in known:
+            raise ValueError(f"{name} must be one of {known}, got {shown(value)}")
+    if not -MAX_OFFSET_HOURS <= schema.utc_offset_hours <= MAX_OFFSET_HOURS:
+        raise ValueError(
+            f"utc_offset_hours must lie in [-{MAX_OFFSET_HOURS}, {MAX_OFFSET_HOURS}], "
+            f"got {shown(schema.utc_offset_hours)}"
+        )
     if schema.session and schema.session_gap is not None:
         raise ValueError("give `session` or `session_gap`, not both: each ends trajectories")
     if schema.session_gap is not None and not schema.session_gap > 0:
@@ -28,6 +35,9 @@ def check_parts(schema: LogSchema) -> None:
     if not schema.by_user:
         _check_as_logged(schema)
     _check_percentile(schema)
+    check_once(schema.context, "context column")
+    check_once(schema.labels, "label")
+    check_once(schema.features, "feature")
     _check_features(schema)
     clash = RESERVED & set(schema.labels)
     if clash:
@@ -74,20 +84,13 @@ def _check_percentile(schema: LogSchema) -> None:
 
 
 def _check_features(schema: LogSchema) -> None:
-    if isinstance(schema.features, str):
-        raise ValueError(
-            f"features must be a tuple of column names, got {schema.features!r}; write "
-            f"features=({schema.features!r},)"
-        )
     answers = {schema.item: "it is the choice", schema.propensity: "it is the choice's probability"}
     answers |= {schema.terminal: "it says what followed"}
     answers |= dict.fromkeys(schema.labels, "it is a label")
     answers |= dict.fromkeys(schema.quality.columns, "the quality is computed from it")
-    for place, name in enumerate(schema.features):
+    for name in schema.features:
         if name in answers:
             raise ValueError(
                 f"feature {name!r} tells the answer: {answers[name]}. Leave it out; a column "
                 "that was known before the choice all the same needs a second name in the log"
             )
-        if name in schema.features[:place]:
-            raise ValueError(f"feature {name!r} is named twice; each feature is one column")

@@ -7,11 +7,16 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchrl_drpo.spelling import did_you_mean
+
 from .checks import check_parts
 from .presets import PRESETS
 from .quality import Quality, RewardFormula
 from .tables import InitialHistory, ItemTable
-from .text import SCHEMA_VERSION, as_data, from_data
+from .text import SCHEMA_VERSION, as_data, from_data, parse
+from .types import check_types, shown
+
+_CLASSES = {"Quality": Quality, "ItemTable": ItemTable, "InitialHistory": InitialHistory}
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,11 @@ class LogSchema:
         user: who saw it: any integer or string.
         time: when: an integer in ``time_unit``, or an Arrow timestamp.
         time_unit: of an integer ``time``: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``, since 1970.
-        utc_offset_hours: local time minus UTC, for day boundaries.
-        date: the day of the row as YYYYMMDD (or an Arrow date), where the log has one; else days
-            follow from ``time`` and ``utc_offset_hours``.
+        utc_offset_hours: local time minus UTC, for day boundaries, in [-24, 24]. With zero, the
+            days of timestamps that carry a time zone are that zone's.
+        date: the day of the row, where the log has one; else days follow from ``time``. YYYYMMDD,
+            a text that begins with YYYY-MM-DD, an Arrow date, or a timestamp: the day that its
+            own time zone shows.
         session: id of the session; a change of session ends a trajectory.
         session_gap: seconds of silence that end a trajectory, where no session is logged.
         slate: id of the list that the row was shown in; with ``position``, its place.
@@ -53,6 +60,8 @@ class LogSchema:
             ``"keep"`` or ``"error"``. Only logs with user and time can find them.
         items: the item table.
         initial_history: what users did before the log.
+        history_padding: an id in ``history`` lists that stands for no item, such as ``0`` or
+            ``"[PAD]"``. Null, empty and negative entries never are items.
 
     Raises:
         ValueError: if the parts do not fit together; the message says which and what to do.
@@ -91,10 +100,12 @@ class LogSchema:
     duplicates: str = "drop"
     items: ItemTable | None = None
     initial_history: InitialHistory | None = None
+    history_padding: int | str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.quality, str):  # a bare formula is the common case
             object.__setattr__(self, "quality", RewardFormula(self.quality))
+        check_types(self, classes=_CLASSES)
         _ = self.quality.columns  # parses every formula now, not in the middle of a conversion
         check_parts(self)
 
@@ -115,6 +126,17 @@ class LogSchema:
         return tuple(dict.fromkeys([*named, *several]))
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Log columns whose values are names, not quantities: ``07`` and ``7`` are two of them.
+
+        In CSV files they are text, unless every value is spelled as an integer is.
+        """
+        single = (
+            self.user, self.item, self.session, self.slate, self.policy, self.split, self.date,
+        )  # fmt: skip
+        return tuple(dict.fromkeys([*(name for name in single if name), *self.context]))
+
+    @property
     def side_tables(self) -> tuple[str, ...]:
         """Paths of the tables beside the log, as the schema names them."""
         return tuple(table.path for table in (self.items, self.initial_history) if table)
@@ -128,19 +150,18 @@ class LogSchema:
         """Reads what :meth:`to_json` wrote.
 
         Raises:
-            ValueError: on other JSON, an unknown field or another version.
+            ValueError: on other JSON, an unknown field, a value of a wrong type, another version.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"a log schema must be JSON: {error}") from None
-        return from_data(cls, data)
+        return from_data(cls, parse(text))
 
     @classmethod
     def preset(cls, name: str) -> LogSchema:
         """The schema of a published log; see :data:`torchrl_drpo.data.schema.presets.PRESETS`."""
         if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+            known = ", ".join(sorted(PRESETS))
+            raise ValueError(
+                f"no preset {shown(name)}{did_you_mean(str(name), PRESETS)}; there are {known}"
+            )
         return from_data(cls, {"version": SCHEMA_VERSION, **PRESETS[name]})
 
     def replace(self, **changes: Any) -> LogSchema:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .formula import Formula
+from .types import check_once, check_types
 
 DURATION_BUCKET = "duration_bucket"
 USER = "user"
@@ -25,6 +26,9 @@ class RewardFormula:
     """
 
     formula: str
+
+    def __post_init__(self) -> None:
+        check_types(self, "quality.")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,6 +63,8 @@ class Percentile:
     min_count: int = 20
 
     def __post_init__(self) -> None:
+        check_types(self, "quality.")
+        check_once(self.by, "quality: by")
         if (DURATION_BUCKET in self.by) != (self.duration is not None):
             raise ValueError(
                 f"Percentile: by={self.by} and duration={self.duration!r} do not fit; "
@@ -98,6 +104,7 @@ class ReturnToGo:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self, "quality.")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"ReturnToGo: gamma must lie in [0, 1], got {self.gamma}")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
+
+from .types import check_once, check_types
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,26 @@ class ItemTable:
     features_until: str | None = None
     required: bool = True
 
+    def __post_init__(self) -> None:
+        check_types(self, "items.")
+        check_once(self.codes, "items: code")
+        check_once(self.features, "items: feature")
+        if self.features_until is not None and not _is_day(self.features_until):
+            raise ValueError(
+                f"items.features_until must be YYYY-MM-DD, got {self.features_until!r}"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read, once."""
+        vectors = (self.embedding,) if self.embedding else ()
+        return tuple(dict.fromkeys([self.id, *self.codes, *vectors, *self.features]))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Columns whose values are ids; see :attr:`LogSchema.ids`."""
+        return (self.id,)
+
 
 @dataclass(frozen=True)
 class InitialHistory:
@@ -37,11 +60,33 @@ class InitialHistory:
     Args:
         path: its file; relative paths start at the log's folder.
         user: column of the user id.
-        items: list column of item ids.
+        items: list column of item ids; what is null, empty or negative is padding, no item.
         required: whether a missing file is an error; else it is reported and left out.
+        padding: another id that stands for no item, such as ``0`` or ``"[PAD]"``.
     """
 
     path: str
     user: str
     items: str
     required: bool = True
+    padding: int | str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "initial_history.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read, once."""
+        return (self.user, self.items)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Columns whose values are ids; see :attr:`LogSchema.ids`."""
+        return (self.user,)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from torchrl_drpo.spelling import did_you_mean
+
 from .quality import Percentile, ReturnToGo, RewardFormula
 from .tables import InitialHistory, ItemTable
+from .types import shown
 
 if TYPE_CHECKING:
     from .log import LogSchema
 
 SCHEMA_VERSION = 1
 _KINDS = {"formula": RewardFormula, "percentile": Percentile, "return_to_go": ReturnToGo}
+_LATER = ("features", "history_padding")
 _TABLES = {"items": ItemTable, "initial_history": InitialHistory}
 
 
@@ -22,9 +27,36 @@ def as_data(schema: LogSchema) -> dict[str, Any]:
     data = dataclasses.asdict(schema)
     kind = next(name for name, cls in _KINDS.items() if type(schema.quality) is cls)
     data["quality"] = {"kind": kind, **data["quality"]}
-    if not schema.features:  # logs converted before there were features keep their fingerprint
-        del data["features"]
+    for name in _LATER:  # logs converted before there were these fields keep their fingerprint
+        if not data[name] and data[name] != 0:
+            del data[name]
+    if schema.initial_history is not None and schema.initial_history.padding is None:
+        del data["initial_history"]["padding"]
     return {"version": SCHEMA_VERSION, **data}
+
+
+def parse(text: str) -> Any:
+    """JSON text as data, read strictly: no key twice, no depth that the parser cannot take.
+
+    Raises:
+        ValueError: says what is wrong with it, and where.
+    """
+    try:
+        # Windows editors put a mark before UTF-8 text, which is no part of it.
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("a log schema must be JSON: this one is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits is not a JSONDecodeError
+        raise ValueError(f"a log schema must be JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+    return found
 
 
 def from_data(cls: type[LogSchema], data: Any) -> LogSchema:
@@ -41,10 +73,10 @@ def from_data(cls: type[LogSchema], data: Any) -> LogSchema:
     fields = {name: value for name, value in data.items() if name != "version"}
     if isinstance(fields.get("quality"), Mapping):
         quality = dict(fields["quality"])
-        kind = _KINDS.get(quality.pop("kind", None))
-        if kind is None:
-            raise ValueError(f"quality.kind must be one of {list(_KINDS)}")
-        fields["quality"] = _build(kind, quality, "quality")
+        kind = quality.pop("kind", None)
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ValueError(f"quality.kind must be one of {list(_KINDS)}, got {shown(kind)}")
+        fields["quality"] = _build(_KINDS[kind], quality, "quality")
     for name, table in _TABLES.items():
         if fields.get(name) is not None:
             fields[name] = _build(table, fields[name], name)
@@ -53,13 +85,19 @@ def from_data(cls: type[LogSchema], data: Any) -> LogSchema:
 
 def _build(cls: type, data: Mapping[str, Any], where: str) -> Any:
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where} must be a JSON object, got {type(data).__name__}")
+        raise ValueError(f"{where} must be a JSON object, got {shown(data)}")
     known = {f.name for f in dataclasses.fields(cls) if f.init}
     unknown = sorted(set(data) - known)
     if unknown:
-        raise ValueError(f"{where} has unknown fields {unknown}; known are {sorted(known)}")
-    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-    try:
-        return cls(**lists)
-    except TypeError as error:
-        raise ValueError(f"{where} is incomplete: {error}") from None
+        hint = did_you_mean(unknown[0], known)
+        raise ValueError(
+            f"{where} has unknown fields {shown(unknown)}{hint}; known are {sorted(known)}"
+        )
+    missing = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in data]
+    if missing:
+        raise ValueError(f"{where} is incomplete: it needs {missing}")
+    return cls(**data)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
