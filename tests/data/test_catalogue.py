@@ -60,3 +60,39 @@ def test_mixed_or_repeated_ids_are_refused():
         Catalogue([3, 3])
     with pytest.raises(ValueError, match="integers or strings, got float64"):
         Catalogue(np.array([0.5]))
+
+
+INTEGERS = [3, 5, 50, -7, 0, 2**63 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("number", range(len(INTEGERS)))
+def test_an_integer_is_found_by_itself_and_by_its_own_spelling(number):
+    users = Catalogue(INTEGERS)
+    raw = INTEGERS[number]
+    assert users.find(raw) == users.find(str(raw)) == users.find(np.int64(raw)) == number
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "+5", "5_0", " 5", "5 ", "05", "-0", "+0", "0x5", "5.0", "5e0", "", "-", "--7", "- 7",
+        "\u0663", "\uff15", "\u00b3", "5\n", "None", "\udc80",
+        2**63, -(2**63) - 1, 10**30, str(2**63), str(-(2**63) - 1), "9" * 30, "9" * 6_000, 4, "4",
+    ],
+)  # fmt: skip
+def test_another_spelling_finds_nothing(raw):
+    assert Catalogue(INTEGERS).find(raw) == -1
+
+
+def test_texts_are_found_as_they_are():
+    words = ["None", "-J1x", "007", "7", "", "\u0663"]
+    users = Catalogue(words)
+    assert [users.find(word) for word in words] == list(range(len(words)))
+    assert [users.find(raw) for raw in ("none", "07", 7, 10**30, "\udc80")] == [-1] * 5
+    assert Catalogue([]).find("7") == Catalogue([]).find(7) == -1
+
+
+@pytest.mark.parametrize("numbers", [[1.7], torch.tensor([0.0]), np.array([True]), [None]])
+def test_numbers_that_are_no_integers_decode_to_nothing(numbers):
+    with pytest.raises(IndexError, match="catalogue numbers are integers, got"):
+        Catalogue([30, 10]).decode(numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,10 @@ from torchrl_drpo.files import read_json, write_bytes
 
 from .ids import Ids, as_ids, distinct, index_of, joined, plain
 from .words import Words
+
+#: How an integer is written, and no other spelling of it; int64 has 19 digits.
+_CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_INT64 = np.iinfo(np.int64)
 
 
 class Catalogue:
@@ -119,11 +124,34 @@ class Catalogue:
             )
         return number
 
+    def find(self, raw: int | str) -> int:
+        """Number of one raw id, -1 where it is unknown: a text finds the integer that it spells.
+
+        For command lines and requests, where every id is a text. One spelling is one id: ``"7"``
+        finds 7, but ``"07"``, ``"+7"``, ``" 7"`` and ``"7_0"`` find nothing.
+
+        >>> users = Catalogue([7, 10])
+        >>> users.find("10"), users.find(7), users.find("1_0"), users.find(10**20)
+        (1, 0, -1, -1)
+        """
+        if self.is_integer and isinstance(raw, str):
+            if not _CANONICAL.fullmatch(raw):
+                return -1
+            raw = int(raw)
+        if isinstance(raw, int | np.integer) and not _INT64.min <= raw <= _INT64.max:
+            return -1
+        if isinstance(raw, str) and not _is_unicode(raw):
+            return -1
+        return int(self.encode([raw], unknown="missing")[0])
+
     def decode(self, numbers: Any) -> list[Any]:
         """Raw ids of a flat sequence of numbers; raises ``IndexError`` outside [0, n)."""
         if isinstance(numbers, Tensor):
             numbers = numbers.cpu().numpy()
-        index = np.asarray(numbers, dtype=np.int64).ravel()
+        index = np.asarray(numbers).ravel()
+        if index.size and index.dtype.kind not in "iu":
+            raise IndexError(f"catalogue numbers are integers, got {index.dtype}: {index[0]}")
+        index = index.astype(np.int64)
         bad = (index < 0) | (index >= len(self))
         if bad.any():
             value = index[np.flatnonzero(bad)[0]]
@@ -174,3 +202,8 @@ def _read_words(path: Path, blob: bytes) -> Words:
 
 def _flat(ids: Any) -> Ids:
     return as_ids(ids if isinstance(ids, np.ndarray | Words | Tensor) else list(ids))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has UTF-8: bytes of a command line that are none come as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
