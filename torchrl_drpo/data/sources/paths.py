@@ -23,8 +23,8 @@ def resolve(source: Any, beside: Sequence[str]) -> list[str]:
     for part in parts:
         if not isinstance(part, str | Path):
             raise TypeError(
-                "a log is a path, a list of paths, a pandas or polars frame, an Arrow table or a "
-                f"TensorDict, got {type(part).__name__}"
+                "a log is a path, a list of paths, a TensorDict, or a frame (pandas, polars, Arrow "
+                f"or another with __arrow_c_stream__), got {type(part).__name__}"
             )
         files += _expand(str(part), beside)
     if not files:
@@ -36,24 +36,39 @@ def _expand(text: str, beside: Sequence[str]) -> list[str]:
     import fsspec
 
     system, path = fsspec.core.url_to_fs(text)
-    if any(sign in path for sign in "*?["):
-        found = sorted(system.glob(path))
-    elif system.isdir(path):
+    if system.isfile(path):  # a file that is named is wanted, whatever signs its name holds
+        return [_named(system, path)]
+    if system.isdir(path):
         everything = sorted(system.find(path))
         found = [name for name in everything if name.lower().endswith((*PARQUET, *CSV))]
         kinds = {name.lower().endswith(PARQUET) for name in found}
         if len(kinds) > 1:
             raise LogError(f"{text} holds Parquet and CSV files; say which, as in {text}/*.parquet")
-    elif system.exists(path):
-        found = [path]
     else:
-        found = []
-    found = [name for name in found if not Path(name).name.startswith(("_", "."))]
-    if found != [path]:  # a file that is named is wanted
-        found = [n for n in found if all(join(folder_of(n), table) != n for table in beside)]
+        found = sorted(system.glob(_escaped(system, path))) if _is_pattern(path) else []
+    found = [name for name in found if not name.rpartition("/")[2].startswith(("_", "."))]
+    found = [n for n in found if all(join(folder_of(n), table) != n for table in beside)]
     if not found:
         raise FileNotFoundError(f"no log file matches {text!r}; expected Parquet or CSV files")
-    return [name if _is_local(system) else system.unstrip_protocol(name) for name in found]
+    return [_named(system, name) for name in found]
+
+
+def _is_pattern(path: str) -> bool:
+    return any(sign in path for sign in "*?[")
+
+
+def _escaped(system: Any, path: str) -> str:
+    """The pattern, in which folders that exist stand for themselves, brackets or not."""
+    folder, slash, rest = path.rpartition("/")
+    if not _is_pattern(folder):
+        return path
+    if system.isdir(folder):
+        return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in folder) + slash + rest
+    return _escaped(system, folder) + slash + rest
+
+
+def _named(system: Any, path: str) -> str:
+    return path if _is_local(system) else system.unstrip_protocol(path)
 
 
 def _is_local(system: Any) -> bool:
