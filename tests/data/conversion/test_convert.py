@@ -129,7 +129,7 @@ def test_rows_may_bring_histories_of_string_items():
     schema = LogSchema(item="i", history="h", quality="1", duplicates="keep")
     buffer = RecReplayBuffer.from_pandas(log, schema, history=3)
     b, c = buffer.items.encode(["b", "c"]).tolist()
-    assert buffer[:]["observation", "history"].tolist() == [[b, -1, c], [-1, -1, -1]]
+    assert buffer[:]["observation", "history"].tolist() == [[-1, b, c], [-1, -1, -1]]
 
 
 @pytest.mark.parametrize("form", ["pandas", "polars", "lazy", "arrow", "tensordict", "csv", "list"])

@@ -10,7 +10,7 @@ import numpy as np
 from ..catalogue import Catalogue
 from ..schema import InitialHistory, LogSchema
 from ..sources import LogError, LogSource
-from ..sources.arrow import list_parts
+from ..sources.arrow import item_lists
 from ..store.columns import write_array
 from ..store.manifest import Array
 from .journal import Workspace
@@ -95,7 +95,7 @@ def _histories(table, names, users: Catalogue, items: Catalogue):
     """Yields (user numbers, item numbers one after another, how many of them each user has)."""
     for batch in table.batches([names.user, names.items]):
         number = known_numbers(batch.table.column(names.user), users)
-        flat, lengths = list_parts(batch.table.column(names.items))
+        flat, lengths = item_lists(batch.table.column(names.items), names.padding)
         values = known_numbers(flat, items)
         owner = np.repeat(np.arange(len(lengths)), lengths)[values >= 0]
         yield number, values[values >= 0], np.bincount(owner, minlength=len(lengths))

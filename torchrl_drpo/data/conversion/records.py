@@ -14,12 +14,13 @@ from ..schema.checks import TIME_UNITS
 from ..schema.formula import Formula
 from ..schema.quality import DURATION_BUCKET
 from ..sources import Batch, LogError, LogSource
-from ..sources.arrow import list_parts, string_codes, to_float, to_int, to_time
+from ..sources.arrow import item_lists, string_codes, to_float, to_int, to_time
 from ..sources.hashing import hash_column, row_hashes
 from ..sources.kinds import column_kind
+from .days import row_days
 from .labels import label_dtype, label_values
 from .quality import duration_bucket
-from .roles import NO_DAY, SECONDS_A_DAY, check_kinds, day_number, id_columns, time_resolution
+from .roles import NO_DAY, check_kinds, id_columns, time_resolution
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,7 +105,7 @@ class Encoder:
         self._quality(table, records, fault)
         for name in ("session", "slate"):
             if getattr(schema, name):
-                records[name] = hash_column(table.column(getattr(schema, name)))
+                records[name] = _group(getattr(schema, name), table, fault)
         if self.hashed:
             records["hash"] = self.row_hashes(table)
         flat = self._history(table, records, keep) if schema.history else None
@@ -201,18 +202,13 @@ class Encoder:
             value, null = to_time(table.column(schema.time), self.per_second, unit)
             fault("missing time", null, lambda _: f"{schema.time} is null", "every row needs one")
             records["time"] = value
-            local = value + int(schema.utc_offset_hours * 3600 * self.per_second)
-            records["day"] = local // (SECONDS_A_DAY * self.per_second)
+        if schema.time or schema.date:
+            day = row_days(table, schema, self.per_second)
+            records["day"] = day
         if schema.date:
             column = table.column(schema.date)
-            if column_kind(column.type) == "time":
-                seconds, null = to_time(column, 1)
-                day = np.where(null, NO_DAY, seconds // SECONDS_A_DAY)
-            else:
-                day = day_number(to_int(column)[0])
             shown = lambda row: f"{schema.date} {column[row]}"  # noqa: E731
-            fault("no date", day == NO_DAY, shown, "expected YYYYMMDD")
-            records["day"] = day
+            fault("no date", day == NO_DAY, shown, "expected YYYYMMDD or YYYY-MM-DD")
 
     def _quality(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
         quality = self.schema.quality
@@ -248,7 +244,7 @@ class Encoder:
                 records["keys"][:, place] = number
 
     def _history(self, table: pa.RecordBatch, records: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        flat, lengths = list_parts(table.column(self.schema.history))
+        flat, lengths = item_lists(table.column(self.schema.history), self.schema.history_padding)
         items = known_numbers(flat, self.catalogues["items"])
         records["history"] = lengths
         return items[np.repeat(keep, lengths)]
@@ -279,6 +275,14 @@ def _features(names: tuple[str, ...], table: pa.RecordBatch, fault: Fault) -> np
     advice = "fill it, clip it to what float32 holds, or leave the feature out"
     fault("feature is not finite", bad.any(axis=1), shown, advice)
     return np.where(bad, np.float32(0), features)
+
+
+def _group(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
+    """uint64 ``[N]``, equal for rows of one session or slate; a missing id is no group."""
+    values = table.column(column)
+    missing = np.asarray(values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
+    fault("missing id", missing, lambda _: f"{column} is null", "every row needs one")
+    return hash_column(values)
 
 
 def _whole(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:

@@ -28,8 +28,8 @@ def check_kinds(schema: LogSchema, kinds: dict[str, str]) -> None:
     wanted |= dict.fromkeys([*schema.quality.columns, *schema.labels], numeric)
     for name in (schema.propensity, schema.position, schema.terminal):
         wanted |= {name: numeric} if name else {}
-    for name in (schema.time, schema.date):
-        wanted |= {name: {"integer", "float", "time"}} if name else {}
+    wanted |= {schema.time: {"integer", "float", "time"}} if schema.time else {}
+    wanted |= {schema.date: {"integer", "float", "time", "string"}} if schema.date else {}
     wanted |= {schema.history: {"list"}} if schema.history else {}
     for name in schema.features:  # where the column has another role too: what suits both
         wanted[name] = wanted.get(name, numeric) & numeric

@@ -10,12 +10,12 @@ import numpy as np
 
 from ..catalogue import Catalogue
 from ..schema import LogSchema
-from ..schema.checks import TIME_UNITS
 from ..sources import Batch, LogError, LogSource
-from ..sources.arrow import list_parts, to_int, to_time, unique_ids
+from ..sources.arrow import item_lists, unique_ids
 from ..sources.kinds import column_kind
+from .days import row_days
 from .ids import IdCounter
-from .roles import SECONDS_A_DAY, check_kinds, day_number, id_columns, time_resolution
+from .roles import check_kinds, id_columns, time_resolution
 from .side_tables import listed_items, side_table
 
 
@@ -72,7 +72,7 @@ def scan_log(
         for name, column in named.items():
             _count(counters[name], batch, column)
         if schema.history:
-            _count(counters["items"], batch, schema.history)
+            _count(counters["items"], batch, schema.history, schema.history_padding)
         day = _last_day(batch.table, schema, per_second)
         if day is not None:
             last_day = day if last_day is None else max(last_day, day)
@@ -95,7 +95,8 @@ def scan_log(
     if history_table is not None:
         seen = IdCounter()
         for batch in history_table.batches([schema.initial_history.items]):
-            seen.add(*unique_ids(list_parts(batch.table.column(0))[0]))
+            flat, _ = item_lists(batch.table.column(0), schema.initial_history.padding)
+            seen.add(*unique_ids(flat))
         catalogues["items"] = catalogues["items"].extended(seen.merged()[0])
     user_rows = np.zeros(len(catalogues.get("users", ())), dtype=np.int64)
     if "users" in counters:
@@ -108,10 +109,10 @@ def scan_log(
     )  # fmt: skip
 
 
-def _count(counter: IdCounter, batch: Batch, column: str) -> None:
+def _count(counter: IdCounter, batch: Batch, column: str, padding: Any = None) -> None:
     """Counts the ids of a column, or of its lists."""
     values = batch.table.column(column)
-    flat = list_parts(values)[0] if column_kind(values.type) == "list" else values
+    flat = item_lists(values, padding)[0] if column_kind(values.type) == "list" else values
     try:
         counter.add(*unique_ids(flat))
     except ValueError as error:
@@ -119,17 +120,7 @@ def _count(counter: IdCounter, batch: Batch, column: str) -> None:
 
 
 def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:
-    if schema.date:
-        column = table.column(schema.date)
-        if column_kind(column.type) == "time":
-            return int(to_time(column, 1)[0].max() // SECONDS_A_DAY)
-        return int(day_number(to_int(column)[0]).max())
-    if schema.time:
-        unit = TIME_UNITS[schema.time_unit]
-        last = int(to_time(table.column(schema.time), per_second, unit)[0].max())
-        local = last + int(schema.utc_offset_hours * 3600 * per_second)
-        return local // (SECONDS_A_DAY * per_second)
-    return None
+    return int(row_days(table, schema, per_second).max()) if schema.date or schema.time else None
 
 
 def find_test_start(last_day: int | None, days: int | None, start: str | None) -> int | None:

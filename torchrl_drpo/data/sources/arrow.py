@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+#: From here on float64 values have no int64.
+_END = 2.0**63
+
+
 def to_float(column: pa.Array) -> np.ndarray:
     """float64 ``[N]``; nulls become NaN."""
     import pyarrow.compute as pc
@@ -25,13 +29,16 @@ def to_float(column: pa.Array) -> np.ndarray:
 
 
 def to_int(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """int64 values (zero where null) and a mask of nulls; floats are rounded down."""
+    """int64 values (zero where null) and a mask of nulls; floats are rounded down.
+
+    Floats that int64 does not hold are null.
+    """
     import pyarrow.compute as pc
 
     null = np.asarray(column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
     if column_kind(column.type) == "float":
         values = to_float(column)
-        null |= ~np.isfinite(values)
+        null |= ~(np.abs(values) < _END)
         return np.floor(np.where(null, 0.0, values)).astype(np.int64), null
     if column_kind(column.type) == "boolean":
         column = pc.cast(column, "int8")
@@ -45,19 +52,21 @@ def to_time(
     """int64 times in ticks of ``1 / per_second`` s since 1970, and a mask of nulls.
 
     Numbers count ticks of ``1 / unit`` s (the same by default); floats keep their fractions as
-    far as the result's ticks go.
+    far as the result's ticks go. What int64 does not hold is null.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     scale = per_second // (unit or per_second)
     if column_kind(column.type) == "float":
-        values = to_float(column)
-        null = ~np.isfinite(values)
-        return np.round(np.where(null, 0.0, values) * scale).astype(np.int64), null
+        with np.errstate(over="ignore"):
+            values = to_float(column) * scale
+        null = ~(np.abs(values) < _END)
+        return np.round(np.where(null, 0.0, values)).astype(np.int64), null
     if column_kind(column.type) != "time":
         values, null = to_int(column)
-        return values * scale, null
+        null = null | (np.abs(values.astype(np.float64)) * scale >= _END)
+        return np.where(null, 0, values) * scale, null
     if pa.types.is_date(column.type):
         column = pc.cast(column, pa.timestamp("s"))
     source = TIME_TYPES_PER_SECOND[column.type.unit]
@@ -65,6 +74,37 @@ def to_time(
     if source >= per_second:
         return values // (source // per_second), null
     return values * (per_second // source), null
+
+
+def wall_clock(column: pa.Array) -> pa.Array:
+    """Timestamps as the clocks of their own time zone show them; other columns as they are.
+
+    Raises:
+        LogError: if the zone is unknown here.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_timestamp(column.type) or column.type.tz is None:
+        return column
+    try:
+        return pc.local_timestamp(column)
+    except pa.ArrowException as error:
+        raise LogError(
+            f"times of the zone {column.type.tz!r} cannot be put on its calendar ({error}); "
+            "install the system's tzdata, or write the times without a zone"
+        ) from error
+
+
+def number_bits(values: np.ndarray) -> np.ndarray:
+    """uint64 of float64 values: of whole numbers the bits of the integer, which equals them.
+
+    >>> number_bits(np.array([3.0, -0.0, 0.5])).tolist()
+    [3, 0, 4602678819172646912]
+    """
+    whole = (np.floor(values) == values) & (np.abs(values) < _END)
+    integers = np.where(whole, values, 0.0).astype(np.int64)
+    return np.where(whole, integers.view(np.uint64), values.view(np.uint64))
 
 
 def unique_ids(column: pa.Array) -> tuple[Ids, np.ndarray]:
@@ -139,3 +179,45 @@ def list_parts(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
     lengths = pc.fill_null(pc.list_value_length(column), 0)
     return column.flatten(), lengths.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def item_lists(column: pa.Array, padding: int | str | None = None) -> tuple[pa.Array, np.ndarray]:
+    """As :func:`list_parts`, of a list column of item ids, without what stands for no item.
+
+    That is null, an empty text, a negative number (as in a column of items), and ``padding``.
+
+    Raises:
+        LogError: if the lists hold something else than ids.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    flat, lengths = list_parts(column)
+    flat = flat.cast(pa.int64()) if pa.types.is_null(flat.type) else flat
+    kind = column_kind(flat.type)
+    if kind == "float":  # integers with gaps, as pandas writes them
+        values, null = to_int(flat)
+        if np.any(to_float(flat)[~null] != values[~null]):
+            raise LogError("lists of items hold fractions, expected integers or strings")
+        flat, kind = pa.array(values, mask=null), "integer"
+    if kind not in ("integer", "string"):
+        raise LogError(f"lists of items hold {flat.type}, expected integers or strings")
+    if len(flat) == 0:
+        return flat, lengths
+    if padding is not None and isinstance(padding, str) != (kind == "string"):
+        raise LogError(f"lists of items hold {kind} ids, but their padding is {padding!r}")
+    if kind == "string":
+        flat = flat.dictionary_decode() if pa.types.is_dictionary(flat.type) else flat
+        flat = flat.cast(pa.string()) if pa.types.is_string_view(flat.type) else flat
+        absent = pc.equal(flat, "")
+    else:
+        absent = pc.less(flat, 0)
+    if padding is not None:
+        absent = pc.or_(absent, pc.equal(flat, padding))
+    absent = pc.fill_null(absent, True)
+    if not pc.any(absent).as_py():
+        return flat, lengths
+    keep = pc.invert(absent)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    kept = owner[keep.to_numpy(zero_copy_only=False)]
+    return flat.filter(keep), np.bincount(kept, minlength=len(lengths))
