@@ -70,7 +70,7 @@ def test_a_formula_that_is_not_finite_names_the_row(frame):
 
 
 def test_columns_that_are_missing_or_of_another_kind(frame):
-    with pytest.raises(LogError, match=r"no column 'clik'; did you mean \['click'\]"):
+    with pytest.raises(LogError, match=r"no column 'clik' \(did you mean 'click'"):
         RecReplayBuffer.from_pandas(frame, SCHEMA.replace(quality="clik"))
     with pytest.raises(LogError, match="'user' holds float values"):
         RecReplayBuffer.from_pandas(frame.assign(user=frame["user"] + 0.5), SCHEMA)

@@ -17,11 +17,12 @@ from typing import Any
 from torchrl_drpo.files import telling_full_disk
 
 from ..schema import LogSchema
-from ..sources import BATCH_ROWS, LogSource
+from ..sources import BATCH_ROWS
 from ..store.folder import exclusive
 from ..store.manifest import StoreError, read_manifest
 from ..store.report import ConversionReport
 from ..store.store import LogStore
+from .opening import open_source
 from .request import Request
 from .run import Conversion
 
@@ -77,9 +78,7 @@ def convert_log(
     root = Path(root)
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
-    log = source
-    if not isinstance(log, LogSource):
-        log = LogSource(source, batch_rows, beside=schema.side_tables)
+    log = open_source(source, schema, batch_rows)
     earlier = LogStore(like) if like is not None else None
     options = {
         "test_days": test_days, "test_start": test_start, "bad_rows": bad_rows,

@@ -15,6 +15,7 @@ from ..sources.arrow import item_lists, unique_ids
 from ..sources.kinds import column_kind
 from .days import row_days
 from .ids import IdCounter
+from .opening import agree_on_ids
 from .roles import check_kinds, id_columns, time_resolution
 from .side_tables import listed_items, side_table
 
@@ -62,6 +63,7 @@ def scan_log(
     named = id_columns(schema)
     kinds = source.kinds(schema.columns, list(named.values()))
     check_kinds(schema, kinds)
+    agree_on_ids(source, schema, known)
     per_second = time_resolution(schema, kinds)
     counters = {name: IdCounter() for name in named}
     columns = list(dict.fromkeys([*named.values(), schema.time, schema.date, schema.history]))

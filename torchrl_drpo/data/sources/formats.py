@@ -1,8 +1,12 @@
-"""Parquet and CSV files as streams of Arrow batches, local or behind a URI."""
+"""Parquet and CSV files as streams of Arrow batches, local or behind a URI.
+
+CSV files are UTF-8 with a header line. Their columns are separated by commas; or by whatever of
+``;``, tab and ``|`` the header holds instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import LogError
@@ -11,7 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PARQUET = (".parquet", ".pq")
-CSV = (".csv", ".csv.gz", ".tsv")
+CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+BLOCK_BYTES = 1 << 24
 
 
 def open_file(file: str) -> Any:
@@ -21,16 +26,26 @@ def open_file(file: str) -> Any:
     return fsspec.open(file, "rb").open() if "://" in file else open(file, "rb")
 
 
+def is_csv(file: str) -> bool:
+    """Whether a file is read as CSV, by its name."""
+    return file.lower().endswith(CSV)
+
+
 def read_schema(file: str) -> pa.Schema:
-    """The columns of a file; raises ``LogError`` where it is not what its name says."""
-    lower = file.lower()
+    """The columns of a file, those of a CSV file as text; ``LogError`` where it is another thing.
+
+    What the columns of CSV files hold only all their rows can tell.
+    """
     with open_file(file) as handle:
         if not handle.read(1):
             raise LogError(f"{file} is empty (0 bytes); write it again or leave it out")
-    if lower.endswith(PARQUET):
+    if file.lower().endswith(PARQUET):
         return _guard(file, lambda: _parquet(file).schema_arrow)
-    if lower.endswith(CSV):
-        return _guard(file, lambda: _csv_reader(file, None).schema)
+    if is_csv(file):
+        import pyarrow as pa
+
+        names = _guard(file, lambda: _csv_reader(file).schema.names)
+        return pa.schema([(name, pa.string()) for name in names])
     raise LogError(f"{file} is neither Parquet {PARQUET} nor CSV {CSV}; rename or convert it")
 
 
@@ -42,23 +57,51 @@ def _parquet(file: str) -> Any:
     return pq.ParquetFile(file, memory_map=True)
 
 
-def _csv_reader(file: str, columns: list[str] | None) -> Any:
+def _csv_reader(file: str, **convert: Any) -> Any:
     from pyarrow import csv
 
+    delimiter = _delimiter(file)
     return csv.open_csv(
-        file if "://" not in file else open_file(file),
-        parse_options=csv.ParseOptions(delimiter="\t" if file.lower().endswith(".tsv") else ","),
-        convert_options=csv.ConvertOptions(include_columns=columns),
-        read_options=csv.ReadOptions(block_size=1 << 24),
+        _csv_bytes(file),
+        # A quoted text may hold a line break, also where one block of bytes meets the next.
+        parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=csv.ConvertOptions(**convert),
+        read_options=csv.ReadOptions(block_size=BLOCK_BYTES),
     )
 
 
-def stream(file: str, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
-    """A file's rows in order, at most ``rows`` at a time."""
-    if file.lower().endswith(PARQUET):
+def _csv_bytes(file: str) -> Any:
+    import pyarrow as pa
+
+    handle = open_file(file) if "://" in file else pa.OSFile(file)
+    return pa.CompressedInputStream(handle, "gzip") if file.lower().endswith(".gz") else handle
+
+
+def _delimiter(file: str) -> str:
+    with _csv_bytes(file) as handle:
+        header = handle.read(1 << 16).split(b"\n")[0]
+    if header.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise LogError(f"{file} is text in UTF-16; save it as UTF-8")
+    usual = "\t" if file.lower().endswith((".tsv", ".tsv.gz")) else ","
+    return next((sign for sign in (usual, ",", ";", "\t", "|") if sign.encode() in header), usual)
+
+
+def text_blocks(file: str, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """A CSV file's rows in order, every column as text; null where nothing is written."""
+    import pyarrow as pa
+
+    types = dict.fromkeys(names, pa.string())
+    yield from _csv_reader(file, column_types=types, strings_can_be_null=True)
+
+
+def stream(
+    file: str, columns: list[str] | None, rows: int, types: Mapping[str, pa.DataType]
+) -> Iterator[pa.RecordBatch]:
+    """A file's rows in order, at most ``rows`` at a time; ``types`` are those of CSV columns."""
+    if not is_csv(file):
         yield from _parquet(file).iter_batches(batch_size=rows, columns=columns)
         return
-    for block in _csv_reader(file, columns):
+    for block in _csv_reader(file, include_columns=columns, column_types=types):
         for start in range(0, block.num_rows, rows):
             yield block.slice(start, rows)
 

@@ -97,8 +97,8 @@ def _hash_others(column: pa.Array) -> np.ndarray:
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), _NULL)
-    if pa.types.is_decimal(kind):  # as text: float64 would make two of them one
-        return string_words(pc.cast(column, pa.large_string())).hashes()
+    if pa.types.is_decimal(kind):
+        return _hash_decimals(column)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return string_words(column).hashes()
     if pa.types.is_fixed_size_binary(kind):
@@ -117,6 +117,21 @@ def _hash_others(column: pa.Array) -> np.ndarray:
         whole = pc.cast(column, pa.int32()) if pa.types.is_time32(kind) else column
         return mix(to_int(pc.cast(whole, pa.int64()))[0].view(np.uint64))
     return _hash_python(column)
+
+
+def _hash_decimals(column: pa.Array) -> np.ndarray:
+    """As the floats that they equal; as text where float64 would make two of them one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    words = string_words(pc.cast(column, pa.large_string())).hashes()
+    values = to_float(column)
+    try:
+        back = pc.cast(pa.array(values, from_pandas=True), column.type)
+    except pa.ArrowInvalid:  # one of them lies beyond what the type holds
+        return words
+    same = pc.fill_null(pc.equal(back, column), False).to_numpy(zero_copy_only=False)
+    return np.where(same, _hash_floats(values), words)
 
 
 def _hash_python(column: pa.Array) -> np.ndarray:

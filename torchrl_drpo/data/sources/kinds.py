@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 #: Ticks a second of Arrow's time types.
 TIME_TYPES_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-NUMBERS = {"integer", "float", "boolean"}
+#: Kinds of numbers; each later one takes the values of those before it.
+NUMBERS = ("boolean", "integer", "float")
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+|")
 
 
@@ -25,7 +26,9 @@ def column_kind(kind: pa.DataType) -> str:
         "boolean": pa.types.is_boolean,
         "string": lambda t: pa.types.is_string(t) or pa.types.is_large_string(t),
         "time": lambda t: pa.types.is_timestamp(t) or pa.types.is_date(t),
-        "list": lambda t: pa.types.is_list(t) or pa.types.is_large_list(t),
+        "list": lambda t: (
+            pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)
+        ),
     }
     if pa.types.is_dictionary(kind):
         return column_kind(kind.value_type)
@@ -42,3 +45,14 @@ def index_names(schema: pa.Schema) -> set[str]:
     except (ValueError, KeyError, TypeError, RecursionError):  # written by somebody else
         return names
     return names | {name for name in described if isinstance(name, str)}
+
+
+def common_kind(kinds: set[str]) -> str | None:
+    """The kind that holds the values of all of them, None where there is none.
+
+    >>> common_kind({"float", "integer"}), common_kind({"string"}), common_kind({"string", "float"})
+    ('float', 'string', None)
+    """
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return max(kinds, key=NUMBERS.index) if kinds <= set(NUMBERS) else None

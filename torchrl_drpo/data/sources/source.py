@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import LogError
+from .columns import Columns
 from .formats import guarded, read_schema, stream
 from .frames import as_table, hash_table
 from .inputs import Input, inputs_of
-from .kinds import NUMBERS, column_kind, index_names
+from .kinds import index_names
 from .paths import folder_of, resolve
 
 if TYPE_CHECKING:
@@ -40,10 +40,13 @@ class LogSource:
 
     Args:
         source: a file, folder, glob or fsspec URI (or a list of these) of Parquet or CSV files,
-            read in the order of their names; or a pandas or polars frame, or an Arrow table.
+            read in the order of their names; or a pandas or polars frame, an Arrow table, or
+            whatever offers one (``__arrow_c_stream__``, ``__dataframe__``).
         batch_rows: rows of a batch, at least 1.
         beside: paths of tables that lie beside the log and are not part of it, relative to its
             folder: a folder or a glob leaves them out.
+        ids: columns whose values are names: in CSV files text, unless every value is spelled as
+            an integer is; an empty text is a missing id.
 
     Raises:
         FileNotFoundError: if nothing matches.
@@ -51,7 +54,11 @@ class LogSource:
     """
 
     def __init__(
-        self, source: Any, batch_rows: int = BATCH_ROWS, beside: Sequence[str] = ()
+        self,
+        source: Any,
+        batch_rows: int = BATCH_ROWS,
+        beside: Sequence[str] = (),
+        ids: Collection[str] = (),
     ) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
@@ -65,47 +72,35 @@ class LogSource:
         self.table = as_table(source)
         self.files = [] if self.table is not None else resolve(source, beside)
         self.folder = folder_of(self.files[0]) if self.files else None
-        self._schemas = [(name, read_schema(name)) for name in self.files]
+        schemas = [(name, read_schema(name)) for name in self.files]
         if self.table is not None:
-            self._schemas = [("the table", self.table.schema)]
+            schemas = [("the table", self.table.schema)]
+        self.columns = Columns(schemas, ids)
+        self._tables: dict[str, LogSource] = {}
 
     @property
-    def column_names(self) -> list[str]:
-        """All columns of the first file."""
-        return list(self._schemas[0][1].names)
+    def name(self) -> str:
+        """The log in words, for messages: its first file."""
+        return self.files[0] if self.files else "the table"
 
-    def kinds(self, columns: Sequence[str], ids: Sequence[str] = ()) -> dict[str, str]:
+    def kinds(self, columns: Sequence[str], ids: Collection[str] = ()) -> dict[str, str]:
         """The kind of each column (integer, float, boolean, string, time, list), checked to agree.
 
         Numbers of different kinds may meet in one column of several files, save in ``ids``.
         """
-        import difflib
-
-        found: dict[str, tuple[str, str]] = {}
-        for file, schema in self._schemas:
-            for column in columns:
-                if column not in schema.names:
-                    near = difflib.get_close_matches(column, schema.names, 3)
-                    hint = f"did you mean {near}?" if near else f"it has {schema.names[:20]}"
-                    raise LogError(f"{file} has no column {column!r}; {hint}")
-                kind = column_kind(schema.field(column).type)
-                if kind == "other":
-                    raise LogError(
-                        f"{file}: column {column!r} has type {schema.field(column).type}, expected "
-                        "integers, floats, booleans, strings, timestamps or lists of ids"
-                    )
-                earlier, where = found.setdefault(column, (kind, file))
-                mixed = {kind, earlier}
-                if len(mixed) > 1 and (column in ids or not mixed <= NUMBERS):
-                    raise LogError(
-                        f"column {column!r} is {earlier} in {where} but {kind} in {file}; "
-                        "write the files with one schema"
-                    )
-        return {column: kind for column, (kind, _) in found.items()}
+        self.columns.check(columns)
+        named = self.columns.ids.union(ids)
+        return {column: self.columns.kind(column, column in named) for column in columns}
 
     def types(self, column: str) -> list[pa.DataType]:
-        """The column's Arrow type in each file."""
-        return [schema.field(column).type for _, schema in self._schemas]
+        """The column's Arrow type in each file that does not leave it empty."""
+        return self.columns.types(column)
+
+    def table_beside(self, path: str, ids: Collection[str]) -> LogSource:
+        """A table that lies beside the log, opened once."""
+        if path not in self._tables:
+            self._tables[path] = LogSource(path, ids=ids)
+        return self._tables[path]
 
     def batches(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[Batch]:
         """All rows in order.
@@ -121,7 +116,7 @@ class LogSource:
                 if table.num_rows == 0:
                     continue
                 if number >= start:
-                    yield Batch(table, file, first_row)
+                    yield Batch(self.columns.mended(table, file), file, first_row)
                 number += 1
                 first_row += table.num_rows
 
@@ -133,8 +128,9 @@ class LogSource:
             yield "the table", iter(table.to_batches(max_chunksize=self.batch_rows))
             return
         names = None if columns is None else list(columns)
+        types = self.columns.csv_types()
         for file in self.files:
-            yield file, guarded(file, stream(file, names, self.batch_rows))
+            yield file, guarded(file, stream(file, names, self.batch_rows, types))
 
     @property
     def index_columns(self) -> frozenset[str]:
@@ -142,7 +138,9 @@ class LogSource:
 
         They make every row another, although the rows that they number may be the same.
         """
-        return frozenset(name for _, schema in self._schemas for name in index_names(schema))
+        return frozenset(
+            name for schema in self.columns.schemas.values() for name in index_names(schema)
+        )
 
     def inputs(self, known: Iterable[Mapping[str, Any]] = ()) -> list[Input]:
         """What was read: one entry a file; see :func:`~.inputs.inputs_of`."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..conversion.opening import open_source
 from ..conversion.scan import find_test_start, scan_log
 from ..schema import LogSchema
-from ..sources import LogError, LogSource
+from ..sources import LogError
 from .checks import Checks
 from .report import Fault, ValidationReport
 
@@ -46,7 +47,7 @@ def validate_log(
         (False, [('reward is not finite', 1), ('duplicate rows', 1)])
     """
     try:
-        log = LogSource(source, beside=schema.side_tables)
+        log = open_source(source, schema)
         outline = scan_log(log, schema)
         first_test_day = find_test_start(outline.last_day, test_days, test_start)
     except (LogError, FileNotFoundError) as error:
