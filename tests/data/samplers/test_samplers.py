@@ -288,3 +288,42 @@ def test_whole_trajectories_come_padded_with_a_mask(log):
     following = buffer.sample(5)["index"]
     buffer.sampler.load_state_dict(state)
     assert torch.equal(buffer.sample(5)["index"], following)
+
+
+@pytest.mark.parametrize("kind", [QuantileSampler, TrajectorySampler])
+def test_a_sampler_that_moves_to_equally_many_rows_looks_at_them(kind):
+    """What it learned of one part is not true of another, however long that is."""
+    row = torch.arange(20)
+    buffers = []
+    for length in (2, 5):
+        reward = (row % length == 1).float().unsqueeze(-1)
+        rows = TensorDict({"next": {"reward": reward}, "trajectory_id": row // length}, [20])
+        buffers.append(TensorDictReplayBuffer(storage=LazyTensorStorage(20)))
+        buffers[-1].extend(rows)
+    moved = kind(seed=5)
+    for buffer in buffers:
+        fresh = kind(seed=5)
+        fresh.load_state_dict(moved.state_dict())
+        drawn = [sampler.sample(buffer.storage, 64)[0] for sampler in (moved, fresh)]
+        assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"drawn": -1}, {"drawn": 1.5}, {"drawn": None}, {"seed": "7"}, {"seed": 0.5}]
+)
+def test_states_that_count_nothing_are_refused(changes):
+    state = TrajectorySampler(seed=3).state_dict()
+    with pytest.raises(ValueError, match="a sampler's state counts draws from 0, got"):
+        TrajectorySampler().load_state_dict({**state, **changes})
+    for kappa in (0.0, 1.5, float("nan")):
+        sampler = QuantileSampler(kappa=0.5)
+        with pytest.raises(ValueError, match="kappa"):
+            sampler.load_state_dict({**sampler.state_dict(), "kappa": kappa})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_qualities_that_cannot_be_ranked_are_refused(bad):
+    quality = torch.arange(5.0)
+    quality[3] = bad
+    with pytest.raises(ValueError, match="quality must be finite"):
+        make(QuantileSampler(kappa=0.5), quality).sample(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,22 @@ class CountedSampler(Sampler):
         self.rank, self.world_size = rank, world_size
         self._seed = seed
         self._drawn = 0
+        self._seen: tuple[weakref.ref[Storage], int, int] | None = None
 
     def _key(self) -> int:
         if self._seed is None:
             self._seed = int(torch.randint(2**62, (), generator=self._rng))
         return self._seed
+
+    def _is_new(self, storage: Storage) -> bool:
+        """Whether this storage, as it is now, is another one than at the last call.
+
+        A sampler may be handed from one part of a log to another: equally long is not the same.
+        """
+        now = (len(storage), int(getattr(storage, "_mutation_revision", 0)))
+        known = self._seen is not None and self._seen[0]() is storage and self._seen[1:] == now
+        self._seen = (weakref.ref(storage), *now)
+        return not known
 
     def _stream(self) -> int:
         """The key of this rank's own draws."""
@@ -62,7 +74,10 @@ class CountedSampler(Sampler):
                 f"the state is of rank and world size {state_dict['shard']}, this sampler's are "
                 f"{[self.rank, self.world_size]}"
             )
-        self._seed, self._drawn = state_dict["seed"], state_dict["drawn"]
+        seed, drawn = state_dict["seed"], state_dict["drawn"]
+        if not isinstance(drawn, int) or drawn < 0 or not isinstance(seed, int | None):
+            raise ValueError(f"a sampler's state counts draws from 0, got {drawn!r}, seed {seed!r}")
+        self._seed, self._drawn = seed, drawn
 
     def dumps(self, path: Path | str) -> None:
         """Writes :meth:`state_dict` as JSON, atomically."""
@@ -76,4 +91,7 @@ class CountedSampler(Sampler):
         self.load_state_dict(json.loads((Path(path) / "sampler.json").read_text()))
 
     def _empty(self) -> None:
-        self._drawn = 0
+        self._drawn, self._seen = 0, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_seen": None}

@@ -116,8 +116,7 @@ class QuantileSampler(CountedSampler):
 
     def _build(self, storage: Storage) -> None:
         """Sorts the log by (group, quality downwards), once; ties in the log's own order."""
-        version = (len(storage), int(getattr(storage, "_mutation_revision", 0)))
-        if self._order is not None and version == self._version:
+        if not self._is_new(storage) and self._order is not None:
             return
         if len(storage) == 0:
             raise RuntimeError("cannot sample from an empty storage")
@@ -132,7 +131,7 @@ class QuantileSampler(CountedSampler):
             starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
         small = len(order) < 2**31
         self._order = order.to(torch.int32 if small else torch.int64)
-        self._quality, self._starts, self._version = quality, starts, version
+        self._quality, self._starts = quality, starts
         self._ends = None
 
     def _quota(self, size: Tensor) -> Tensor:

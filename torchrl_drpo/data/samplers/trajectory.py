@@ -42,7 +42,7 @@ class TrajectorySampler(CountedSampler):
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
         """Indices ``[batch_size]``."""
-        if self._starts is None or self._rows != len(storage):
+        if self._is_new(storage) or self._starts is None:
             self._starts, self._rows = group_starts(storage, self.by), len(storage)
         stream = self._stream()
         counter = 2 * (self._drawn + torch.arange(batch_size))
