@@ -17,7 +17,9 @@ from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 from ..conversion import convert_log
 from ..conversion.quality import discounted_returns
 from ..schema import LogSchema
+from .copies import deep_copy, kept_options
 from .log import LogFacts, OpenLog, open_log, remove_with
+from .positions import row_positions
 from .storage import LogStorage
 from .ted import store_ted
 
@@ -199,15 +201,23 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         """Another buffer on the same files that shows one part, such as ``"train"`` or ``"test"``.
 
         Histories still reach into the whole log: that of a test row holds all rows before it.
+        Whatever was given to this buffer is kept unless given anew: both draw from one generator;
+        the sampler and the transforms are copies, and the sampler starts afresh.
 
         Args:
             part: name of the part.
-            **buffer_options: TorchRL's; the batch size is kept unless given.
+            **buffer_options: ``history``, ``next_observation``, ``sample_index``, and TorchRL's.
         """
-        return type(self)(
-            self._log, part=part, **self._options,
-            **{"batch_size": self._batch_size, **buffer_options},
-        )  # fmt: skip
+        options = {**self._options, **kept_options(self), **buffer_options}
+        if "transform_factory" in buffer_options:
+            del options["transform"]
+        return type(self)(self._log, part=part, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecReplayBuffer:
+        """Another buffer over the same files, which are read-only."""
+        log = self._log
+        files = [log, log.rows, log.histories, *log.starts.values(), self._storage.part]
+        return deep_copy(self, memo, files)
 
     def sample(self, *args: Any, **options: Any) -> Any:
         """See TorchRL's ``TensorDictReplayBuffer.sample``."""
@@ -217,9 +227,13 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         return found
 
     def __getitem__(self, index: Any) -> Any:
-        """Rows by integer, slice or index tensor, in storage order; a key gives that column."""
-        if isinstance(index, slice):
-            index = torch.arange(*index.indices(len(self)))
+        """Rows by integer, slice, index tensor or mask, in storage order; a key gives that column.
+
+        Raises:
+            IndexError: see :func:`~torchrl_drpo.data.replay.positions.row_positions`.
+        """
+        if isinstance(index, slice | Tensor) or index is Ellipsis:
+            index = row_positions(index, len(self))
         return super().__getitem__(index)
 
     def _check_part(self, part: str) -> None:

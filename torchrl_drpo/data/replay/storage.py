@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchrl.data import TensorStorage
 
 from .log import OpenLog
+from .positions import row_positions
 
 
 class LogStorage(TensorStorage):
@@ -84,7 +84,7 @@ class LogStorage(TensorStorage):
         """Rows by integer, slice, sequence or index tensor; ``IndexError`` outside [-n, n)."""
         if isinstance(index, slice) and index == slice(None):
             return self._storage if self.part is None else self._storage[self.part]
-        positions = self._positions(index)
+        positions = row_positions(index, len(self))
         rows = self.global_rows(positions.reshape(-1))
         out = TensorDict({}, rows.shape)
         for key, values in self._columns.items():
@@ -94,21 +94,6 @@ class LogStorage(TensorStorage):
         if self.next_observation:
             self._set_next(out, rows)
         return out.reshape(positions.shape)
-
-    def _positions(self, index: Any) -> Tensor:
-        if isinstance(index, tuple) and len(index) == 1:
-            index = index[0]
-        if isinstance(index, slice):
-            index = torch.arange(*index.indices(len(self)))
-        index = torch.as_tensor(np.asarray(index) if isinstance(index, range | list) else index)
-        if index.dtype == torch.bool:
-            index = index.nonzero().squeeze(-1)
-        index = index.long()
-        low, high = index.aminmax() if index.numel() else (torch.zeros(()), torch.zeros(()))
-        if low < -len(self) or high >= max(len(self), 1):
-            bad = int(low) if low < -len(self) else int(high)
-            raise IndexError(f"row {bad} is outside the {len(self)} rows of this log")
-        return torch.where(index < 0, index + len(self), index)
 
     def _set_next(self, out: TensorDictBase, rows: Tensor) -> None:
         """The state after the action: the history with it, the next row's context and features.
