@@ -40,7 +40,9 @@ class Progress:
     rows: int = 0
     duplicates: int = 0
     trajectories: int = 0
+    sessions_cut: int = 0
     slates: int = 0
+    last_slate: int | None = None
     history_items: int = 0
     parts: dict[str, int] = field(default_factory=dict)
 

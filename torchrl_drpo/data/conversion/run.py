@@ -143,7 +143,7 @@ class Conversion:
             dropped=dict(state.faults), users=len(outline.catalogues.get("users", ())),
             items=len(outline.catalogues["items"]), items_logged=self._items_logged(),
             unknown_items=outline.unknown_items, trajectories=state.trajectories,
-            slates=state.slates, parts=dict(state.parts),
+            sessions_cut=state.sessions_cut, slates=state.slates, parts=dict(state.parts),
             first_test_day=None if first_test_day is None
             else str(np.datetime64(first_test_day, "D")),
             missing_tables=outline.missing,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..sources import LogError
+from .groups import again, begins, check_slates, group_ids, in_order
 from .journal import Workspace
 from .layout import REWARD, columns_of
 from .parts import Parts
@@ -52,9 +53,7 @@ class PartitionSorter:
 
     def _in_order(self, records: np.ndarray) -> np.ndarray:
         """By user, time and position in the slate; ties keep the log's own order."""
-        keys = (records["time"], records["user"])
-        keys = (records["position"], *keys) if self.schema.slate and self.schema.position else keys
-        records = records[np.lexsort(keys)]
+        records = in_order(records, self.schema)
         if not self.encoder.hashed:
             return records
         repeats = _repeats(records)
@@ -83,10 +82,13 @@ class PartitionSorter:
             state.trajectories += len(starts)
         else:
             state.trajectories += len(records)
+        if self.schema.session:
+            state.sessions_cut += len(again(group_ids(records, "session", self.schema)))
         if self.schema.slate:
-            fresh = np.append(True, records["slate"][1:] != records["slate"][:-1])[: len(records)]
-            if self.schema.user:
-                fresh[1:] |= records["user"][1:] != records["user"][:-1]
+            ids = group_ids(records, "slate", self.schema)
+            check_slates(records, ids, self.encoder)
+            fresh = begins(ids, state.last_slate)
+            state.last_slate = int(ids[-1]) if len(ids) else state.last_slate
             values["slate",] = state.slates + np.cumsum(fresh) - 1
             self._index("slate_offsets", state.rows + np.flatnonzero(fresh))
             state.slates += int(fresh.sum())

@@ -21,6 +21,8 @@ class ConversionReport:
         items_logged: items that a kept row showed.
         unknown_items: logged items that the item table lacks (they joined the catalogue).
         trajectories: trajectories; every row is one where the log is stored as logged.
+        sessions_cut: how often a session went on after rows of another of the same user; each piece
+            is a trajectory of its own.
         slates: slates, zero where the schema has none.
         parts: rows of each part (train, test, ...).
         first_test_day: first day of the test period, ``YYYY-MM-DD``.
@@ -37,6 +39,7 @@ class ConversionReport:
     items_logged: int = 0
     unknown_items: int = 0
     trajectories: int = 0
+    sessions_cut: int = 0
     slates: int = 0
     parts: dict[str, int] = field(default_factory=dict)
     first_test_day: str | None = None

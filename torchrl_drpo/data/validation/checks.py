@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..conversion.groups import advice as slate_advice
+from ..conversion.groups import group_ids
 from ..conversion.records import Encoder, Show
 from ..conversion.roles import SECONDS_A_DAY
 from ..conversion.scan import Outline
@@ -15,9 +17,12 @@ from ..sources import Batch, LogSource
 from ..sources.arrow import to_float
 from .leakage import Finding, leaking_features, telling_features
 from .report import Fault
+from .spans import Spans, latest_before
 
 PLAUSIBLE_YEARS = (1990, 2100)
 FEATURE_ROWS = 1 << 16
+#: How tools write that there is nothing; of an id they may be the name of somebody.
+NOTHING = ("NULL", "null", "None", "NaN", "nan", "NA", "N/A", "n/a", "#N/A", "\\N", "undefined")
 
 
 class Checks:
@@ -38,6 +43,8 @@ class Checks:
         self.item_days: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.some_rows: list[tuple[np.ndarray, np.ndarray]] = []  # features, what is judged
         self.quality_range = (np.inf, -np.inf)
+        self.spans = {name: Spans() for name in ("session", "slate") if getattr(schema, name)}
+        self.zero = outline.catalogues["items"].find(0) if self._has_lists else -1
 
     def add(
         self,
@@ -69,6 +76,7 @@ class Checks:
                 low, high = self.quality_range
                 value = records["value"]
                 self.quality_range = (min(low, value.min()), max(high, value.max()))
+            self._note_groups(records)
             if self.schema.features:
                 every = -(-self.outline.rows // FEATURE_ROWS)
                 some = (self.rows + self.encoder.kept) % every == 0
@@ -84,6 +92,8 @@ class Checks:
             advice = f"the quality of every row is {low:g}, which tells no row from another; an "
             advice += "objective that compares rows learns nothing from it"
             self.add("constant quality", "warning", self.rows, advice)
+        self._check_groups()
+        self._check_names()
         table = self.schema.items
         for name in self.outline.missing:
             self.add("missing table", "warning", 1, f"{name} is not beside the log; left out")
@@ -113,7 +123,7 @@ class Checks:
         user = records["user"] if self.schema.user else np.zeros(len(records), dtype=np.int64)
         order = np.argsort(user, kind="stable")
         time, owner = records["time"][order], user[order]
-        before = np.maximum(_latest_before(owner, time), self.last_time[owner])
+        before = np.maximum(latest_before(owner, time), self.last_time[owner])
         late = np.flatnonzero(time < before)
         examples = [
             self._place(batch, self.encoder.kept[order[k]], f"time {time[k]} after {before[k]}")
@@ -143,6 +153,8 @@ class Checks:
             self.add("negative position", "warning", len(rows), "positions start at 0", examples)
 
     def _check_items(self, batch: Batch, records: np.ndarray) -> None:
+        if self.zero >= 0 and np.any(records["item"] == self.zero):
+            self.zero = -1  # a row shows it: an item like any other
         if self.outline.listed_items:
             rows = np.flatnonzero(records["item"] >= self.outline.listed_items)
             first = records["item"][rows[: self.max_examples]]
@@ -157,6 +169,43 @@ class Checks:
             pairs = np.stack([records["item"], records["day"]], axis=1)
             unique, counts = np.unique(pairs, axis=0, return_counts=True)
             self.item_days.append((unique[:, 0], unique[:, 1], counts))
+
+    def _note_groups(self, records: np.ndarray) -> None:
+        rows = self.rows + self.encoder.kept
+        by_user = self.schema.by_user
+        owner = records["user"] if by_user else np.zeros(len(records), dtype=np.int64)
+        for name, spans in self.spans.items():
+            instant = records["time"] if by_user else rows
+            spans.add(owner, group_ids(records, name, self.schema), instant, rows)
+
+    def _check_groups(self) -> None:
+        kinds = {
+            "slate": ("error", slate_advice(self.schema)),
+            "session": ("warning", "a session that others interrupt is cut into trajectories"),
+        }
+        for name, spans in self.spans.items():
+            rows = spans.interrupted()
+            examples = [self._at(int(row)) for row in rows[: self.max_examples]]
+            severity, advice = kinds[name]
+            self.add(f"interleaved {name}s", severity, len(rows), advice, examples)
+
+    @property
+    def _has_lists(self) -> bool:
+        return bool(self.schema.history or self.outline.history_table is not None)
+
+    def _check_names(self) -> None:
+        """Ids that are probably none: what tools write for nothing, what lists are padded with."""
+        for name, catalogue in self.outline.catalogues.items():
+            found = [] if catalogue.is_integer else [w for w in NOTHING if catalogue.find(w) >= 0]
+            advice = "these texts are ids like any other; write nothing where nothing is known"
+            examples = [{"ids": name, "value": word} for word in found]
+            self.add("ids that read as missing", "warning", len(found), advice, examples)
+        if self.zero >= self.outline.listed_items:
+            advice = (
+                "lists of items hold 0, but no row and no item table does; where it is their "
+                "padding, say so: history_padding=0, or padding=0 of the initial history"
+            )
+            self.add("item 0 is in histories alone", "warning", 1, advice)
 
     def _check_duplicates(self) -> None:
         if not self.hashes:
@@ -189,18 +238,3 @@ class Checks:
                 f"year {years[strange][0]:.0f}; is time_unit={self.schema.time_unit!r} right?"
             )
             self.add("implausible times", "warning", self.rows, advice)
-
-
-def _latest_before(owner: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """The latest time among earlier entries of the same owner; owners come in ascending runs.
-
-    >>> _latest_before(np.array([0, 0, 0, 4]), np.array([5, 9, 2, 1]))[1:3]
-    array([5, 9])
-    """
-    levels, dense = np.unique(time, return_inverse=True)
-    fresh = np.append(True, owner[1:] != owner[:-1])[: len(owner)]
-    # one running maximum serves all owners once each run starts above the one before
-    lifted = np.maximum.accumulate(dense + (np.cumsum(fresh) - 1) * len(levels))
-    before = levels[np.append(0, lifted[:-1]) % len(levels)]
-    before[fresh] = np.iinfo(np.int64).min
-    return before
