@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,28 @@ def random_log(rows: int = 400, seed: int = 0, users: int = 23, items: int = 40)
     frame["fresh"] = frame["time"] % 1200 == 0
     extra = frame.iloc[rng.integers(0, rows, rows // 20)]
     return pd.concat([frame, extra]).sort_values("time", kind="stable").reset_index(drop=True)
+
+
+def other_number(rng: random.Random, data: object) -> None:
+    """Another number, name or length somewhere in JSON data."""
+    places: list[tuple[object, object]] = []
+
+    def walk(node: object) -> None:
+        entries = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in entries:
+            places.append((node, key))
+            if isinstance(value, dict | list):
+                walk(value)
+
+    walk(data)
+    node, key = rng.choice(places)
+    value = node[key]
+    others = [0, -1, 2**70, 1e300, None, "x", "../x", [], {}, True, [value]]
+    if isinstance(value, int):
+        others += [value + 1, value - 1, 2 * value, -value] * 3
+    if isinstance(value, str):
+        others += [value[:-1], value + "x", value.upper()]
+    node[key] = rng.choice(others)
 
 
 @pytest.fixture

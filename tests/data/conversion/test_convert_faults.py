@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from tensordict import TensorDict
 
 from torchrl_drpo.data import (
     InitialHistory,
@@ -181,6 +184,48 @@ def test_a_full_disk_is_said_and_survived(parquet, tmp_path, monkeypatch):
     convert_log(parquet, root, other, overwrite=True, partition_rows=90)
     convert_log(parquet, tmp_path / "b", other, partition_rows=90)
     assert contents(root) == contents(tmp_path / "b")
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """No file may grow beyond ``size`` bytes: what numpy and the kernel then say differs by call."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [100, 1_500, 8_000, 16_000, 40_000])
+def test_wherever_the_disk_is_full_it_is_said(frame, tmp_path, size):
+    """In the journal, the records, the columns, item tables, histories, the catalogues."""
+    frame.assign(user=frame["user"].astype(str)).to_parquet(tmp_path / "log.parquet")
+    ids = sorted(frame["item"].unique())
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 60)).tolist()
+    pd.DataFrame({"id": ids, "e": vectors}).to_parquet(tmp_path / "items.parquet")
+    past = {"u": sorted(frame["user"].astype(str).unique())[:2], "h": [ids * 300, ids]}
+    pd.DataFrame(past).to_parquet(tmp_path / "past.parquet")
+    schema = SCHEMA.replace(
+        items=ItemTable("items.parquet", "id", embedding="e"),
+        initial_history=InitialHistory("past.parquet", "u", "h"),
+    )
+    root = tmp_path / "out"
+    with largest_file(size), pytest.raises(OSError, match="disk is full while converting into"):
+        convert_log(tmp_path / "log.parquet", root, schema)
+    convert_log(tmp_path / "log.parquet", root, schema)
+    convert_log(tmp_path / "log.parquet", tmp_path / "whole", schema)
+    assert contents(root) == contents(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_of_rows_is_said(tmp_path):
+    rows = TensorDict({"action": torch.zeros(900, 5), "next": {"reward": torch.zeros(900)}}, [900])
+    with largest_file(4_000), pytest.raises(OSError, match="disk is full while writing rows into"):
+        RecReplayBuffer.from_tensordict(rows, root=tmp_path)
+    assert len(RecReplayBuffer.from_tensordict(rows, root=tmp_path)) == 900
 
 
 def test_side_tables_are_checked(frame, tmp_path):

@@ -24,6 +24,15 @@ SIZES = {
     "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16,
 }  # fmt: skip
 Key = tuple[str, ...]
+#: What every log's rows hold: dtype and dimensions.
+_COLUMNS = {
+    ("action",): ("int64", 1), ("next", "reward"): ("float32", 2), ("next", "done"): ("bool", 2),
+    ("next", "terminated"): ("bool", 2),
+}  # fmt: skip
+#: Arrays beside the rows; those not named here are offsets and rows, int64 in one dimension.
+_ARRAYS = {
+    "item_codes": ("int64", 2), "item_embeddings": ("float32", 2), "initial_values": ("int32", 1),
+}  # fmt: skip
 _DATA = re.compile(r"data-[0-9a-f]{16}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _AGAIN = "convert the log again (overwrite=True replaces what is there once the new one is whole)"
@@ -171,7 +180,12 @@ def _from_data(data: dict[str, Any]) -> Manifest:
     for name in [*manifest.files, *manifest.catalogues.values()]:
         if not _FILE.fullmatch(name):
             raise ValueError(f"a file is called {name!r}")
+    keys = set(manifest.columns)
     for key, column in manifest.columns.items():
+        if not key or not all(isinstance(part, str) for part in key):
+            raise ValueError(f"a column has the key {key}")
+        if any(key[:length] in keys for length in range(1, len(key))):
+            raise ValueError(f"the key {key} lies within another column")
         if column.shape[:1] != (manifest.rows,):
             raise ValueError(f"column {key} has shape {column.shape} of {manifest.rows} rows")
     for stored in [*manifest.columns.values(), *manifest.arrays.values()]:
@@ -180,4 +194,9 @@ def _from_data(data: dict[str, Any]) -> Manifest:
             raise ValueError(f"{stored.file}: {found} bytes for {stored.dtype} {stored.shape}")
     if not set(manifest.parts.values()) <= set(manifest.arrays):
         raise ValueError("a part has no array")
+    columns = {key: manifest.columns[key] for key in _COLUMNS if manifest.report is not None}
+    for name, stored in {**columns, **manifest.arrays}.items():
+        expected = _COLUMNS.get(name) or _ARRAYS.get(name, ("int64", 1))
+        if (stored.dtype, len(stored.shape)) != expected:
+            raise ValueError(f"{name} is {stored.dtype} {stored.shape}, expected {expected}")
     return manifest
