@@ -188,7 +188,7 @@ def test_a_full_disk_is_said_and_survived(parquet, tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def largest_file(size):
-    """No file may grow beyond ``size`` bytes: what numpy and the kernel then say differs by call."""
+    """No file may grow beyond ``size`` bytes: numpy and the kernel then say so each in its way."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
