@@ -67,6 +67,26 @@ def test_a_deep_copy_is_equal_and_independent(name: str):
 
 
 @every_loss
+@pytest.mark.parametrize("functional", [True, False])
+def test_every_trained_parameter_is_reset_and_nothing_else(name: str, functional: bool):
+    loss = make(name, functional=functional)
+    trained = {key for key, p in loss.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter.fill_(0.125)
+    before = {key: value.clone() for key, value in loss.state_dict().items()}
+    loss.reset_parameters_recursive()
+    targets = [key for key in before if key.startswith("target_")]
+    for key, value in loss.state_dict().items():
+        moved = key in trained or key in targets
+        assert (not torch.equal(value, before[key])) is moved, key
+        if key.endswith("log_std") and key in trained:
+            assert (value == 0).all()
+    for key in targets:
+        torch.testing.assert_close(loss.state_dict()[key], loss.state_dict()[key[7:]])
+
+
+@every_loss
 def test_everything_moves_with_the_module(name: str):
     loss = make(name).double()
     tensors = [*loss.parameters(), *loss.buffers()]
@@ -152,6 +172,25 @@ def test_vmap_over_an_ensemble_of_actors(name: str):
             return loss(data)["loss_actor"]
 
     torch.testing.assert_close(torch.vmap(one)(stacked), torch.stack(expected))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of groups
+@fixed_losses
+@pytest.mark.parametrize("training", [True, False])
+def test_vmap_over_batches(name: str, training: bool):
+    loss = make(name).train(training)
+    data = torch.stack([batch(gaussian_actor(), N, seed=seed) for seed in range(3)])
+    if training and getattr(loss, "controller", None) is not None:
+        before = loss.kappa.clone()
+        with pytest.raises(RuntimeError, match=r"call loss\.eval\(\), or give kappa a number"):
+            torch.vmap(lambda rows: loss(rows)["loss_actor"])(data)
+        assert torch.equal(loss.kappa, before)
+        return
+    twin = copy.deepcopy(loss)
+    found = torch.vmap(lambda rows: loss(rows)["loss_actor"])(data)
+    if name == "bppo":  # whose epsilon decays at each call, and a vmap is one
+        twin.eval()
+    torch.testing.assert_close(found, torch.stack([twin(rows)["loss_actor"] for rows in data]))
 
 
 class OneBatch:

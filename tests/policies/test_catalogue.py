@@ -63,6 +63,21 @@ def log_prob_by_hand(policy, td: TensorDict) -> Tensor:
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "recency", "attention"])
+def test_all_parameters_are_reset_to_the_law_that_they_were_drawn_from(pooling, tie_embeddings):
+    options = {"context_sizes": (400,), "pooling": pooling, "tie_embeddings": tie_embeddings}
+    actor = make_catalogue_actor(400, dim=16, history=3, **options)
+    spread = {key: p.detach().std().item() for key, p in actor.named_parameters()}
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.fill_(7.0)
+    actor.reset_parameters_recursive()
+    for key, parameter in actor.named_parameters():
+        assert not (parameter == 7.0).any(), key
+        assert parameter.std().item() == pytest.approx(spread[key], rel=0.2), key
+
+
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("inputs", INPUTS)

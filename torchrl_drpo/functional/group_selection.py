@@ -26,7 +26,7 @@ def select_in_groups(
     segment = starts.cumsum(0) - 1
     position = torch.arange(ids.numel(), device=ids.device)
     # One slot per row is enough for any number of groups, so no size is read back.
-    first = torch.zeros_like(position).scatter_reduce_(
+    first = torch.zeros_like(segment).scatter_reduce_(
         0, segment, torch.where(starts, position, 0), "amax"
     )
     valid = torch.ones_like(ranked) if flat_mask is None else flat_mask[order].to(ranked.dtype)

@@ -11,6 +11,11 @@ def under_functorch() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def is_batched(values: Tensor) -> bool:
+    """Whether ``values`` are one thing for each call of a function under ``torch.vmap``."""
+    return torch._C._functorch.is_batchedtensor(values)
+
+
 def reads_are_free(values: Tensor) -> bool:
     """Whether reading a value of ``values`` waits for nothing and breaks nothing.
 

@@ -212,6 +212,19 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         every = super(LossModule, self).named_parameters(prefix, recurse, remove_duplicate)
         return ((name, p) for name, p in every if not name.startswith("_target"))
 
+    def reset_parameters_recursive(self) -> None:
+        """Makes the parameters of all trained networks what they are at first, or draws them anew.
+
+        TorchRL's own does not see the networks of a loss with ``functional=False``. Coefficients
+        stay as they are.
+        """
+        if self.functional:
+            super().reset_parameters_recursive()
+            return
+        for network in self.children():
+            if any(parameter.requires_grad for parameter in network.parameters()):
+                network.reset_parameters_recursive()
+
     def _all_modules(self) -> Iterator[nn.Module]:
         """Every module that the loss runs; functional ones are no children of it."""
         held = [value for value in self.__dict__.values() if isinstance(value, nn.Module)]

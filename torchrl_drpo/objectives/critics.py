@@ -61,6 +61,11 @@ class QEnsemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.in_keys = members[0].in_keys
 
+    def reset_parameters_recursive(self) -> None:
+        """Draws every critic anew."""
+        for member in self.members:
+            member.reset_parameters_recursive()
+
     def forward(self, tensordict: TensorDictBase, value_key: NestedKey) -> Tensor:
         """Q of each critic, shape ``[count, *B]``; ``value_key`` is the entry that they write."""
         return torch.stack(
@@ -111,6 +116,12 @@ class CriticLoss(WeightedLoss):
             else:
                 source = TensorDict.from_module(self.qvalue_network).data
                 TensorDict.from_module(self.target_qvalue_network).data.lerp_(source, tau)
+
+    def reset_parameters_recursive(self) -> None:
+        """As usual; targets start at the critics, not at draws of their own."""
+        super().reset_parameters_recursive()
+        if getattr(self, "qvalue_network", None) is not None:
+            self.update_targets(1.0)
 
     def _q_values(self, inputs: TensorDictBase, *, target: bool = False) -> Tensor:
         """Q of each critic at the inputs' actions, ``[count, *B]``; targets are detached."""

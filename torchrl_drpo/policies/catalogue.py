@@ -62,13 +62,23 @@ class CataloguePolicy(nn.Module):
             num_features=num_features,
             device=device,
         )
-        self.items = _item_table(num_items, dim, device)
+        self.items = nn.Parameter(torch.empty(num_items, dim, device=device))
         self.register_parameter(
-            "bias", nn.Parameter(torch.zeros(num_items, device=device)) if bias else None
+            "bias", nn.Parameter(torch.empty(num_items, device=device)) if bias else None
         )
         self.register_parameter(
-            "history_items", None if tie_embeddings else _item_table(num_items, dim, device)
+            "history_items", None if tie_embeddings else nn.Parameter(torch.empty_like(self.items))
         )
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws the tables anew; the encoder does so itself."""
+        for table in (self.items, self.history_items):
+            if table is not None:  # rows of about unit length: logits start near 0 at any width
+                table.copy_(torch.randn_like(table) * table.shape[1] ** -0.5)
+        if self.bias is not None:
+            self.bias.zero_()
 
     def forward(
         self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
@@ -193,8 +203,3 @@ def catalogue_policy(actor: nn.Module) -> CataloguePolicy:
         if isinstance(module, CataloguePolicy):
             return module
     raise TypeError(f"expected an actor of make_catalogue_actor, got {type(actor).__name__}")
-
-
-def _item_table(num_items: int, dim: int, device: torch.device | str | None) -> nn.Parameter:
-    # Rows of about unit length: logits start near 0 whatever the width is.
-    return nn.Parameter(torch.randn(num_items, dim, device=device) * dim**-0.5)

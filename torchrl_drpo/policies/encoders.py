@@ -65,6 +65,11 @@ class HistoryPooling(nn.Module):
         self.register_parameter("recency", recency)
         self.register_parameter("query", query)
 
+    def reset_parameters(self) -> None:
+        """Makes all places and items count alike, as at first."""
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """Pools ``embedded [*B, L, D]`` where ``mask [*B, L]`` is true; gives ``[*B, D]``."""
         length = mask.shape[-1]
@@ -211,14 +216,18 @@ class HistoryEncoder(nn.Module):
         self.context = nn.ModuleList(
             nn.Embedding(size + 1, dim, device=device) for size in context_sizes
         )
-        for table in self.context:
-            nn.init.normal_(table.weight, std=dim**-0.5)
+        self.reset_parameters()
         self.scaler = FeatureScaler(num_features, device) if num_features else None
         widths = [dim * (1 + len(self.context)) + num_features, *hidden, dim]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after, device=device), nn.ReLU()]
         self.mlp = nn.Sequential(*layers[:-1])
+
+    def reset_parameters(self) -> None:
+        """Draws the contexts' embeddings anew; pooling and layers do so themselves."""
+        for table in self.context:  # of about unit length, as the items are
+            nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
 
     def forward(
         self,

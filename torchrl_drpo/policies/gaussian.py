@@ -204,10 +204,14 @@ class GaussianHead(nn.Module):
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out, device=device, dtype=dtype), nn.ReLU()]
         self.mean = nn.Sequential(*layers[:-1])
-        self.log_std = nn.Parameter(
-            torch.full((action_dim,), float(log_std_init), device=device, dtype=dtype)
-        )
+        self.log_std = nn.Parameter(torch.empty(action_dim, device=device, dtype=dtype))
+        self.log_std_init = float(log_std_init)
         self.log_std_bounds = (float(low), float(high))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Makes log sigma what it was at first; the mean's layers do so themselves."""
+        nn.init.constant_(self.log_std, self.log_std_init)
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``loc`` and ``scale``, each ``[*B, d]``; ``scale`` is an expanded view."""

@@ -53,8 +53,9 @@ class DRPOLoss(SelectionOnDevice):
     Keyword Args:
         kappa: fraction to keep: a number in (0, 1], or an
             :class:`~torchrl_drpo.functional.controllers.AdaptiveKappa` that moves it after each
-            forward pass in training mode. Lives in the buffer ``kappa``: it follows the module's
-            device, is saved with it, and ``loss.kappa = 0.1`` sets it.
+            forward pass in training mode (not under a vmap over batches, which has no one next
+            kappa: ``loss.eval()`` keeps it). Lives in the buffer ``kappa``: it follows the
+            module's device, is saved with it, and ``loss.kappa = 0.1`` sets it.
         weighting: see the table.
         temperature: of ``"exponential"`` and ``"kl"``, in units of the quality, above 0.
         ties: who fills the last places among equals at the threshold: ``"fraction"`` shares them,
@@ -281,7 +282,7 @@ class DRPOLoss(SelectionOnDevice):
     def _move_kappa(self, kappa: Tensor, kept_std: Tensor, batch_std: Tensor) -> None:
         """Lets the controller move the buffer from this step's ``kappa`` to the next."""
         if self.controller is not None and self.training:
-            self._buffers["kappa"].copy_(self.controller.step(kappa, kept_std, batch_std))
+            self._set_next_kappa(self.controller.step(kappa, kept_std, batch_std))
 
     def _reweighs(self) -> bool:
         return self.negative.taper is not None

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrl_drpo_kernels import Selection
 
 from torchrl_drpo.functional.controllers import AdaptiveKappa
+from torchrl_drpo.functional.host import is_batched
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._weighting import Weighting
 from torchrl_drpo.objectives.drpo import fused
@@ -50,11 +51,20 @@ class SelectionOnDevice(WeightedLoss):
             loss, selection = self._on_rows(tensordict, quality, mask, kappa, rule, rows)
         if self.controller is not None and self.training:
             with torch.no_grad():
-                self.kappa.copy_(selection.next_kappa.squeeze(0))
+                self._set_next_kappa(selection.next_kappa.squeeze(0))
                 self._ceiling.advance(self.kappa, self.controller)
         report = fused.report_of(selection, kappa)
         told = {name: value for name, value in report.items() if name in self.out_keys}
         return {"loss_actor": loss, **told}
+
+    def _set_next_kappa(self, following: Tensor) -> None:
+        held = self._buffers["kappa"]
+        if is_batched(following) and not is_batched(held):
+            raise RuntimeError(
+                "an adaptive kappa moves at each training step, and a vmap over batches would move "
+                "one kappa to many places; call loss.eval(), or give kappa a number"
+            )
+        held.copy_(following)
 
     def _on_rows(
         self,
