@@ -29,7 +29,7 @@ from torchrl_drpo.evaluation.off_policy.intervals import standard_error
 from torchrl_drpo.evaluation.off_policy.rows import LoggedRows
 from torchrl_drpo.files import write_json, write_text
 
-CAP = 10.0
+CAP = 5.0
 NORMAL = 1.959964
 
 

@@ -16,7 +16,7 @@ from torchrl_drpo.evaluation.off_policy.intervals import (
     t_half_width,
 )
 from torchrl_drpo.evaluation.off_policy.rows import LoggedRows
-from torchrl_drpo.reproduction.kuairand.frontier import holm  # TODO
+from torchrl_drpo.evaluation.statistics import holm
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,8 @@ def pareto_shape(weight: Tensor, least: int = 20) -> float:
     r"""Shape k of a generalised Pareto fitted to the largest :math:`\min(N/5, 3\sqrt N)` weights.
 
     Above .7 importance estimates converge too slowly to be of use, from 1 on the weights have no
-    mean. Source: Vehtari et al. 2024, "Pareto smoothed importance sampling" (arXiv 1507.02646), with
-    the estimator of Zhang and Stephens 2009.
+    mean. Source: Vehtari et al. 2024, "Pareto smoothed importance sampling" (arXiv 1507.02646),
+    with the estimator of Zhang and Stephens 2009.
 
     Args:
         weight: at least 0, ``[N]``.

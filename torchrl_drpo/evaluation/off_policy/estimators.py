@@ -43,7 +43,7 @@ def ips(rows: LoggedRows, *, confidence: float = 0.95) -> Estimate:
     return _weighted(rows, "IPS", rows.log_ratio.exp(), confidence)
 
 
-def clipped_ips(rows: LoggedRows, *, cap: float = 10.0, confidence: float = 0.95) -> Estimate:
+def clipped_ips(rows: LoggedRows, *, cap: float = 5.0, confidence: float = 0.95) -> Estimate:
     """Mean of min(w, cap) r (Ionides 2008). Low for rewards of at least 0, by E[(w - cap)+ r].
 
     The interval is for the clipped value. With rewards of at least 0 and few events it is the gamma
