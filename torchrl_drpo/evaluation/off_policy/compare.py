@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.evaluation.off_policy.estimate import Estimate
-from torchrl_drpo.evaluation.off_policy.intervals import (
-    cluster_sums,
-    standard_error,
-    t_half_width,
-)
+from torchrl_drpo.evaluation.off_policy.intervals import skewed_interval, standard_error
 from torchrl_drpo.evaluation.off_policy.rows import LoggedRows
 from torchrl_drpo.evaluation.statistics import holm
 
@@ -63,10 +59,9 @@ def difference(better: Estimate, worse: Estimate, *, confidence: float = 0.95) -
         )
     apart = better.influence - worse.influence
     error = standard_error(apart, better.cluster)
-    units = len(cluster_sums(apart, better.cluster))
     value = better.value - worse.value
-    half = t_half_width(error, units, confidence)
-    return Difference(value, error, value - half, value + half, _p_value(value, error))
+    low, high = skewed_interval(value, apart, better.cluster, confidence)
+    return Difference(value, error, low, high, _p_value(value, error))
 
 
 def logging_value(rows: LoggedRows, *, confidence: float = 0.95) -> Estimate:

@@ -12,11 +12,11 @@ from torchrl_drpo.evaluation.off_policy.diagnostics import Diagnostics, Verdict
 from torchrl_drpo.evaluation.off_policy.intervals import (
     cluster_sums,
     gamma_interval,
+    skewed_interval,
     standard_error,
-    t_half_width,
 )
 
-Kind = Literal["t", "gamma", "none"]
+Kind = Literal["hall", "gamma", "none"]
 #: Fewer effective events than this, and the normal interval of a sum of clicks is too narrow.
 FEW_EVENTS = 200.0
 
@@ -85,17 +85,16 @@ def estimate_of(
     cluster: Tensor | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """An estimate with Student's interval, over clusters where there are any."""
-    error = standard_error(influence, cluster)
-    half = t_half_width(error, diagnostics.units, confidence)
+    """An estimate with the interval that its rows' skewness bends, over clusters if there are any."""
+    low, high = skewed_interval(value, influence, cluster, confidence)
     return Estimate(
         name,
         value,
-        error,
-        value - half,
-        value + half,
+        standard_error(influence, cluster),
+        low,
+        high,
         confidence,
-        "t",
+        "hall",
         diagnostics,
         influence,
         cluster,

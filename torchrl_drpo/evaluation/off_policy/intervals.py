@@ -49,11 +49,58 @@ def cluster_sums(values: Tensor, cluster: Tensor | None = None) -> Tensor:
 
 def t_half_width(error: float, units: int, confidence: float) -> float:
     """Half the width of Student's interval for ``units`` independent rows or clusters."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    _check_confidence(confidence)
     if units < 2:
         return math.nan
     return error * student_t_quantile(confidence, min(units - 1, _NORMAL))
+
+
+def skewed_interval(
+    value: float, influence: Tensor, cluster: Tensor | None = None, confidence: float = 0.95
+) -> tuple[float, float]:
+    r"""Student's interval, moved and bent by the rows' own skewness; without any it is Student's.
+
+    Weighted clicks are skewed, and what a normal interval misses lies nearly always above it. With
+    C units of standard deviation s and skewness g, the ends are
+    :math:`\theta - s\, \tfrac3g \big[(1 + g (\pm t / \sqrt C - g / 6C))^{1/3} - 1\big]`.
+
+    Source: Hall 1992, "On the removal of skewness by transformation", with Student's quantiles.
+
+    Args:
+        value: the estimate.
+        influence: each row's deviation from it, ``[N]`` with mean zero.
+        cluster: ids of what varies as a whole, ``[N]``.
+        confidence: coverage in (0, 1).
+
+    Returns:
+        Lower and upper end; NaN for a single unit.
+
+    Example:
+        >>> even = torch.tensor([-1.0, 1.0]).double().repeat(50)
+        >>> low, high = skewed_interval(0.0, even)
+        >>> round(low, 4), round(high, 4), round(t_half_width(standard_error(even), 100, 0.95), 4)
+        (-0.1994, 0.1994, 0.1994)
+    """
+    _check_confidence(confidence)
+    total = cluster_sums(influence, cluster)
+    units = len(total)
+    if units < 2:
+        return math.nan, math.nan
+    center = total - total.mean()
+    spread = center.std().item()
+    if spread == 0:
+        return value, value
+    skewness = ((center / spread) ** 3).mean().item()
+    reach = student_t_quantile(confidence, min(units - 1, _NORMAL)) / math.sqrt(units)
+    scale = spread * units / len(influence)
+
+    def bent(x: float) -> float:
+        if abs(skewness) < 1e-6:
+            return x
+        cube = 1 + skewness * (x - skewness / (6 * units))
+        return 3 / skewness * (math.copysign(abs(cube) ** (1 / 3), cube) - 1)
+
+    return value - scale * bent(reach), value - scale * bent(-reach)
 
 
 def gamma_interval(
@@ -82,6 +129,7 @@ def gamma_interval(
         >>> round(low, 3), round(high, 3)
         (0.619, 8.767)
     """
+    _check_confidence(confidence)
     if (events < 0).any():
         raise ValueError("the gamma interval is for sums of events that are at least 0")
     tail = (1 - confidence) / 2
@@ -106,3 +154,8 @@ def gamma_quantile(probability: float, shape: float) -> float:
         at = torch.special.gammainc(a, torch.tensor(middle, dtype=torch.float64)).item()
         low, high = (middle, high) if at < probability else (low, middle)
     return (low + high) / 2
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")

@@ -1,0 +1,170 @@
+"""Intervals and verdicts against SciPy, closed forms and simulation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from tests.evaluation.off_policy.worlds import draw, logged
+from torchrl_drpo.evaluation.off_policy import (
+    LoggedRows,
+    against,
+    clipped_ips,
+    diagnose,
+    difference,
+    direct_method,
+    doubly_robust,
+    ips,
+    logging_value,
+    snips,
+)
+from torchrl_drpo.evaluation.off_policy.diagnostics import pareto_shape
+from torchrl_drpo.evaluation.off_policy.intervals import (
+    gamma_interval,
+    gamma_quantile,
+    skewed_interval,
+    standard_error,
+    t_half_width,
+)
+
+
+@pytest.mark.parametrize("shape", [0.3, 1.0, 7.5, 400.0])
+@pytest.mark.parametrize("probability", [0.001, 0.025, 0.5, 0.975])
+def test_gamma_quantiles_are_scipy_s(shape: float, probability: float) -> None:
+    expected = stats.gamma.ppf(probability, shape)
+    assert gamma_quantile(probability, shape) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 12, 90])
+def test_equal_events_have_the_exact_poisson_interval(count: int) -> None:
+    low, high = gamma_interval(torch.ones(count).double(), 1.0, count=1)
+    assert low == pytest.approx(stats.chi2.ppf(0.025, 2 * count) / 2 if count else 0.0)
+    assert high == pytest.approx(stats.chi2.ppf(0.975, 2 * count + 2) / 2)
+
+
+def test_a_skewed_interval_is_hall_s() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(300).double() ** 4
+    phi = x - x.mean()
+    low, high = skewed_interval(x.mean().item(), phi)
+    n, s = len(x), x.std().item()
+    g = float((((x - x.mean()) / x.std()) ** 3).mean())
+
+    def transformed(theta: float) -> float:  # Hall's monotone cubic of the studentised mean
+        w = (x.mean().item() - theta) / s
+        return math.sqrt(n) * (w + g / 3 * w**2 + g**2 / 27 * w**3 + g / (6 * n))
+
+    t = stats.t.ppf(0.975, n - 1)
+    assert transformed(low) == pytest.approx(t, rel=1e-6)
+    assert transformed(high) == pytest.approx(-t, rel=1e-6)
+    half = t_half_width(standard_error(phi), n, 0.95)
+    assert half == pytest.approx(t * s / math.sqrt(n), rel=1e-6)
+    assert high - x.mean().item() > half > x.mean().item() - low  # more above than below
+
+
+def test_rows_of_one_user_vary_together() -> None:
+    phi = torch.randn(40, generator=torch.Generator().manual_seed(0)).double()
+    phi -= phi.mean()
+    repeated, cluster = phi.repeat_interleave(10), torch.arange(40).repeat_interleave(10)
+    assert standard_error(repeated, cluster) == pytest.approx(standard_error(phi))
+    assert standard_error(repeated) < standard_error(phi) / 3
+    moved = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    assert standard_error(repeated[moved], cluster[moved]) == pytest.approx(standard_error(phi))
+    one = torch.zeros(400).long()
+    assert math.isnan(standard_error(repeated, one))
+    assert math.isnan(skewed_interval(0.0, repeated, one)[0])
+
+
+def test_rare_clicks_on_clipped_weights_have_the_gamma_interval() -> None:
+    reward = torch.zeros(10_000)
+    reward[::400] = 1
+    logs = torch.full((10_000,), 0.1).log()
+    found = clipped_ips(LoggedRows(reward, logs, logs))
+    assert found.interval == "gamma"
+    n = 25
+    assert found.high * 10_000 == pytest.approx(stats.chi2.ppf(0.975, 2 * n + 2) / 2, rel=1e-6)
+    assert clipped_ips(LoggedRows(1 - reward, logs, logs)).interval == "hall"
+    assert clipped_ips(LoggedRows(-reward, logs, logs)).interval == "hall"
+
+
+def test_the_direct_method_has_no_interval() -> None:
+    found = direct_method(logged(draw()))
+    assert math.isnan(found.low)
+    assert found.interval == "none"
+    assert found.verdict == "weak"
+    assert found.to_json()["low"] is None
+    with pytest.raises(ValueError, match="no standard error"):
+        difference(found, ips(logged(draw())))
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.8, 1.2])
+def test_pareto_shapes_are_found(k: float) -> None:
+    drawn = torch.as_tensor(stats.genpareto(k).rvs(20_000, random_state=1))
+    assert pareto_shape(drawn) == pytest.approx(k, abs=0.06)
+    assert pareto_shape(1000 * drawn) == pytest.approx(pareto_shape(drawn), abs=1e-9)
+
+
+def test_tails_that_are_none() -> None:
+    assert math.isnan(pareto_shape(torch.rand(30).double()))
+    assert pareto_shape(torch.ones(1_000).double()) == -math.inf
+
+
+def test_verdicts() -> None:
+    even = diagnose(torch.ones(500).double())
+    assert (even.verdict, even.mean_weight_error) == ("usable", 0.0)
+    two = torch.full((10_000,), 1e-3).double()
+    two[:2] = 5_000.0
+    found = diagnose(two)
+    assert found.verdict == "meaningless"
+    assert found.effective_rows == pytest.approx(2, rel=1e-2)
+    assert any("worth 2.0 rows" in why for _, why in found.reasons())
+    half = torch.full((5_000,), 0.5).double()
+    half[::2] = 0.4
+    lost = diagnose(half)  # half of the policy lies where nothing was logged
+    assert lost.verdict == "meaningless"
+    assert any("standard errors from 1" in why for _, why in lost.reasons())
+    capped = diagnose(
+        torch.tensor([1.0] * 400 + [50.0] * 10).double(),
+        torch.tensor([1.0] * 400 + [5.0] * 10).double(),
+    )
+    assert capped.clip_rate == pytest.approx(10 / 410)
+    assert capped.clipped_mass == pytest.approx(1 - 450 / 900)
+    assert diagnose(torch.ones(500).double(), never_logged=0.2).verdict == "weak"
+
+
+def test_equal_policies_differ_by_nothing() -> None:
+    rows = logged(draw())
+    own = LoggedRows(rows.reward, rows.log_behavior, rows.log_behavior)
+    found = difference(ips(own), logging_value(own))
+    assert (found.value, found.standard_error, found.p_value) == (0.0, 0.0, 1.0)
+
+
+def test_a_paired_difference_is_narrower_by_the_covariance() -> None:
+    rows = logged(draw(rows=2_000))
+    near = LoggedRows(
+        rows.reward,
+        torch.logaddexp(rows.log_target + math.log(0.1), rows.log_behavior + math.log(0.9)),
+        rows.log_behavior,
+    )
+    candidate, own = ips(near), logging_value(near)
+    found = difference(candidate, own)
+    covariance = (candidate.influence @ own.influence).item() / 1_999 / 2_000
+    expected = candidate.standard_error**2 + own.standard_error**2 - 2 * covariance
+    assert found.standard_error == pytest.approx(math.sqrt(expected), rel=1e-6)
+    apart = math.hypot(candidate.standard_error, own.standard_error)
+    assert found.standard_error < 0.3 * apart
+    with pytest.raises(ValueError, match="needs the same rows"):
+        difference(candidate, ips(logged(draw(rows=300))))
+
+
+def test_many_candidates_are_corrected() -> None:
+    rows = logged(draw(rows=1_000))
+    many = {"IPS": ips(rows), "SNIPS": snips(rows), "DR": doubly_robust(rows)}
+    reference = logging_value(rows)
+    alone = sorted(difference(each, reference).p_value for each in many.values())
+    found = sorted(each.p_value for each in against(many, reference).values())
+    assert found[0] == pytest.approx(min(1.0, 3 * alone[0]))
+    assert found[-1] >= alone[-1]
