@@ -19,6 +19,7 @@ THRESHOLDS: dict[str, tuple[float, float]] = {
     "effective_rows": (100.0, 20.0),  # at least
     "largest_share": (0.1, 0.5),  # of all weight, in one row: at most
     "mean_weight_error": (3.0, 6.0),  # standard errors from 1: at most
+    "effective_events": (10.0, 4.0),  # at least, where rewards are at least 0
     "pareto_k": (0.7, 1.0),  # at most; from 1 on the weights have no mean (Vehtari et al. 2024)
     "never_logged": (0.05, 0.5),  # share of the policy on actions without a logged row: at most
     "clipped_mass": (0.1, 0.5),  # share of all weight that a cap takes away: at most
@@ -36,7 +37,10 @@ class Diagnostics:
         largest_share: share of all weight that the heaviest row has.
         mean_weight: mean of w, which is 1 where the policy only takes actions that are logged.
         mean_weight_error: distance of the mean weight from 1, in standard errors.
-        pareto_k: shape of the generalised Pareto tail of the weights; NaN for too few rows.
+        pareto_k: shape of the generalised Pareto tail of the weights; NaN for too few rows, or
+            weights that repeat.
+        effective_events: (sum w r)^2 / sum (w r)^2, of how many equal clicks the estimate is made;
+            NaN for rewards below 0.
         clip_rate: share of the rows whose weight was lowered.
         clipped_mass: share of all weight that was taken away.
         never_logged: share of the policy's probability on actions that no row shows, where known.
@@ -50,6 +54,7 @@ class Diagnostics:
     mean_weight: float
     mean_weight_error: float
     pareto_k: float
+    effective_events: float = math.nan
     clip_rate: float = 0.0
     clipped_mass: float = 0.0
     never_logged: float = math.nan
@@ -63,7 +68,7 @@ class Diagnostics:
         out: list[tuple[Verdict, str]] = []
         for name, words in _WORDS.items():
             value, (weak, worst) = getattr(self, name), THRESHOLDS[name]
-            low = name == "effective_rows"
+            low = name.startswith("effective")
             if math.isnan(value):
                 continue
             if (value < worst) if low else (value > worst):
@@ -91,6 +96,7 @@ _WORDS = {
     "effective_rows": "the weights are worth {:.1f} rows",
     "largest_share": "one row has {:.0%} of all weight",
     "mean_weight_error": "the mean weight lies {:.1f} standard errors from 1",
+    "effective_events": "the weighted rewards are worth {:.1f} equal ones",
     "pareto_k": "the weights' tail has Pareto k {:.2f}",
     "never_logged": "{:.0%} of the policy is on actions that no row shows",
     "clipped_mass": "clipping takes {:.0%} of the weight away",
@@ -101,6 +107,7 @@ def diagnose(
     weight: Tensor,
     used: Tensor | None = None,
     *,
+    reward: Tensor | None = None,
     cluster: Tensor | None = None,
     never_logged: float = math.nan,
 ) -> Diagnostics:
@@ -109,6 +116,7 @@ def diagnose(
     Args:
         weight: w of each row, ``[N]``.
         used: the weights that the estimate uses, where they were lowered.
+        reward: of each row, ``[N]``, for the number of events.
         cluster: ids of what varies as a whole, ``[N]``.
         never_logged: see :class:`Diagnostics`.
 
@@ -138,10 +146,19 @@ def diagnose(
         mean_weight=weight.mean().item(),
         mean_weight_error=0.0 if distance < 1e-9 else distance / error if error else math.inf,
         pareto_k=pareto_shape(used),
+        effective_events=_effective_events(applied, reward),
         clip_rate=(used < weight).double().mean().item(),
         clipped_mass=1 - used.sum().item() / total,
         never_logged=never_logged,
     )
+
+
+def _effective_events(weight: Tensor, reward: Tensor | None) -> float:
+    if reward is None or (reward < 0).any():
+        return math.nan
+    event = weight * reward
+    squares = event.square().sum().item()
+    return event.sum().item() ** 2 / squares if squares else 0.0
 
 
 def pareto_shape(weight: Tensor, least: int = 20) -> float:
@@ -165,7 +182,9 @@ def pareto_shape(weight: Tensor, least: int = 20) -> float:
     excess = (top[:-1] - top[-1]).flip(0)  # ascending, over the largest weight below the tail
     excess = excess[excess > 0]
     if len(excess) < least:
-        return -math.inf  # a cap, or few weights that repeat: no tail at all
+        return -math.inf  # a cap: no tail at all
+    if len(excess.unique()) < len(excess) / 2:
+        return math.nan  # a policy without a context has few weights, and no tail to be fitted
     return _zhang_stephens(excess / excess.max(), count)
 
 

@@ -85,7 +85,7 @@ def estimate_of(
     cluster: Tensor | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """An estimate with the interval that its rows' skewness bends, over clusters if there are any."""
+    """An estimate with the interval that its rows' skewness bends, over clusters where given."""
     low, high = skewed_interval(value, influence, cluster, confidence)
     return Estimate(
         name,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.evaluation.off_policy import weights as control
-from torchrl_drpo.evaluation.off_policy.diagnostics import diagnose
+from torchrl_drpo.evaluation.off_policy.diagnostics import Diagnostics, diagnose
 from torchrl_drpo.evaluation.off_policy.estimate import (
     Estimate,
     estimate_of,
@@ -64,7 +64,7 @@ def snips(rows: LoggedRows, *, confidence: float = 0.95) -> Estimate:
     w = _scaled(rows.log_ratio)
     value = (w @ rows.reward / w.sum()).item()
     influence = w * (rows.reward - value) / w.mean()
-    found = diagnose(rows.log_ratio.exp(), cluster=rows.cluster)
+    found = _diagnose(rows)
     return estimate_of(
         "SNIPS", value, influence, found, cluster=rows.cluster, confidence=confidence
     )
@@ -76,7 +76,7 @@ def direct_method(rows: LoggedRows, *, confidence: float = 0.95) -> Estimate:
     Refit the model on resampled rows for one, and mind that it still says nothing of its bias.
     """
     value = rows.need("value", "the reward model's expectation under the policy")
-    found = replace(diagnose(rows.log_ratio.exp(), cluster=rows.cluster), relies_on_weights=False)
+    found = replace(_diagnose(rows), relies_on_weights=False)
     nan = math.nan
     return Estimate("DM", value.mean().item(), nan, nan, nan, confidence, "none", found)
 
@@ -99,7 +99,7 @@ def self_normalised_doubly_robust(rows: LoggedRows, *, confidence: float = 0.95)
         "SNDR",
         value.mean().item() + correction,
         influence,
-        diagnose(rows.log_ratio.exp(), cluster=rows.cluster),
+        _diagnose(rows),
         cluster=rows.cluster,
         confidence=confidence,
     )
@@ -211,10 +211,14 @@ def _mean_of(
         name,
         value,
         terms - value,
-        diagnose(weight, used, cluster=rows.cluster),
+        diagnose(weight, used, reward=rows.reward, cluster=rows.cluster),
         cluster=rows.cluster,
         confidence=confidence,
     )
+
+
+def _diagnose(rows: LoggedRows) -> Diagnostics:
+    return diagnose(rows.log_ratio.exp(), reward=rows.reward, cluster=rows.cluster)
 
 
 def _scaled(log_ratio: Tensor) -> Tensor:
