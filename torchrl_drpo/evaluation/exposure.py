@@ -1,7 +1,7 @@
 r"""What a policy's lists do to the catalogue: who is shown, how often, and how alike a list is.
 
-Notation   N lists of k items from a catalogue of V; n_v how often item v is in a list; m_v how often
-           it was logged in training. Index -1 is a place that stayed empty.
+Notation   N lists of k items from a catalogue of V; n_v how often item v is in a list; m_v how
+           often it was logged in training. Index -1 is a place that stayed empty.
 """
 
 from __future__ import annotations
