@@ -45,6 +45,8 @@ class Diagnostics:
         clipped_mass: share of all weight that was taken away.
         never_logged: share of the policy's probability on actions that no row shows, where known.
         relies_on_weights: False for the direct method, which these numbers say nothing about.
+        fitted: whether the logging policy's probabilities come of a model of the log.
+        log_rows: rows of the log that these were drawn from, where they are a sample.
     """
 
     rows: int
@@ -59,6 +61,8 @@ class Diagnostics:
     clipped_mass: float = 0.0
     never_logged: float = math.nan
     relies_on_weights: bool = True
+    fitted: bool = False
+    log_rows: int | None = None
 
     def reasons(self) -> list[tuple[Verdict, str]]:
         """What speaks against the estimate, a verdict and a sentence each."""
@@ -66,6 +70,10 @@ class Diagnostics:
             why = "the direct method is its model: no interval says how wrong that is"
             return [("weak", why)]
         out: list[tuple[Verdict, str]] = []
+        if self.fitted:
+            out.append(
+                ("weak", "the propensities are fitted, not logged: no interval knows how well")
+            )
         for name, words in _WORDS.items():
             value, (weak, worst) = getattr(self, name), THRESHOLDS[name]
             low = name.startswith("effective")
@@ -110,6 +118,8 @@ def diagnose(
     reward: Tensor | None = None,
     cluster: Tensor | None = None,
     never_logged: float = math.nan,
+    fitted: bool = False,
+    log_rows: int | None = None,
 ) -> Diagnostics:
     """What importance weights say.
 
@@ -119,6 +129,8 @@ def diagnose(
         reward: of each row, ``[N]``, for the number of events.
         cluster: ids of what varies as a whole, ``[N]``.
         never_logged: see :class:`Diagnostics`.
+        fitted: see there.
+        log_rows: see there.
 
     Raises:
         ValueError: if every weight is 0: the policy and the log have no action in common.
@@ -150,6 +162,8 @@ def diagnose(
         clip_rate=(used < weight).double().mean().item(),
         clipped_mass=1 - used.sum().item() / total,
         never_logged=never_logged,
+        fitted=fitted,
+        log_rows=log_rows,
     )
 
 

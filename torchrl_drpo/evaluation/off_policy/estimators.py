@@ -64,7 +64,7 @@ def snips(rows: LoggedRows, *, confidence: float = 0.95) -> Estimate:
     w = _scaled(rows.log_ratio)
     value = (w @ rows.reward / w.sum()).item()
     influence = w * (rows.reward - value) / w.mean()
-    found = _diagnose(rows)
+    found = _diagnosed(rows)
     return estimate_of(
         "SNIPS", value, influence, found, cluster=rows.cluster, confidence=confidence
     )
@@ -76,7 +76,7 @@ def direct_method(rows: LoggedRows, *, confidence: float = 0.95) -> Estimate:
     Refit the model on resampled rows for one, and mind that it still says nothing of its bias.
     """
     value = rows.need("value", "the reward model's expectation under the policy")
-    found = replace(_diagnose(rows), relies_on_weights=False)
+    found = replace(_diagnosed(rows), relies_on_weights=False)
     nan = math.nan
     return Estimate("DM", value.mean().item(), nan, nan, nan, confidence, "none", found)
 
@@ -99,7 +99,7 @@ def self_normalised_doubly_robust(rows: LoggedRows, *, confidence: float = 0.95)
         "SNDR",
         value.mean().item() + correction,
         influence,
-        _diagnose(rows),
+        _diagnosed(rows),
         cluster=rows.cluster,
         confidence=confidence,
     )
@@ -206,19 +206,30 @@ def _mean_of(
     log_ratio: Tensor | None,
 ) -> Estimate:
     value = terms.mean().item()
-    weight = (rows.log_ratio if log_ratio is None else log_ratio).exp()
     return estimate_of(
         name,
         value,
         terms - value,
-        diagnose(weight, used, reward=rows.reward, cluster=rows.cluster),
+        _diagnosed(rows, used, log_ratio),
         cluster=rows.cluster,
         confidence=confidence,
     )
 
 
-def _diagnose(rows: LoggedRows) -> Diagnostics:
-    return diagnose(rows.log_ratio.exp(), reward=rows.reward, cluster=rows.cluster)
+def _diagnosed(
+    rows: LoggedRows, used: Tensor | None = None, log_ratio: Tensor | None = None
+) -> Diagnostics:
+    """What the weights say: of items, or of groups where ``log_ratio`` is theirs."""
+    of_groups = log_ratio is not None
+    return diagnose(
+        (rows.log_ratio if log_ratio is None else log_ratio).exp(),
+        used,
+        reward=rows.reward,
+        cluster=rows.cluster,
+        never_logged=rows.never_logged_group if of_groups else rows.never_logged,
+        fitted=rows.fitted,
+        log_rows=rows.log_rows,
+    )
 
 
 def _scaled(log_ratio: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -34,6 +35,10 @@ class LoggedRows:
         log_behavior_group: the same of the logging policy.
         density: whether the logarithms are of densities (actions that are vectors), which may
             lie above 0.
+        fitted: whether the logging policy's probabilities come of a model of the log.
+        never_logged: share of the policy on actions that no row of the log shows; NaN if unknown.
+        never_logged_group: the same of groups.
+        log_rows: rows of the log that these were drawn from, where they are a sample.
 
     Raises:
         ValueError: for rows that are not finite, an action that the logging policy is said never
@@ -58,6 +63,10 @@ class LoggedRows:
     log_target_group: Tensor | None = None
     log_behavior_group: Tensor | None = None
     density: bool = False
+    fitted: bool = False
+    never_logged: float = math.nan
+    never_logged_group: float = math.nan
+    log_rows: int | None = None
 
     def __post_init__(self) -> None:
         count = self.reward.numel()
