@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +10,8 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from torchrl_drpo import CatalogueCategorical, RecReplayBuffer, make_catalogue_actor
 from torchrl_drpo.evaluation.off_policy import logs
@@ -356,35 +354,27 @@ def test_excluded_items_have_no_weight_and_no_value():
     torch.testing.assert_close(rows.value, (log_p.exp() * q).sum(-1), rtol=0, atol=1e-6)
 
 
-def test_peak_memory_does_not_hold_a_row_of_items():
-    # 500 rows x 100,000 items are 200 MB of float32 in one dense table
-    code = """
-import resource, torch
-from tensordict import TensorDict
-from torchrl_drpo.distributions import CatalogueCategorical
-from torchrl_drpo.evaluation.off_policy.policies import score_log
-from torchrl_drpo.evaluation.off_policy.predictions import InnerProductReward
-torch.set_num_threads(1)
-n, V, D = 500, 100_000, 8
-items, table = torch.randn(V, D), torch.randn(V, D)
-log = TensorDict({"x": torch.randn(n, D), "action": torch.randint(V, (n,))}, [n])
-log["next", "reward"], log["propensity"] = torch.rand(n, 1), torch.full((n,), 1 / V)
-def run(rows):
-    model = InnerProductReward(lambda rows: rows["x"], table)
-    return score_log(lambda r: CatalogueCategorical(r["x"], items), rows, reward_model=model)
-run(log[:4])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(log)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
-    root = Path(__file__).resolve().parents[3]
-    path = os.pathsep.join([str(root), str(root / "kernels")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True, text=True, check=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert float(done.stdout) < 50
+class _Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        found = [each.numel() for each in tree_leaves(out) if isinstance(each, torch.Tensor)]
+        self.numel = max(self.numel, *found, 0)
+        return out
+
+
+@pytest.mark.parametrize("draws", [None, 2])
+def test_nothing_holds_a_row_of_items_for_every_row(draws):
+    rows, items = 2_000, 5_000
+    log, model = make_log(rows, items), make_model(items)
+    groups = ItemGroups(torch.arange(items) % 50)
+    with _Largest() as largest:
+        score_log(make_actor(items), log, reward_model=model, groups=groups, draws=draws)
+    # a tile of scores, or a block of a sampling distribution's
+    assert largest.numel <= 2**20
 
 
 def test_hidden_states_in_half_precision_are_summed_in_float32():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,9 +16,9 @@ _BLOCK = 2**24  # distances held at a time
 def kmeans_cells(vectors: Tensor, cells: int, *, iterations: int = 25, seed: int = 0) -> Tensor:
     """The cell of every vector: that of the nearest of ``cells`` centres.
 
-    Centres start as k-means++ draws (Arthur and Vassilvitskii 2007) and follow Lloyd's iteration,
-    both on at most ``256 * cells`` vectors drawn at random. A centre that loses its last vector
-    moves to the vector that is farthest from its own.
+    Centres start as k-means++ draws, the best of a few each (Arthur and Vassilvitskii 2007), and
+    follow Lloyd's iteration, both on at most ``256 * cells`` vectors drawn at random. A centre that
+    loses its last vector moves to the vector that is farthest from its own.
 
     Args:
         vectors: floating, finite, shape ``[V, D]``.
@@ -62,17 +64,21 @@ def kmeans_cells(vectors: Tensor, cells: int, *, iterations: int = 25, seed: int
 
 
 def _spread_seeds(vectors: Tensor, cells: int, generator: torch.Generator) -> Tensor:
-    """Each centre a vector, drawn in proportion to its squared distance from those before."""
+    """Each centre the best of a few vectors drawn in proportion to their squared distance."""
     first = torch.randint(len(vectors), (1,), generator=generator)
     chosen, nearest = [first], (vectors - vectors[first]).square().sum(-1)
+    tries = 2 + int(math.log(cells))
     for _ in range(cells - 1):
         # All vectors may coincide with centres already; any will do then.
         chance = nearest if nearest.sum() > 0 else torch.ones_like(nearest)
         # By the inverse of the cumulative sum: multinomial takes at most 2^24 categories.
         at = chance.double().cumsum(0)
-        draw = torch.rand(1, generator=generator, dtype=torch.float64) * at[-1]
-        chosen.append(torch.searchsorted(at, draw, right=True).clamp_max(len(vectors) - 1))
-        nearest = torch.minimum(nearest, (vectors - vectors[chosen[-1]]).square().sum(-1))
+        draw = torch.rand(tries, generator=generator, dtype=torch.float64) * at[-1]
+        drawn = torch.searchsorted(at, draw, right=True).clamp_max(len(vectors) - 1)
+        left = torch.minimum(nearest, torch.cdist(vectors[drawn], vectors).square())
+        best = int(left.sum(-1).argmin())
+        chosen.append(drawn[best : best + 1])
+        nearest = left[best]
     return vectors[torch.cat(chosen)]
 
 

@@ -50,10 +50,15 @@ def logging_columns(
     """Of the logging policy: ``log_behavior`` as logged, or all from the policy itself."""
     if behavior is None:
         return {"log_behavior": logs.log_propensity_of(rows, keys)}
-    dist, action = distribution_of(behavior, rows), logs.actions_of(rows, keys)
+    action = logs.actions_of(rows, keys)
+    first, again = logs.distinct(rows, getattr(behavior, "in_keys", None))
+    dist = distribution_of(behavior, rows if first is None else rows[first])
     if not is_enumerable(dist):
+        dist = dist if again is None else distribution_of(behavior, rows)
         return {"log_behavior": log_prob_of(dist, action)}
     lse = catalogue_sums(dist).log_normaliser
+    if again is not None:
+        dist, lse = at_rows(dist, again), lse[again]
     out = {"log_behavior": scores_of(dist, action).cpu() - lse}
     if groups is not None:
         out["log_behavior_group"] = groups.log_prob(dist, action, lse)
@@ -164,7 +169,6 @@ class TargetColumns:
 
     def _state_keys(self) -> list[NestedKey] | None:
         """Entries that decide what is summed over the catalogue; ``None`` where nobody knows."""
-        if not hasattr(self.policy, "get_dist"):
-            return None
+        of_policy = getattr(self.policy, "in_keys", None)
         of_model = [] if self.model is None else state_keys(self.model, self.keys.action)
-        return None if of_model is None else [*self.policy.in_keys, *of_model]
+        return None if of_policy is None or of_model is None else [*of_policy, *of_model]
