@@ -168,3 +168,13 @@ def test_many_candidates_are_corrected() -> None:
     found = sorted(each.p_value for each in against(many, reference).values())
     assert found[0] == pytest.approx(min(1.0, 3 * alone[0]))
     assert found[-1] >= alone[-1]
+
+
+@pytest.mark.parametrize("log_ratio", [460.0, 800.0])
+@pytest.mark.parametrize("rows", [1, 500])
+def test_weights_beyond_all_measure_are_meaningless(log_ratio: float, rows: int) -> None:
+    log_target = torch.full((500,), -1.0).double()
+    log_target[:rows] = log_ratio - 1
+    huge = LoggedRows(torch.rand(500), log_target, torch.full((500,), -1.0), density=True)
+    for estimator in (ips, snips):
+        assert estimator(huge).verdict == "meaningless"

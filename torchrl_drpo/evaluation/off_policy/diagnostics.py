@@ -100,6 +100,8 @@ class Diagnostics:
         return {**plain, "verdict": self.verdict, "reasons": [why for _, why in self.reasons()]}
 
 
+#: A weight whose square no float holds.
+_BEYOND = 1e150
 _WORDS = {
     "effective_rows": "the weights are worth {:.1f} rows",
     "largest_share": "one row has {:.0%} of all weight",
@@ -146,25 +148,38 @@ def diagnose(
             f"none of the {len(weight)} logged actions is one that the policy would take: there is "
             "no overlap, and nothing can be said of its value"
         )
-    applied = used / used.max()  # squares of large weights overflow
+    applied = _up_to_a_factor(used)
     mass = cluster_sums(applied, cluster)
-    error = standard_error(weight - weight.mean(), cluster)
-    distance = abs(weight.mean().item() - 1)
     return Diagnostics(
         rows=len(weight),
         units=len(mass),
         effective_rows=(mass.sum().square() / mass.square().sum()).item(),
         largest_share=(applied.max() / applied.sum()).item(),
         mean_weight=weight.mean().item(),
-        mean_weight_error=0.0 if distance < 1e-9 else distance / error if error else math.inf,
-        pareto_k=pareto_shape(used),
+        mean_weight_error=_distance_from_one(weight, cluster),
+        pareto_k=pareto_shape(applied),
         effective_events=_effective_events(applied, reward),
         clip_rate=(used < weight).double().mean().item(),
-        clipped_mass=1 - used.sum().item() / total,
+        clipped_mass=0.0 if used is weight else 1 - used.sum().item() / total,
         never_logged=never_logged,
         fitted=fitted,
         log_rows=log_rows,
     )
+
+
+def _up_to_a_factor(weight: Tensor) -> Tensor:
+    """Weights over the largest: their squares do not overflow, and shares are as they were."""
+    top = weight.max()
+    return weight / top if top < torch.inf else (weight == top).to(weight)
+
+
+def _distance_from_one(weight: Tensor, cluster: Tensor | None) -> float:
+    """Of the mean weight, in standard errors; infinite where weights are beyond all measure."""
+    if not weight.max() < _BEYOND:
+        return math.inf
+    distance = abs(weight.mean().item() - 1)
+    error = standard_error(weight - weight.mean(), cluster)
+    return 0.0 if distance < 1e-9 else distance / error if error else math.inf
 
 
 def _effective_events(weight: Tensor, reward: Tensor | None) -> float:
