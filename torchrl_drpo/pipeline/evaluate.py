@@ -18,6 +18,7 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.artifacts.users import raw_ids
 from torchrl_drpo.pipeline.config.log import LogConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.off_policy import PolicyValue, policy_value
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
@@ -38,24 +39,33 @@ class Evaluation:
         rows: how many held-out rows were evaluated.
         unknown_rows: how many were not, since the policy does not know their item.
         k: list length of the table.
+        value: what the policy would have earned, where that was asked for.
     """
 
     metrics: dict[str, dict[str, float]]
     rows: int
     unknown_rows: int
     k: int
+    value: PolicyValue | None = None
 
 
-def command(config: EvaluateConfig) -> None:
-    """``drpo evaluate``."""
+def command(config: EvaluateConfig) -> int:
+    """``drpo evaluate``; code 1 where every off-policy estimate that was asked for is meaningless."""
     found = run_evaluate(config)
+    code = int(found.value is not None and found.value.is_meaningless)
     if config.json:
         metrics = {name: report.metrics_json(values) for name, values in found.metrics.items()}
-        print_json({"rows": found.rows, "unknown_rows": found.unknown_rows, "metrics": metrics})
-        return
+        facts = {"rows": found.rows, "unknown_rows": found.unknown_rows, "metrics": metrics}
+        if found.value is not None:
+            facts["off_policy"] = found.value.to_json()
+        print_json(facts)
+        return code
     summary = report.summarise({name: [values] for name, values in found.metrics.items()})
     title = f"{found.rows:,} held-out rows ({found.unknown_rows:,} of unknown items left out)"
     show(report.table(summary, title, found.k, upright=True))
+    if found.value is not None:
+        show(found.value.table("What the policy would have earned, from the log's own actions"))
+    return code
 
 
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
@@ -76,11 +86,15 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
             labels=config.labels,
         )
         data = SplitLog.open(log, Path(scratch) / "log")
-        return evaluate_checkpoint(checkpoint, data, config.ks)
+        return evaluate_checkpoint(checkpoint, data, config.ks, ope=config.ope)
 
 
 def evaluate_checkpoint(
-    checkpoint: PolicyCheckpoint, data: SplitLog, ks: tuple[int, ...] = (10, 50)
+    checkpoint: PolicyCheckpoint,
+    data: SplitLog,
+    ks: tuple[int, ...] = (10, 50),
+    *,
+    ope: bool = False,
 ) -> Evaluation:
     """A policy on the held-out rows of a log, which may number items and contexts otherwise.
 
@@ -117,6 +131,9 @@ def evaluate_checkpoint(
         rows=len(rows.action),
         unknown_rows=len(action) - len(rows.action),
         k=ks[-1],
+        value=policy_value(checkpoint, data, _known_rows(data, items, contexts), known)
+        if ope
+        else None,
     )
 
 

@@ -18,6 +18,9 @@ class EvaluateConfig:
         test_days: the last so many days are evaluated; quality is fitted on the days before.
         labels: 0/1 columns of the schema for GAUC; all of them by default.
         ks: list lengths of the hit rates; the table shows the last one.
+        ope: also estimate what the policy would have earned, from the log's propensities or, where
+            it has none, from a model of the logging policy; exit code 1 if no estimate means
+            anything.
         json: print the results as JSON instead of a table.
     """
 
@@ -26,6 +29,7 @@ class EvaluateConfig:
     test_days: int = 3
     labels: Names = None
     ks: tuple[int, ...] = (10, 50)
+    ope: bool = False
     json: bool = False
 
 

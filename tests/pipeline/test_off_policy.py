@@ -1,0 +1,161 @@
+"""``drpo evaluate --ope``: estimates for a trained policy, against what the simulator knows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from torchrl_drpo import cli
+from torchrl_drpo.data import LogSchema
+from torchrl_drpo.pipeline.config.kinds import ModelConfig
+from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.evaluate import run_evaluate
+from torchrl_drpo.pipeline.train import run_train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ITEMS, USERS, DAYS = 8, 200, 10
+SCHEMA = LogSchema(
+    user="user",
+    item="item",
+    time="time",
+    quality="click",
+    context=("tab",),
+    propensity="propensity",
+    duplicates="keep",
+)
+#: Chance of a click, by tab and item: what is good in one tab is poor in the other.
+LIKES = np.stack([np.linspace(0.1, 0.9, ITEMS), np.linspace(0.9, 0.1, ITEMS)])
+
+
+def make_log(seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = USERS * DAYS * 3
+    tab = rng.integers(0, 2, rows)
+    shown = np.array([4, 3, 2, 2, 1, 1, 1, 2]) / 16
+    item = rng.choice(ITEMS, rows, p=shown)
+    return pd.DataFrame(
+        {
+            "user": np.repeat(np.arange(USERS), DAYS * 3),
+            "item": item,
+            "time": np.tile(np.repeat(np.arange(DAYS) * 86_400, 3) + np.arange(DAYS * 3), USERS),
+            "tab": tab,
+            "click": (rng.random(rows) < LIKES[tab, item]).astype(int),
+            "propensity": shown[item],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("ope")
+    make_log().to_parquet(folder / "log.parquet", index=False)
+    (folder / "schema.json").write_text(SCHEMA.to_json())
+    settings = TrainConfig(
+        logs=str(folder / "log.parquet"),
+        schema=folder / "schema.json",
+        output=folder / "run",
+        objectives=("positive-only",),
+        history=2,
+        steps=150,
+        batch_size=256,
+        learning_rate=1e-2,
+        ks=(3,),
+        model=ModelConfig(dim=8, hidden=(16,)),
+    )
+    run_train(settings)
+    return settings
+
+
+def test_the_estimate_holds_the_policy_s_true_value(trained: TrainConfig, tmp_path: Path) -> None:
+    value = run_evaluate(
+        EvaluateConfig(trained.output / "positive-only", trained.logs, ks=(3,), ope=True)
+    ).value
+    assert value is not None
+    assert not value.fitted
+    # Truth by another log, of the policy's own making: its mean click chance at these states.
+    truth = true_value(trained)
+    assert truth > 0.55  # the log earns .43
+    for name, each in value.estimates.items():
+        assert each.low - 0.02 < truth < each.high + 0.02, name
+        assert each.verdict == "usable"
+        assert value.differences[name].p_value < 1e-6
+    assert value.logging.value == pytest.approx(0.45, abs=0.05)
+
+
+def true_value(settings: TrainConfig) -> float:
+    import torch
+
+    from torchrl_drpo.data import RecReplayBuffer
+    from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+
+    checkpoint = PolicyCheckpoint.load(settings.output / "positive-only")
+    rows = torch.cat(
+        list(RecReplayBuffer.open(settings.output / "log", history=2).split("test").batches(4096))
+    )
+    likes = torch.tensor(LIKES)[:, torch.tensor(checkpoint.items.decode(range(ITEMS)))]
+    tabs = torch.tensor(checkpoint.contexts[0].decode(range(2)))
+    chance = likes[tabs[rows["observation", "context"][:, 0]]]
+    with torch.no_grad():
+        return (checkpoint.actor.get_dist(rows).probs.double() * chance).sum(-1).mean().item()
+
+
+def test_without_propensities_they_are_fitted_and_it_is_said(
+    trained: TrainConfig, tmp_path: Path
+) -> None:
+    log = make_log().drop(columns="propensity")
+    log.to_parquet(tmp_path / "log.parquet", index=False)
+    schema = SCHEMA.replace(propensity=None)
+    (tmp_path / "schema.json").write_text(schema.to_json())
+    other = replace(
+        trained,
+        logs=str(tmp_path / "log.parquet"),
+        schema=tmp_path / "schema.json",
+        output=tmp_path / "run",
+    )
+    run_train(other)
+    config = EvaluateConfig(other.output / "positive-only", other.logs, ks=(3,), ope=True)
+    value = run_evaluate(config).value
+    assert value is not None
+    assert value.fitted
+    truth = true_value(other)
+    snips = value.estimates["SNIPS"]
+    assert snips.low - 0.03 < truth < snips.high + 0.03
+    assert "none was logged" in value.table("t").note
+
+
+def test_the_command_prints_it_and_says_by_its_code_what_it_is_worth(
+    trained: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["evaluate", "--checkpoint", str(trained.output / "positive-only"), "--logs"]
+    assert cli.main([*asked, trained.logs, "--ks", "3", "--ope", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["off_policy"]
+    assert found["propensities"] == "logged"
+    assert set(found["estimates"]) == {"IPS", "clipped IPS", "SNIPS"}
+    assert found["estimates"]["SNIPS"]["verdict"] == "usable"
+    assert cli.main([*asked, trained.logs, "--ks", "3", "--ope"]) == 0
+    shown = capsys.readouterr().out
+    assert "the log itself" in shown
+    assert "usable" in shown
+
+
+def test_rows_of_items_that_the_policy_does_not_know_count_as_never_shown(
+    trained: TrainConfig, tmp_path: Path
+) -> None:
+    log = make_log(seed=1)
+    log.loc[log["item"] == 0, "item"] = 77  # a quarter of the rows
+    log.to_parquet(tmp_path / "log.parquet", index=False)
+    config = EvaluateConfig(
+        trained.output / "positive-only", str(tmp_path / "log.parquet"), ks=(3,), ope=True
+    )
+    found = run_evaluate(config)
+    assert found.unknown_rows > 0
+    assert found.value is not None
+    assert found.value.logging.diagnostics.rows == found.rows + found.unknown_rows
+    assert found.value.estimates["IPS"].diagnostics.mean_weight < 0.97
