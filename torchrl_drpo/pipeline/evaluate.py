@@ -50,7 +50,7 @@ class Evaluation:
 
 
 def command(config: EvaluateConfig) -> int:
-    """``drpo evaluate``; code 1 where every off-policy estimate that was asked for is meaningless."""
+    """``drpo evaluate``; code 1 where off-policy estimates were asked for and mean nothing."""
     found = run_evaluate(config)
     code = int(found.value is not None and found.value.is_meaningless)
     if config.json:
