@@ -118,3 +118,23 @@ def test_the_simulator_s_item_table_is_a_plain_parquet_file(simulated):
     vectors = RecSimEnv("table", seed=0).items
     assert table["item"].to_pylist() == list(range(len(vectors)))
     assert torch.equal(torch.tensor(table["vector"].to_pylist()), vectors)
+
+
+def test_a_converted_log_is_verified_to_the_last_byte(tmp_path: Path, capsys) -> None:
+    log = tmp_path / "log.parquet"
+    assert main(["simulate", "--out", str(log), "--rows", "300"]) == 0
+    schema = ["--schema", str(tmp_path / "log.schema.json")]
+    root = tmp_path / "converted"
+    assert main(["convert", "--logs", str(log), *schema, "--root", str(root)]) == 0
+    capsys.readouterr()
+    assert main(["validate", "--store", str(root)]) == 0
+    assert "every byte is what was written" in capsys.readouterr().out
+    file = max(root.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    changed = bytearray(file.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    file.write_bytes(bytes(changed))
+    assert main(["validate", "--store", str(root), "--json"]) == 1
+    assert file.name in capsys.readouterr().out
+    assert main(["validate", "--logs", str(log), *schema, "--store", str(root)]) == 2
+    assert main(["validate"]) == 2
+    assert "name a log (--logs LOG) or a converted one" in capsys.readouterr().err

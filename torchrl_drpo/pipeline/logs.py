@@ -6,8 +6,10 @@ from dataclasses import asdict
 
 from torchrl_drpo.data import (
     ConversionReport,
+    StoreReport,
     ValidationReport,
     convert_log,
+    verify_store,
 )
 from torchrl_drpo.data import validate_log as validate
 from torchrl_drpo.pipeline.config.log import ConvertConfig, ValidateConfig
@@ -16,7 +18,12 @@ from torchrl_drpo.pipeline.terminal import progress_bars, say
 
 def run_validate(config: ValidateConfig) -> int:
     """Carries out ``drpo validate``; returns the exit code."""
-    report: ValidationReport = validate(
+    report: ValidationReport | StoreReport
+    if config.store is not None:
+        report = verify_store(config.store)
+        say(report.to_json() if config.json else str(report))
+        return 0 if report.ok else 1
+    report = validate(
         config.logs,
         config.log_schema(),
         test_days=config.test_days,

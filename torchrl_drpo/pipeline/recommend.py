@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
-from torchrl_drpo.pipeline.artifacts.users import RawId, find
+from torchrl_drpo.pipeline.artifacts.users import RawId
 from torchrl_drpo.pipeline.config.serve import RecommendConfig
 from torchrl_drpo.pipeline.terminal import print_json, show
 from torchrl_drpo.report.tables import Table
@@ -112,7 +112,7 @@ def _situation(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Item indices of the history, oldest first; context and features where they are known."""
     users = checkpoint.users
-    row = -1 if user is None else find(users.ids, user)
+    row = -1 if user is None else users.ids.find(user)
     context, features = (users.context[row], users.features[row]) if row >= 0 else (None, None)
     if history is not None:
         return _encode(checkpoint, history), context, features
@@ -127,7 +127,7 @@ def _situation(
 
 
 def _encode(checkpoint: PolicyCheckpoint, history: Sequence[RawId]) -> Tensor:
-    numbers = [find(checkpoint.items, item) for item in history]
+    numbers = [checkpoint.items.find(item) for item in history]
     if -1 in numbers:
         raise ValueError(
             f"history names {history[numbers.index(-1)]!r}, which is not in the catalogue of "
@@ -142,7 +142,7 @@ def _context_now(checkpoint: PolicyCheckpoint, context: Sequence[RawId] | None) 
         return None
     _check_count(checkpoint, "context", context, len(checkpoint.model["context_sizes"]))
     pairs = zip(checkpoint.contexts, context, strict=True)
-    return torch.tensor([find(values, raw) for values, raw in pairs], dtype=torch.long)
+    return torch.tensor([values.find(raw) for values, raw in pairs], dtype=torch.long)
 
 
 def _features_now(checkpoint: PolicyCheckpoint, features: Sequence[float] | None) -> Tensor | None:

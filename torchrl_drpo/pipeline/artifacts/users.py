@@ -16,16 +16,6 @@ def raw_ids(catalogue: Catalogue) -> list[RawId]:
     return catalogue.decode(range(len(catalogue)))
 
 
-def find(catalogue: Catalogue, raw: RawId) -> int:
-    """Number of one raw id, or -1. A text finds the integer that it spells (command lines)."""
-    if catalogue.is_integer and isinstance(raw, str):
-        try:
-            raw = int(raw)
-        except ValueError:
-            return -1
-    return int(catalogue.encode([raw], unknown="missing")[0])
-
-
 @dataclass(frozen=True)
 class UserHistories:
     """What each user of the log did, oldest first: values and offsets, never a padded table.

@@ -77,12 +77,25 @@ class ValidateConfig(SchemaConfig):
     """Report every fault of a log, with counts and example rows; exit code 1 if there are errors.
 
     Attributes:
+        logs: Parquet or CSV file, folder, glob or URI of the log.
+        store: folder of a converted log, every byte of which is compared with what was written,
+            instead of a log.
         examples: most examples of each fault.
         json: print the report as JSON.
     """
 
+    logs: Name = None
+    store: Path | None = None
     examples: int = 3
     json: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.logs is None) == (self.store is None):
+            raise ValueError(
+                "name a log (--logs LOG) or a converted one (--store FOLDER), and not both"
+            )
+        if self.logs is not None:
+            super().__post_init__()
 
 
 @dataclass(frozen=True)
