@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import distributed, nn
 
+_AVAILABLE = distributed.is_available()
 _told: set[str] = set()
 
 
@@ -19,7 +20,7 @@ def world_size() -> int:
         >>> world_size()
         1
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not (_AVAILABLE and distributed.is_initialized()):
         return 1
     return distributed.get_world_size()
 

@@ -31,6 +31,9 @@ def as_numbers(values: Tensor) -> Tensor:
     >>> as_numbers(torch.tensor([2**24 + 1])).item()
     16777217.0
     """
-    if values.dtype in (torch.int32, torch.int64) and values.device.type != "mps":
+    dtype = values.dtype
+    if dtype == torch.float32 or dtype == torch.float64:
+        return values
+    if dtype in (torch.int32, torch.int64) and values.device.type != "mps":
         return values.double()
-    return at_least_float32(values)
+    return values.float()

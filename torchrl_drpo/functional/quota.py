@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from torchrl_drpo.functional.checks import check_fraction
 from torchrl_drpo.functional.host import reads_are_free
 
 
@@ -37,8 +38,14 @@ def quota(count: Tensor | int, kappa: Tensor | float) -> Tensor:
 
 
 def quota_on_host(count: int, kappa: Tensor | float) -> int:
-    """:func:`quota` where kappa may be read."""
-    rows = math.floor(count * float(kappa) * (1 + _slack(kappa)) + 0.5)
+    """:func:`quota` where kappa may be read.
+
+    Raises:
+        ValueError: if ``kappa`` lies outside (0, 1].
+    """
+    ratio = float(kappa)
+    check_fraction("kappa", ratio)
+    rows = math.floor(count * ratio * (1 + _slack(kappa)) + 0.5)
     return min(max(rows, 1), count)
 
 

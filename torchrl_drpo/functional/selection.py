@@ -142,7 +142,6 @@ def best_rows(
         >>> best_rows(torch.tensor([1.0, 3.0, 3.0, 3.0]), 0.5) is None
         True
     """
-    check_fraction("kappa", kappa)
     values = valid_or_lowest(quality, None)
     count = values.numel()
     k = quota_on_host(count, kappa)

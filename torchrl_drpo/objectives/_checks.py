@@ -47,9 +47,9 @@ def check_shape(tensordict: TensorDictBase, level: str, owner: str) -> None:
         )
 
 
-def check_any_valid(steps: Tensor | None, requested: bool | None, owner: str) -> None:
+def check_any_valid(steps: Tensor, requested: bool | None, owner: str) -> None:
     """Raises ``ValueError`` where a mask leaves nothing, unless other ranks may have rows."""
-    if steps is None or not wants_check(requested, steps) or world_size() > 1:
+    if not wants_check(requested, steps) or world_size() > 1:
         return
     if not steps.any():
         raise ValueError(

@@ -22,37 +22,57 @@ EXACT_UP_TO = 64
 
 
 @dataclass(frozen=True)
+class ModelKeys:
+    """What a reward model reads of a row.
+
+    Attributes:
+        action: where it finds the action.
+        state: what it reads besides.
+        optional: what of that need not be there.
+    """
+
+    action: NestedKey
+    state: tuple[NestedKey, ...]
+    optional: tuple[NestedKey, ...]
+
+    @classmethod
+    def of(cls, model: TensorDictModuleBase, logged: NestedKey) -> ModelKeys:
+        """The keys of a model that finds the action under the loss's own key, or ``"action"``.
+
+        Raises:
+            TypeError: for a model that reads neither.
+        """
+        known = [unravel_key(key) for key in model.in_keys]
+        optional = tuple(unravel_key(key) for key in getattr(model, "optional_in_keys", ()))
+        for key in (logged, "action"):
+            if unravel_key(key) in known:
+                state = [other for other in known if other != unravel_key(key)]
+                return cls(key, (*state, *optional), optional)
+        raise TypeError(
+            f"reward_model reads {known}, which holds no action; name its action entry {logged!r}"
+        )
+
+
+@dataclass(frozen=True)
 class RewardUnderPolicy:
     """A reward model and how it is asked; see :class:`~torchrl_drpo.GuidedLoss`.
 
     Attributes:
         model: reads state and action, writes the reward as its first out_key.
-        action_key: where the model finds the action.
+        keys: what it reads.
         expectation: how the expectation under the policy is taken.
         num_samples: draws a row of ``"sample"``.
     """
 
     model: TensorDictModuleBase
-    action_key: NestedKey
+    keys: ModelKeys
     expectation: Expectation
     num_samples: int
 
-    @property
-    def optional_keys(self) -> list[NestedKey]:
-        """Entries that the model reads where the batch has them."""
-        return [unravel_key(key) for key in getattr(self.model, "optional_in_keys", ())]
-
-    @property
-    def state_keys(self) -> list[NestedKey]:
-        """What the model reads beside the action."""
-        action = unravel_key(self.action_key)
-        keys = [unravel_key(key) for key in self.model.in_keys]
-        return [*(key for key in keys if key != action), *self.optional_keys]
-
     def value(self, inputs: TensorDictBase, action: Tensor) -> Tensor:
         """Q at one action a step, ``[*B]``."""
-        rows = inputs.select(*self.state_keys, strict=False)
-        rows.set(self.action_key, action)
+        rows = inputs.select(*self.keys.state, strict=False)
+        rows.set(self.keys.action, action)
         key = self.model.out_keys[0]
         found = self.model(rows).get(key, None)
         if found is None:
@@ -63,7 +83,7 @@ class RewardUnderPolicy:
         """E_pi[Q] at each step, ``[*B]``, with the gradient that the policy gets of it."""
         own = getattr(self.model, "expected_reward", None)
         if own is not None and self.expectation == "auto":
-            found = own(inputs.select(*self.state_keys, strict=False), dist)
+            found = own(inputs.select(*self.keys.state, strict=False), dist)
             return _batch.per_step(found, inputs.shape, "the reward model's expectation")
         kind = self._kind(dist)
         if kind == "mean":
@@ -97,21 +117,6 @@ class RewardUnderPolicy:
         if self.expectation == "mean" and not dist.has_rsample:
             raise ValueError(f"expectation='mean' has no meaning for {type(dist).__name__}")
         return self.expectation
-
-
-def action_key_of(model: TensorDictModuleBase, logged: NestedKey) -> NestedKey:
-    """Where a reward model finds the action: under the loss's own key, or ``"action"``.
-
-    Raises:
-        TypeError: for a model that reads neither.
-    """
-    known = [unravel_key(key) for key in model.in_keys]
-    for key in (logged, "action"):
-        if unravel_key(key) in known:
-            return key
-    raise TypeError(
-        f"reward_model reads {known}, which holds no action; name its action entry {logged!r}"
-    )
 
 
 def _centre(dist: Distribution) -> Tensor:

@@ -18,8 +18,8 @@ from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._expectation import (
     Expectation,
+    ModelKeys,
     RewardUnderPolicy,
-    action_key_of,
 )
 from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
@@ -160,7 +160,7 @@ class GuidedLoss(AdvantageLoss):
         self.guidance, self.expectation, self.num_samples = guidance, expectation, num_samples
         self.reward_model = copy.deepcopy(reward_model).requires_grad_(False).eval()
         self.register_buffer("reward_scale", self._initial_scale(reward_scale))
-        _ = self._reward  # says at once where the model reads no action
+        self._reads = ModelKeys.of(self.reward_model, self.tensor_keys.action)
 
     def train(self, mode: bool = True) -> GuidedLoss:
         """As usual, except that the reward model stays in evaluation mode."""
@@ -204,16 +204,20 @@ class GuidedLoss(AdvantageLoss):
 
     # -- the reward model ----------------------------------------------------------------------
 
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        super()._forward_value_estimator_keys(**kwargs)
+        self._reads = ModelKeys.of(self.reward_model, self.tensor_keys.action)
+
     @property
     def _reward(self) -> RewardUnderPolicy:
-        key = action_key_of(self.reward_model, self.tensor_keys.action)
-        return RewardUnderPolicy(self.reward_model, key, self.expectation, self.num_samples)
+        model = self._modules["reward_model"]
+        return RewardUnderPolicy(model, self._reads, self.expectation, self.num_samples)
 
     def _policy_keys(self) -> list[NestedKey]:
-        return list(dict.fromkeys([*super()._policy_keys(), *self._reward.state_keys]))
+        return list(dict.fromkeys([*super()._policy_keys(), *self._reads.state]))
 
     def _needed_keys(self) -> list[NestedKey]:
-        optional = self._reward.optional_keys
+        optional = self._reads.optional
         return [key for key in super()._needed_keys() if key not in optional]
 
 

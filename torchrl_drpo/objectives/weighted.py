@@ -20,6 +20,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
 
+from torchrl_drpo.distributed.ranks import world_size
 from torchrl_drpo.functional.checks import check_finite
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.reductions import weighted_nll
@@ -146,9 +147,11 @@ class WeightedLoss(ActorLoss):
         """What ``forward`` returns, before a subclass adds the losses of other networks."""
         owner = type(self).__name__
         _checks.check_shape(tensordict, self.level, owner)
-        self._look_at_ranks(tensordict)
+        if self._looked_at is not type(self) or world_size() > 1:
+            self._look_at_ranks(tensordict)
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
-        _checks.check_any_valid(steps, self.check_inputs, owner)
+        if steps is not None:
+            _checks.check_any_valid(steps, self.check_inputs, owner)
         out = self._fused(tensordict, steps)
         if out is not None:
             return out

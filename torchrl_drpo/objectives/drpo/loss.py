@@ -223,7 +223,7 @@ class DRPOLoss(SelectionOnDevice):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         quality = self._signal(tensordict, "quality", mask)
         kappa = self._buffers["kappa"].clone()  # it moves below; the report speaks of this step
-        if _checks.wants_check(self.check_inputs, kappa):
+        if self.check_inputs and _checks.wants_check(True, kappa):  # else where it is free
             check_fraction("kappa", float(kappa))
         rule = {"temperature": self.temperature, "normalize": self.normalize}
         if mask is None and self._picks_rows(tensordict, quality):
