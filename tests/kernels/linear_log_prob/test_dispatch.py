@@ -1,7 +1,4 @@
-"""Rows whose number only an accelerator knows: they are neutralised, not cut off.
-
-A CPU cuts them off, so the branch is taken here by hand.
-"""
+"""What the dispatch decides: how dead rows are kept out, and what counts as TF32 allowed."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ N, V, LIVE = 9, 14, 5
 @pytest.mark.parametrize("highest", [1.0, 1000.0], ids=["small bias", "bias whose exp overflows"])
 @pytest.mark.parametrize("width", [16, 300])
 def test_dead_rows_that_are_not_cut_off_change_no_gradient(width, highest, device, monkeypatch):
+    """A CPU cuts them off; the branch for counts that only a device knows is taken by hand."""
     hidden, items = torch.randn(N, width), torch.randn(V, width)
     bias, action = torch.linspace(-1.0, highest, V), torch.randint(V, (N,))
     hidden[LIVE:], action[LIVE:] = torch.inf, -7
@@ -41,3 +39,17 @@ def test_dead_rows_that_are_not_cut_off_change_no_gradient(width, highest, devic
         torch.testing.assert_close(ours[:LIVE], wanted, **rounding)
         assert not ours[LIVE:].any()
     torch.testing.assert_close((got_items, got_bias), (want_items, want_bias), **rounding)
+
+
+def test_either_of_torch_s_switches_allows_tf32():
+    matmul, before = torch.backends.cuda.matmul, dispatch.tf32_allowed()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert dispatch.tf32_allowed()
+        torch.set_float32_matmul_precision("highest")
+        assert not dispatch.tf32_allowed()
+        matmul.fp32_precision = "tf32"  # from here on the first switch's getter raises
+        assert dispatch.tf32_allowed()
+    finally:
+        matmul.fp32_precision = "ieee"
+        torch.set_float32_matmul_precision("high" if before else "highest")

@@ -8,7 +8,7 @@ from torchrl_drpo_kernels import linear_log_prob
 from torchrl_drpo_kernels.linear_log_prob import dispatch, reference, shapes
 
 from tests.gpu import no_host_reads
-from tests.kernels.linear_log_prob.test_linear_log_prob import GPU_TOLERANCE, eager, make, run
+from tests.kernels.linear_log_prob.cases import GPU_TOLERANCE, eager, make, run
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
