@@ -306,7 +306,7 @@ def test_the_command_line_from_train_to_recommend(
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"history": 0}, "history must be at least 1, got 0"),
         ({"ks": (0,)}, "ks must name list lengths"),
-        ({"preset": "kuairand"}, "either preset=<name> or schema=<file.json>"),
+        ({"preset": "kuairand"}, "by a preset .--preset NAME. or a schema file"),
     ],
 )
 def test_settings_are_checked_before_anything_is_written(

@@ -149,7 +149,6 @@ def test_columns_are_looked_for_before_anything_is_converted(tmp_path, changes, 
     [
         ({"items": ItemTable("side.csv", "itm")}, r"side.csv has no column 'itm' .*'item'"),
         ({"items": ItemTable("side.csv", "item", codes=("cod",))}, "'cod' .did you mean 'code'"),
-        ({"items": ItemTable("side.csv", "item", features=("feat",))}, "'feat'"),
         ({"items": ItemTable("side.csv", "item", embedding="vec")}, "no column 'vec'"),
         ({"initial_history": InitialHistory("side.csv", "usr", "item")}, "no column 'usr'"),
         ({"initial_history": InitialHistory("side.csv", "user", "itms")}, "no column 'itms'"),

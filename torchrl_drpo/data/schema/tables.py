@@ -43,9 +43,9 @@ class ItemTable:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that is read, once."""
+        """Every column that a conversion reads, once; `features` are for the validation alone."""
         vectors = (self.embedding,) if self.embedding else ()
-        return tuple(dict.fromkeys([self.id, *self.codes, *vectors, *self.features]))
+        return tuple(dict.fromkeys([self.id, *self.codes, *vectors]))
 
     @property
     def ids(self) -> tuple[str, ...]:
