@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from torchrl_drpo.data import Catalogue
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)  # as in Arrow
+TEXT = st.one_of(st.text(st.characters(codec="utf-8"), max_size=6), st.text("a\0", max_size=40))
 IDS = st.one_of(
     st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=40),
     st.lists(st.integers(0, 60), min_size=1, max_size=40),
@@ -33,6 +33,42 @@ def test_save_and_load(ids, tmp_path_factory):
     catalogue = Catalogue.from_ids(ids)
     catalogue.save(path)
     assert Catalogue.load(path) == catalogue
+
+
+def test_ids_of_any_length_and_ending_stay_apart(tmp_path):
+    ids = ["a", "a\0", "a\0\0", "", "L" * 3_000_000, "L" * 3_000_001]
+    catalogue = Catalogue.from_ids([*ids, *(f"k{n}" for n in range(20_000))])  # 60 GB if padded
+    assert catalogue.decode(catalogue.encode(ids)) == ids
+    catalogue.save(tmp_path / "c")
+    assert Catalogue.load(tmp_path / "c").encode(ids).tolist() == catalogue.encode(ids).tolist()
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    for name, ids in (("text", ["ab", "c"]), ("numbers", [5, 7])):
+        Catalogue(ids).save(tmp_path / name)
+    for file, content, message in [
+        ("text.lengths.bin", b"\1\0\0\0", "does not fit"),
+        ("text.lengths.bin", b"\1", "does not fit"),
+        ("text.lengths.bin", b"\xff" * 8, "does not fit"),
+        ("text.bin", b"abcd", "does not fit"),
+        ("text.json", b'{"kind": "string", "count": 3}', "expected 3 ids, found 2"),
+        ("text.json", b"[]", "does not describe a catalogue"),
+        ("numbers.bin", b"12345", "no whole number of int64"),
+        ("numbers.bin", b"12345678", "expected 2 ids, found 1"),
+        ("numbers.bin", b"\5" * 16, "must be distinct"),
+    ]:
+        path = tmp_path / file
+        before = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            Catalogue.load(tmp_path / file.partition(".")[0])
+        path.write_bytes(before)
+    assert Catalogue.load(tmp_path / "text") == Catalogue(["ab", "c"])
+
+
+def test_half_a_character_is_no_id():
+    with pytest.raises(ValueError, match="is no text"):
+        Catalogue(["a", "b\ud800"])
 
 
 def test_extension_keeps_the_numbers():

@@ -353,6 +353,11 @@ def test_a_temporary_log_goes_with_its_buffers(frame):
     assert not folder.exists()
 
 
+def test_an_unknown_column_is_named(buffer):
+    with pytest.raises(KeyError, match="no column 'clicks' in this log; it has action"):
+        buffer.column("clicks")
+
+
 def test_a_converted_log_opens_again(frame, parquet, tmp_path):
     RecReplayBuffer.from_parquet(parquet, SCHEMA, root=tmp_path / "log", test_days=2)
     again = RecReplayBuffer.open(tmp_path / "log", part="test", history=3)

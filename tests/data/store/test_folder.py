@@ -179,6 +179,14 @@ def test_what_stands_in_the_way_is_said_and_left_alone(log, root):
     assert (root / f"{name}.partial" / "precious").read_text() == "x"
 
 
+def _journal_naming(work: Path, name: str) -> None:
+    """As somebody would write it who wants another file cut or removed."""
+    journal = json.loads((work / "journal.json").read_text())
+    journal["files"][name] = [0, 0]
+    del journal["sha256"]
+    (work / "journal.json").write_text(json.dumps({**journal, "sha256": fingerprint(journal)}))
+
+
 def _flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place % len(content)] ^= 4
@@ -196,6 +204,9 @@ def _flip(path: Path, place: int) -> None:
         lambda work: (work / "journal.json").write_text("[]"),
         lambda work: (work / "journal.json").unlink(),
         lambda work: (work / "index" / "link").symlink_to(work.parent.parent / "log.parquet"),
+        lambda work: os.link(work / "rows" / "user.memmap", work.parent.parent / "another name"),
+        lambda work: _journal_naming(work, "../../log.parquet"),
+        lambda work: _journal_naming(work, str(work.parent.parent / "log.parquet")),
         lambda work: (work / folder.MARK).write_text("{"),
     ],
 )

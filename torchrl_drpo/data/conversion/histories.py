@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,8 @@ from .records import known_numbers
 from .scan import Outline
 
 _VALUES, _OFFSETS = "initial_values", "initial_offsets"
+#: Where the items lie that rows brought along, one row's after the other's.
+HISTORY_FILE = f"index/{_VALUES}.bin"
 
 
 def write_initial_history(
@@ -35,9 +36,7 @@ def write_initial_history(
     index = work.folder / "index"
     if schema.history:
         offsets = work.read(f"index/{_OFFSETS}.bin", np.dtype(np.int64))
-        if work.has("parts/history"):
-            shutil.copyfile(work.folder / "parts" / "history", index / f"{_VALUES}.bin")
-        else:
+        if not work.has(HISTORY_FILE):  # all are empty
             _zeros(index / f"{_VALUES}.bin", 0)
     elif outline.history_table is not None and schema.initial_history is not None:
         offsets = _from_table(outline.history_table, schema.initial_history, outline, index)

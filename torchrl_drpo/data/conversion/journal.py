@@ -21,6 +21,7 @@ from torchrl_drpo.files import fingerprint, read_json
 
 from ..store.columns import write_array
 from ..store.folder import MARK, fresh, has_links, mark
+from ..store.manifest import check_file_name
 
 JOURNAL = "journal.json"
 _BLOCK = 1 << 20
@@ -48,7 +49,7 @@ class Progress:
 
 
 class Workspace:
-    """A work folder whose files only ever grow, and its journal.
+    """A work folder, whose files grow or are written once, and its journal.
 
     Args:
         folder: ``data-<fingerprint>.partial``; made, or found as a killed conversion left it.
@@ -77,6 +78,8 @@ class Workspace:
                 return None
             state = Progress(**journal["state"])
             self._files = {name: tuple(entry) for name, entry in journal["files"].items()}
+            for name in self._files:
+                check_file_name(name)
             if not all(_cut(self.folder / name, *entry) for name, entry in self._files.items()):
                 return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -16,7 +16,7 @@ from ..store.columns import write_array, write_rows_meta
 from ..store.folder import digests, publish
 from ..store.manifest import Array, Manifest
 from ..store.report import ConversionReport
-from .histories import write_initial_history
+from .histories import HISTORY_FILE, write_initial_history
 from .journal import JOURNAL, Workspace
 from .layout import columns_of, label_file
 from .parts import Parts
@@ -103,7 +103,7 @@ class Conversion:
             else:
                 work.append(records_file(state.batches // self._batches_a_part), records)
             if flat is not None:
-                work.append("parts/history", flat.astype(np.int32))
+                work.append(HISTORY_FILE, flat.astype(np.int32))
             state.batches += 1
             state.rows_read += batch.table.num_rows
             state.faults = dict(encoder.faults)

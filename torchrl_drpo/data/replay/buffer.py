@@ -34,8 +34,9 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
     neither users nor histories),
     ``("observation", "context")`` (int64 ``[B, C]``, where the schema has context),
     ``("observation", "features")`` (float32 ``[B, F]``, where it has features, in their order and
-    as logged), and where known ``user``, ``time``, ``propensity``, ``position``, ``slate``,
-    ``policy``, ``trajectory_id``, ``step`` and the schema's labels, each ``[B]``.
+    as logged), and where known ``user``, ``time``, ``propensity`` and its logarithm
+    ``log_propensity`` (which survives where float32 holds no probability), ``position``,
+    ``slate``, ``policy``, ``trajectory_id``, ``step`` and the schema's labels, each ``[B]``.
 
     Make one with :meth:`from_parquet`, :meth:`from_pandas`, :meth:`from_tensordict` or, for a
     folder that was converted before, :meth:`open`.

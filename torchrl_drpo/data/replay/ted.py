@@ -67,10 +67,7 @@ def store_ted(rows: TensorDictBase, root: Path) -> None:
         ValueError: on rows that are not TED rows, or hold anything but tensors.
         OSError: if the disk is full; nothing is left behind but a folder that the next try takes.
     """
-    if (root / MANIFEST).exists():
-        raise FileExistsError(
-            f"{root} holds rows already; open it with RecReplayBuffer.open, or choose another root"
-        )
+    _refuse_occupied(root)
     columns = _columns(checked_ted(rows).cpu())
     arrays = {
         key: Array(f"rows/{place}.bin", str(value.dtype).removeprefix("torch."), tuple(value.shape))
@@ -82,6 +79,7 @@ def store_ted(rows: TensorDictBase, root: Path) -> None:
     ]
     name = f"data-{fingerprint(content)[:16]}"
     with telling_full_disk(f"writing rows into {root}"), exclusive(root, name):
+        _refuse_occupied(root)  # by another process, while this one waited
         work = root / f"{name}.partial"
         fresh(work)
         (work / "rows").mkdir()
@@ -90,6 +88,13 @@ def store_ted(rows: TensorDictBase, root: Path) -> None:
                 file.write(_bytes(value))
         manifest = Manifest(name, len(rows), arrays, files=digests(work))
         publish(root, work, manifest)
+
+
+def _refuse_occupied(root: Path) -> None:
+    if (root / MANIFEST).exists():
+        raise FileExistsError(
+            f"{root} holds rows already; open it with RecReplayBuffer.open, or choose another root"
+        )
 
 
 def _columns(rows: TensorDictBase) -> dict[Key, Tensor]:

@@ -1,15 +1,14 @@
 """The folder of a converted log: its layout, how it appears in one step, and what may be removed.
 
-root/
-manifest.json            what lies where, with digests; replaced in one step
-data-<fingerprint>/
-torchrl-drpo.json      the mark: a conversion made this folder
-schema.json
-rows/                  columns in TED layout, as raw arrays; meta.json is for other readers
-index/*.bin            raw arrays: offsets of users, trajectories, slates; rows of each part
-catalogues/            numbers of user, item and context ids
-data-<fingerprint>.partial/   a conversion under way, with its journal
-.lock                    held by whoever converts
+    root/manifest.json                 what lies where, with digests; replaced in one step
+    root/.lock                         held by whoever converts
+    root/data-<fingerprint>.partial/   a conversion under way, with its journal
+    root/data-<fingerprint>/
+        torchrl-drpo.json              the mark: a conversion made this folder
+        schema.json
+        rows/                          columns in TED layout, raw; meta.json is for other readers
+        index/*.bin                    raw: offsets of users, trajectories, slates; rows of parts
+        catalogues/                    numbers of user, item and context ids
 
 Names of files are this package's own: nothing that a log says becomes a path. Only folders that
 bear the mark, or that a manifest of this package names, are ever removed.
@@ -33,7 +32,8 @@ from .manifest import FORMAT, MANIFEST, File, Manifest, write_manifest
 
 MARK = "torchrl-drpo.json"
 _NAME = re.compile(r"data-[0-9a-f]{16}(\.partial)?")
-_WAIT = 0.1
+#: Seconds between two looks at a lock, and for which its holder may be about to say what it does.
+_WAIT, _PATIENCE = 0.1, 1.0
 
 
 def mark(work: Path) -> None:
@@ -80,8 +80,11 @@ def is_own(folder: Path) -> bool:
 
 
 def has_links(folder: Path) -> bool:
-    """Whether anything in a folder is a symbolic link: writing there could leave the folder."""
-    return any(path.is_symlink() for path in folder.rglob("*"))
+    """Whether anything in a folder is a link, or has another name: writing could change more."""
+    return any(
+        path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
+        for path in folder.rglob("*")
+    )
 
 
 @contextmanager
@@ -101,10 +104,11 @@ def exclusive(root: Path, request: str) -> Iterator[None]:
         return
     path = root / ".lock"
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    held = False
+    held, patience = False, time.monotonic() + _PATIENCE
     try:
         while not (held := _locked(lock, fcntl)):
-            if os.pread(lock, 64, 0).decode(errors="replace") != request:
+            other = os.pread(lock, 64, 0).decode(errors="replace")
+            if other != request and (other or time.monotonic() > patience):
                 raise BlockingIOError(
                     f"another process is converting into {root}; wait for it or choose another root"
                 )

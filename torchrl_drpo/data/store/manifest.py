@@ -159,6 +159,12 @@ def read_manifest(root: Path) -> Manifest:
         raise StoreError(path, f"damaged ({type(error).__name__}: {error})") from None
 
 
+def check_file_name(name: str) -> None:
+    """Raises ``ValueError`` for a name that could lead out of its folder."""
+    if not _FILE.fullmatch(name):
+        raise ValueError(f"a file is called {name!r}")
+
+
 def _from_data(data: dict[str, Any]) -> Manifest:
     def array(entry: dict[str, Any]) -> Array:
         return Array(entry["file"], entry["dtype"], tuple(entry["shape"]))
@@ -178,8 +184,7 @@ def _from_data(data: dict[str, Any]) -> Manifest:
     if not _DATA.fullmatch(manifest.data):
         raise ValueError(f"the data folder is called {manifest.data!r}")
     for name in [*manifest.files, *manifest.catalogues.values()]:
-        if not _FILE.fullmatch(name):
-            raise ValueError(f"a file is called {name!r}")
+        check_file_name(name)
     keys = set(manifest.columns)
     for key, column in manifest.columns.items():
         if not key or not all(isinstance(part, str) for part in key):

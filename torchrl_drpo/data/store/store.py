@@ -12,7 +12,7 @@ from torch import Tensor
 from ..catalogue import Catalogue
 from ..schema import LogSchema
 from .columns import map_array
-from .manifest import Key, Manifest, StoreError, read_manifest
+from .manifest import Array, Key, Manifest, StoreError, read_manifest
 from .report import ConversionReport
 from .verify import faults_of
 
@@ -49,27 +49,40 @@ class LogStore:
             return None, None
         schema = LogSchema.from_json((self.data / "schema.json").read_text(encoding="utf-8"))
         report = dict(self.manifest.report)
-        if set(report) != {entry.name for entry in fields(ConversionReport)}:
-            raise ValueError(f"the report has the entries {sorted(report)}")
-        report["missing_tables"] = tuple(report["missing_tables"])
+        unknown = sorted(set(report) - {entry.name for entry in fields(ConversionReport)})
+        if unknown:
+            raise ValueError(f"the report has the entries {unknown}")
+        report["missing_tables"] = tuple(report.get("missing_tables", ()))
         return schema, ConversionReport(**report)
 
     @cached_property
     def rows(self) -> TensorDict:
         """All columns, mapped; batch size ``[N]``."""
         columns = {key: self.column(key) for key in self.manifest.columns}
-        return TensorDict({}, [self.manifest.rows]).update(
-            {key if len(key) > 1 else key[0]: column for key, column in columns.items()}
-        )
+        named = {key if len(key) > 1 else key[0]: column for key, column in columns.items()}
+        return TensorDict({}, [self.manifest.rows]).update(named).lock_()
 
     def column(self, key: Key) -> Tensor:
-        """One column over pages of its own: writing into it changes nothing else."""
-        return map_array(self.data, self.manifest.columns[key])
+        """One column over pages of its own: writing into it changes nothing else.
+
+        Raises:
+            KeyError: names the columns that there are.
+        """
+        if key not in self.manifest.columns:
+            known = sorted(".".join(there) for there in self.manifest.columns)
+            raise KeyError(f"no column {'.'.join(key)!r} in this log; it has {', '.join(known)}")
+        return self._map(self.manifest.columns[key])
 
     def index(self, name: str) -> Tensor | None:
         """An array of that name over pages of its own, None where the log has none."""
         array = self.manifest.arrays.get(name)
-        return None if array is None else map_array(self.data, array)
+        return None if array is None else self._map(array)
+
+    def _map(self, array: Array) -> Tensor:
+        try:
+            return map_array(self.data, array)
+        except RuntimeError:  # torch's own text names neither the file nor what to do
+            raise StoreError(self.data / array.file, "it is there no more") from None
 
     def part(self, name: str) -> Tensor | None:
         """The rows of a part, ascending int64; None where the log has no such part."""
