@@ -198,6 +198,14 @@ def test_what_cannot_be_read_is_said(tmp_path, content, message):
         convert_log(tmp_path / "a.csv", tmp_path / "out", SCHEMA)
 
 
+def test_a_header_may_be_longer_than_what_is_read_for_it(tmp_path):
+    long = "x" * formats.HEADER_BYTES
+    write(tmp_path / "a.csv", ["7"], ["8"], header=f"u,{long}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "BLOCK_BYTES", 1 << 20)
+        assert values(LogSource(tmp_path / "a.csv", ids=["u"]), long) == [8]
+
+
 def test_a_line_break_within_quotes_may_lie_anywhere(tmp_path):
     titles = [f"title {'x' * k}\nof {k}" for k in range(60)]
     ids = [str(k) for k in range(60)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES, HEADER_BYTES = 1 << 24, 1 << 16
 
 
 def open_file(file: str) -> Any:
@@ -44,8 +44,7 @@ def read_schema(file: str) -> pa.Schema:
     if is_csv(file):
         import pyarrow as pa
 
-        names = _guard(file, lambda: _csv_reader(file).schema.names)
-        return pa.schema([(name, pa.string()) for name in names])
+        return pa.schema([(name, pa.string()) for name in _guard(file, lambda: _csv_names(file))])
     raise LogError(f"{file} is neither Parquet {PARQUET} nor CSV {CSV}; rename or convert it")
 
 
@@ -57,7 +56,17 @@ def _parquet(file: str) -> Any:
     return pq.ParquetFile(file, memory_map=True)
 
 
-def _csv_reader(file: str, **convert: Any) -> Any:
+def _csv_names(file: str) -> list[str]:
+    """The header of a CSV file, from as little of it as will do."""
+    import pyarrow as pa
+
+    try:
+        return list(_csv_reader(file, HEADER_BYTES).schema.names)
+    except pa.ArrowInvalid:  # the first row is longer than that, or damaged
+        return list(_csv_reader(file).schema.names)
+
+
+def _csv_reader(file: str, block_bytes: int = 0, **convert: Any) -> Any:
     from pyarrow import csv
 
     delimiter = _delimiter(file)
@@ -66,7 +75,7 @@ def _csv_reader(file: str, **convert: Any) -> Any:
         # A quoted text may hold a line break, also where one block of bytes meets the next.
         parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=csv.ConvertOptions(**convert),
-        read_options=csv.ReadOptions(block_size=BLOCK_BYTES),
+        read_options=csv.ReadOptions(block_size=block_bytes or BLOCK_BYTES),
     )
 
 
@@ -79,7 +88,7 @@ def _csv_bytes(file: str) -> Any:
 
 def _delimiter(file: str) -> str:
     with _csv_bytes(file) as handle:
-        header = handle.read(1 << 16).split(b"\n")[0]
+        header = handle.read(HEADER_BYTES).split(b"\n")[0]
     if header.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise LogError(f"{file} is text in UTF-16; save it as UTF-8")
     usual = "\t" if file.lower().endswith((".tsv", ".tsv.gz")) else ","

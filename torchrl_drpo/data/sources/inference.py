@@ -88,8 +88,12 @@ def _fits(values: pa.Array, kind: pa.DataType) -> bool:
 
     if pa.types.is_boolean(kind):
         options = csv.ConvertOptions()
-        known = pa.array([*options.true_values, *options.false_values], values.type)
-        return bool(pc.all(pc.is_in(values.drop_null(), value_set=known)).as_py())
+        # 0 and 1 are numbers, and come first as such
+        words = [word for word in [*options.true_values, *options.false_values] if len(word) > 1]
+        values = values.drop_null()
+        first_is = values.slice(0, 1)[0].as_py() in words
+        known = pa.array(words, values.type)
+        return first_is and bool(pc.all(pc.is_in(values, value_set=known)).as_py())
     if _cast(values, kind) is not None:
         return True
     # The reader takes blanks around a number; they are rare, so they are looked for last.
