@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torchrl.envs import ParallelEnv, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs import StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from torchrl_drpo.envs import RecSimEnv, RecSimSetting, Scenario, SessionSetting
@@ -217,74 +215,6 @@ def test_torchrl_collects_and_transforms_it():
     assert [batch.numel() for batch in batches] == [40, 40]
     assert batches[0]["next", "step_count"].max() <= 3
     assert torch.isfinite(batches[0]["next", "reward"]).all()
-
-
-def users_of(env, steps=2):
-    """The users that each worker serves, ``[workers, steps, state]``."""
-    try:
-        return env.rollout(steps, break_when_any_done=False)["observation"]
-    finally:
-        env.close(raise_if_closed=False)
-
-
-def make_env(**options):
-    return RecSimEnv(SMALL, **options)
-
-
-def parallel(**options):
-    return ParallelEnv(2, make_env, **options)
-
-
-WORKERS = {
-    "serial": lambda: SerialEnv(2, make_env),
-    "serial, one world": lambda: SerialEnv(2, partial(make_env, seed=3)),
-    "fork": lambda: parallel(mp_start_method="fork"),
-    "spawn": parallel,
-}
-
-
-#: A minute for two processes that import TorchRL; and forks are for Linux.
-MARKS = {
-    "spawn": [pytest.mark.slow],
-    "fork": [pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")],
-}
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=MARKS.get(k, [])) for k in WORKERS])
-def test_workers_serve_different_users_and_the_same_again_under_a_seed(kind):
-    first, second = users_of(WORKERS[kind]())
-    assert not torch.isclose(first, second).any()
-    runs = []
-    for _ in range(2):
-        env = WORKERS[kind]()
-        following = env.set_seed(5)
-        runs.append(users_of(env))
-    assert equal(*runs)
-    assert not torch.isclose(*runs[0]).any()
-    # TorchRL's chain: each worker's seed follows from the one before, the last is handed back.
-    alone, seed = [], 5
-    for _ in range(2):
-        env = make_env()
-        seed = env.set_seed(seed)
-        alone.append(users_of(env))
-    assert seed == following
-    assert equal(runs[0], torch.stack(alone))
-
-
-def test_unseeded_environments_follow_torchs_seed():
-    def run():
-        torch.manual_seed(4)
-        return [users_of(RecSimEnv(SMALL)) for _ in range(2)]
-
-    (first, second), again = run(), run()
-    assert equal(first, again[0])
-    assert equal(second, again[1])
-    assert not torch.isclose(first, second).any()
-
-
-def test_specs_hold_side_by_side():
-    check_env_specs(SerialEnv(2, partial(make_env, session=SESSION)))
 
 
 @pytest.mark.gpu
