@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -106,6 +107,15 @@ def test_a_large_offset_costs_no_digits(name: str, masked: bool):
     torch.testing.assert_close(gradients(other), gradients(loss), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["topr", "gbpo", "ecpo"])
+def test_half_precision_propensities_are_raised_before_their_logarithm(name: str):
+    data = batch(gaussian_actor(), N)
+    data["propensity"] = data["propensity"].half()
+    loss, other = both(name)
+    wide = data.copy().set("propensity", data["propensity"].float())
+    assert_same(run(loss, data), run(other, wide))
+
+
 def test_half_precision_is_raised_before_anything_is_subtracted():
     actor, data = gaussian_actor(), batch(gaussian_actor(), 8)
     data[REWARD] = torch.tensor([65504.0] * 2 + [-65504.0] * 6).half()
@@ -198,6 +208,7 @@ COEFFICIENTS: dict[str, tuple[str, str, float, tuple[float, ...]]] = {
 SETTERS: dict[str, Callable[[float], float | Tensor]] = {
     "number": lambda value: value,
     "tensor": lambda value: torch.tensor(value),
+    "NumPy's": lambda value: np.float32(value),
     "float64 of one entry": lambda value: torch.tensor([value], dtype=torch.float64)[0],
 }
 

@@ -28,6 +28,12 @@ def norm(gradients: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
 
 
+def test_a_row_without_a_batch_dimension_is_told_so():
+    monitor = PhantomGradientMonitor(gaussian_actor())
+    with pytest.raises(ValueError, match="without a batch dimension"):
+        monitor.probe(batch(gaussian_actor(), 4)[0])
+
+
 def test_gradients_are_those_of_the_two_branches_by_parameter_group():
     actor, data = gaussian_actor(), batch(gaussian_actor(), N)
     found = PhantomGradientMonitor(actor).probe(data)

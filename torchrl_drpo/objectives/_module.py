@@ -104,6 +104,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._coefficients and name in self.__dict__.get("_buffers", ()):
+            value = value if isinstance(value, Tensor) else float(value)  # NumPy's too
             self._coefficients[name](name, value)
             if isinstance(value, Tensor):
                 value = value.to(self._buffers[name])  # its device and type

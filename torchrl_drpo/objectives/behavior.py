@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_finite, check_probability
+from torchrl_drpo.functional.precision import at_least_float32
 from torchrl_drpo.objectives import _batch, _checks
 from torchrl_drpo.objectives._weighting import Scored
 from torchrl_drpo.objectives.advantage import AdvantageLoss
@@ -128,6 +129,7 @@ class BehaviorLoss(AdvantageLoss):
                 return None
         key = getattr(self.tensor_keys, name)
         values = _batch.read_entry(tensordict, key, name, type(self).__name__).detach()
+        values = at_least_float32(values)
         batch = tensordict.shape
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), batch)
         whole = self.level == "trajectory" and values.shape in (batch[:1], (*batch[:1], 1))

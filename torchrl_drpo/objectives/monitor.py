@@ -20,7 +20,7 @@ from torchrl_drpo.functional.diagnostics import (
 )
 from torchrl_drpo.functional.reductions import weighted_nll
 from torchrl_drpo.functional.weights import signed_weights
-from torchrl_drpo.objectives import _batch
+from torchrl_drpo.objectives import _batch, _checks
 from torchrl_drpo.objectives._remoteness import RemotenessKind, remoteness_and_score
 from torchrl_drpo.objectives.advantage import Baseline
 from torchrl_drpo.objectives.repulsive import RepulsiveLoss
@@ -135,6 +135,7 @@ class PhantomGradientMonitor:
             ValueError, KeyError: as a loss would, for a batch that it could not read.
         """
         rule, actor = self._rule, self._rule.actor_network
+        _checks.check_shape(batch, "step", type(self).__name__)
         mask = _batch.valid_steps(batch, rule._loss_mask_keys(), batch.shape)
         with torch.no_grad():
             advantage = rule._advantage(batch, mask)
