@@ -174,6 +174,14 @@ def test_published_csv_files_read_like_their_parquet(real_logs, tmp_path):
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(ValueError, match="no log 'netflix'; there are amazon-sid"):
         load_dataset("rec:netflix", root=tmp_path)
+    with pytest.raises(ValueError, match=r"no log 'movielense' \(did you mean 'movielens'\?\)"):
+        load_log("movielense", tmp_path)
+    with pytest.raises(
+        ValueError, match="rec:movielens has no choice of 'campaign'; it takes none"
+    ):
+        load_log("movielens", tmp_path, campaign="men")
+    with pytest.raises(ValueError, match=r"has no choice of 'campaign'; it takes \['category'\]"):
+        load_log("amazon-sid", tmp_path, campaign="men")
     with pytest.raises(ValueError, match="rec:movielens needs root="):
         load_dataset("rec:movielens")
     with pytest.raises(FileNotFoundError, match="does not hold MovieLens ratings"):

@@ -13,9 +13,12 @@ left out by TorchRL's ``OfflineToOnlineTrainer`` and its hook, or by ``rows.sele
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from torchrl_drpo.spelling import did_you_mean
 
 from .replay import RecReplayBuffer
 from .schema import ItemTable, LogSchema
@@ -104,7 +107,7 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
             are asked for (``sample_index=True``).
 
     Raises:
-        ValueError: for an unknown name, or a missing ``root``.
+        ValueError: for an unknown name, a choice that the log does not have, a missing ``root``.
         FileNotFoundError: if the folder does not hold that log.
 
     Examples:
@@ -117,11 +120,17 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
     if name in SIMULATED:
         return _simulate(SIMULATED[name], root, **options)
     if name not in PUBLISHED:
-        known = ", ".join(sorted([*PUBLISHED, *SIMULATED]))
-        raise ValueError(f"no log {name!r}; there are {known}")
+        known = sorted([*PUBLISHED, *SIMULATED])
+        raise ValueError(
+            f"no log {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+        )
     if root is None:
         raise ValueError(f"rec:{name} needs root=<folder of the published files>")
     choices = {key: options.pop(key) for key in _CHOICES if key in options}
+    taken = list(inspect.signature(PUBLISHED[name]).parameters)[1:]
+    foreign = [key for key in choices if key not in taken]
+    if foreign:
+        raise ValueError(f"rec:{name} has no choice of {foreign[0]!r}; it takes {taken or 'none'}")
     files, schema = PUBLISHED[name](root, **choices)
     return RecReplayBuffer.from_parquet(
         files, schema, root=options.pop("converted", None), **options

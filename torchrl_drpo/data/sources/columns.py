@@ -160,8 +160,8 @@ class Columns:
         if stray is not None:
             file, row, text = stray
             raise LogError(
-                f"{file}, row {row}: {column} is {text!r}, where the schema expects numbers, dates "
-                "or times; mend it, or leave the column out of the schema"
+                f"{file}, row {row}: {column} is {text!r}, where the schema expects numbers or "
+                "times; mend it, or leave the column out of the schema (lists need Parquet)"
             )
 
 
