@@ -141,8 +141,9 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
 
     @classmethod
     def from_pandas(cls, frame: Any, schema: LogSchema | str, **options: Any) -> RecReplayBuffer:
-        """As :meth:`from_parquet`, from a pandas or polars frame, an Arrow table, data set or
-        reader, or whatever else offers Arrow's stream (``__arrow_c_stream__``).
+        """As :meth:`from_parquet`, of what offers Arrow's stream (``__arrow_c_stream__``).
+
+        Such are pandas and polars frames, Arrow tables, data sets and readers.
         """
         return cls.from_parquet(frame, schema, **options)
 
