@@ -8,10 +8,10 @@ import triton.language as tl
 
 
 @triton.jit
-def power_sums(x, origin, member):
-    """Sum and sum of squares of x - origin over the members, in float64."""
+def add_powers(sums, squares, x, origin, member):
+    """Adds x - origin and its square, of the members, to float64 sums of each lane."""
     d = tl.where(member, x.to(tl.float64) - origin.to(tl.float64), 0.0)
-    return tl.sum(d, 0), tl.sum(d * d, 0)
+    return sums + d, squares + d * d
 
 
 @triton.jit
@@ -63,6 +63,18 @@ def kept_rows(key, threshold, seen_ties, room, WEIGHTING: tl.constexpr, TIES: tl
         else:
             keep = keep | tied
     return keep, tied, seen_ties
+
+
+@triton.jit
+def rows_emitted(n_above, n_tied, room, WEIGHTING: tl.constexpr, TIES: tl.constexpr):
+    """How many rows have a weight; at the threshold a linear one is zero."""
+    n_rows = n_above
+    if WEIGHTING != 1:
+        if TIES == 0:
+            n_rows += room
+        else:
+            n_rows += n_tied
+    return n_rows
 
 
 @triton.jit

@@ -1,10 +1,10 @@
 """Top-kappa selection in Triton; reference.py is the specification.
 
 Method     Quality becomes an unsigned key of the same order (0: invalid). A radix select fixes
-           11 + 11 + 10 bits of the K-th largest key, most significant first, from histograms of
+           8 bits of the K-th largest key at a time, most significant first, from histograms of
            the rows that share the bits fixed so far. Then one pass for moments and counts, and
            one that writes the kept rows in ascending order.
-Launches   N <= 32,768: the one program of this file, one launch. Beyond: many_programs.py.
+Launches   N <= 16,384: the one program of this file, one launch. Beyond: many_programs.py.
            No host read in either, so both can be captured in a CUDA graph.
 Order      Histograms are integer sums; every float sum runs in a fixed order: the same bits on
            every run.
@@ -21,17 +21,22 @@ from torch import Tensor
 
 from torchrl_drpo_kernels._common import COMPILE, launches
 from torchrl_drpo_kernels.select import many_programs
-from torchrl_drpo_kernels.select.arithmetic import moments, next_kappa, store_ess, store_summary
+from torchrl_drpo_kernels.select.arithmetic import (
+    moments,
+    next_kappa,
+    rows_emitted,
+    store_ess,
+    store_summary,
+)
 from torchrl_drpo_kernels.select.passes import emitted, measured
-from torchrl_drpo_kernels.select.radix import histogram, pick, quota_of, value_of
+from torchrl_drpo_kernels.select.radix import DIGITS, histogram, pick, quota_of, threshold_of
 from torchrl_drpo_kernels.select.rule import Count, Rule, Stat
 
 #: Rows up to which one program does everything; beyond, its serial passes cost more than launches.
-ONE_LAUNCH_ROWS = 32_768
-#: Rows of a tile, for up to 512 rows and beyond. Both compile without spills (Triton 3.6 to 3.9,
-#: tests/kernels/aot), but on sm_100 with 3.7: two or three values wait in memory between the
-#: passes, 6 instructions of which none is in a loop. Other sizes and warps spill somewhere, too.
-SMALL_TILE, LARGE_TILE = 256, 2048
+ONE_LAUNCH_ROWS = 16_384
+#: Rows of a tile, for up to 512 rows and beyond. What spills on some architectures (up to 18
+#: instructions) waits between the passes; in their loops nothing does (tests/kernels/aot).
+SMALL_TILE, LARGE_TILE = 512, 2048
 
 
 @launches
@@ -67,20 +72,14 @@ def select_kernel(
 ):  # fmt: skip
     """Everything for one batch: one program, no other launch."""
     prefix = tl.zeros((), tl.uint32)
-    counts = histogram(quality_ptr, mask_ptr, 0, n, n, prefix, 21, 32, HAS_MASK, TILE)
+    counts = histogram(quality_ptr, mask_ptr, 0, n, n, prefix, 0, HAS_MASK, TILE)
     n_valid = tl.sum(counts, 0)
     quota = quota_of(kappa_ptr, n_valid)
-    digit, room = pick(counts, quota)
-    prefix = digit << 21
-    counts = histogram(quality_ptr, mask_ptr, 0, n, n, prefix, 10, 21, HAS_MASK, TILE)
-    digit, room = pick(counts, room)
-    prefix = prefix | (digit << 10)
-    counts = histogram(quality_ptr, mask_ptr, 0, n, n, prefix, 0, 10, HAS_MASK, TILE)
-    digit, room = pick(counts, room)
-    threshold = prefix | digit
-    # Nothing valid: a key that no finite number has, so that nothing is above or at it.
-    threshold = tl.where(n_valid > 0, threshold, tl.full((), 0xFFFFFFFF, tl.uint32))
-    nu = tl.where(n_valid > 0, value_of(threshold), 0.0)
+    prefix, room = pick(counts, quota, prefix, 0)
+    for digit in tl.static_range(1, DIGITS):
+        counts = histogram(quality_ptr, mask_ptr, 0, n, n, prefix, digit, HAS_MASK, TILE)
+        prefix, room = pick(counts, room, prefix, digit)
+    threshold, nu = threshold_of(prefix, n_valid)
 
     kept_sum, kept_square, batch_sum, batch_square, n_above, n_tied = measured(
         quality_ptr, mask_ptr, 0, n, n, threshold, nu, HAS_MASK, TILE
@@ -88,18 +87,14 @@ def select_kernel(
     kept_lead, kept_std = moments(kept_sum, kept_square, quota)
     batch_lead, batch_std = moments(batch_sum, batch_square, n_valid)
     share = room.to(tl.float32) / tl.maximum(n_tied, 1).to(tl.float32)
+    n_rows = rows_emitted(n_above, n_tied, room, WEIGHTING, TIES)
 
     none = tl.zeros((), tl.int32)
-    n_rows, weight_sum, weight_square = emitted(
-        quality_ptr, mask_ptr, index_ptr, weight_ptr, 0, n, n, none, none,
+    weight_sum, weight_square = emitted(
+        quality_ptr, mask_ptr, index_ptr, weight_ptr, 0, n, n, n_rows, none, none,
         threshold, nu, room, share, kept_lead, kept_std, temperature, eps,
         HAS_MASK, WEIGHTING, TIES, NORMALIZE, TILE,
     )  # fmt: skip
-    for s in range(0, n, TILE):  # the places behind the kept rows
-        rows = s + tl.arange(0, TILE)
-        behind = (rows >= n_rows) & (rows < n)
-        tl.store(index_ptr + rows, tl.zeros((TILE,), tl.int32), mask=behind)
-        tl.store(weight_ptr + rows, tl.zeros((TILE,), tl.float32), mask=behind)
 
     step = next_kappa(kappa_ptr, kept_std, batch_std, target_ratio, low, high, up, down)
     store_summary(

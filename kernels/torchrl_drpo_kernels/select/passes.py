@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torchrl_drpo_kernels.select.arithmetic import kept_rows, power_sums, weights
+from torchrl_drpo_kernels.select.arithmetic import add_powers, kept_rows, weights
 from torchrl_drpo_kernels.select.radix import load_keys
 
 
@@ -16,38 +16,38 @@ def measured(
     HAS_MASK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Sums of (r - nu) and its square, of rows above nu and of all, and rows above and at nu."""
-    kept_sum = tl.zeros((), tl.float64)
-    kept_square = tl.zeros((), tl.float64)
-    batch_sum = tl.zeros((), tl.float64)
-    batch_square = tl.zeros((), tl.float64)
-    n_above = tl.zeros((), tl.int32)
-    n_tied = tl.zeros((), tl.int32)
-    for s in range(start, stop, TILE):
+    kept_sum = tl.zeros((TILE,), tl.float64)
+    kept_square = tl.zeros((TILE,), tl.float64)
+    batch_sum = tl.zeros((TILE,), tl.float64)
+    batch_square = tl.zeros((TILE,), tl.float64)
+    above = tl.zeros((TILE,), tl.int32)
+    tied = tl.zeros((TILE,), tl.int32)
+    for s in range(start, stop, TILE):  # each lane adds up its own rows; they are reduced once
         x, key = load_keys(quality_ptr, mask_ptr, s + tl.arange(0, TILE), n, HAS_MASK)
-        total, square = power_sums(x, nu, key > threshold)
-        kept_sum += total
-        kept_square += square
-        total, square = power_sums(x, nu, key != 0)
-        batch_sum += total
-        batch_square += square
-        n_above += tl.sum((key > threshold).to(tl.int32), 0)
-        n_tied += tl.sum((key == threshold).to(tl.int32), 0)
-    return kept_sum, kept_square, batch_sum, batch_square, n_above, n_tied
+        kept_sum, kept_square = add_powers(kept_sum, kept_square, x, nu, key > threshold)
+        batch_sum, batch_square = add_powers(batch_sum, batch_square, x, nu, key != 0)
+        above += (key > threshold).to(tl.int32)
+        tied += (key == threshold).to(tl.int32)
+    return (
+        tl.sum(kept_sum, 0), tl.sum(kept_square, 0), tl.sum(batch_sum, 0), tl.sum(batch_square, 0),
+        tl.sum(above, 0), tl.sum(tied, 0),
+    )  # fmt: skip
 
 
 @triton.jit
 def emitted(
-    quality_ptr, mask_ptr, index_ptr, weight_ptr, start, stop, n, place, seen_ties,
+    quality_ptr, mask_ptr, index_ptr, weight_ptr, start, stop, n, n_rows, place, seen_ties,
     threshold, nu, room, share, kept_lead, kept_std, temperature, eps,
     HAS_MASK: tl.constexpr, WEIGHTING: tl.constexpr, TIES: tl.constexpr, NORMALIZE: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
     """Writes the kept rows from ``place`` on, ascending.
 
-    Returns the place behind the last, and the weights' sum and sum of squares.
+    Of the places start to stop, those behind ``n_rows`` get zeros. Returns the weights' sum and
+    sum of squares.
     """
-    weight_sum = tl.zeros((), tl.float64)
-    weight_square = tl.zeros((), tl.float64)
+    weight_sum = tl.zeros((TILE,), tl.float64)
+    weight_square = tl.zeros((TILE,), tl.float64)
     zero = tl.zeros((), tl.float32)
     for s in range(start, stop, TILE):
         rows = s + tl.arange(0, TILE)
@@ -60,8 +60,9 @@ def emitted(
         target = place + tl.cumsum(keep.to(tl.int32), 0) - 1
         tl.store(index_ptr + target, rows.to(tl.int32), mask=keep)
         tl.store(weight_ptr + target, w, mask=keep)
-        total, square = power_sums(w, zero, keep)
-        weight_sum += total
-        weight_square += square
+        behind = (rows >= n_rows) & (rows < n)
+        tl.store(index_ptr + rows, tl.zeros((TILE,), tl.int32), mask=behind)
+        tl.store(weight_ptr + rows, tl.zeros((TILE,), tl.float32), mask=behind)
+        weight_sum, weight_square = add_powers(weight_sum, weight_square, w, zero, keep)
         place += tl.sum(keep.to(tl.int32), 0)
-    return place, weight_sum, weight_square
+    return tl.sum(weight_sum, 0), tl.sum(weight_square, 0)

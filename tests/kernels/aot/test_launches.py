@@ -98,7 +98,7 @@ def test_select(compiled, n, masked, weighting, ties):
 def test_select_by_many_programs(compiled, n, masked):
     mask = torch.ones(n, dtype=torch.bool) if masked else None
     many_programs.select(torch.zeros(n), mask, torch.ones(1), Rule("exponential", "first"))
-    names = ["histogram_kernel"] * 3 + ["moments_kernel", "emit_kernel", "finish_kernel"]
+    names = ["histogram_kernel"] * 4 + ["moments_kernel", "emit_kernel", "finish_kernel"]
     assert compiled == names
 
 
@@ -124,7 +124,7 @@ def test_linear_log_prob(compiled, n, v, d, dtype, plain):
     slopes = Slopes(lse, lse, lse)
     linear_backward.items_gradient(problem, slopes, not plain)
     linear_backward.hidden_gradient(problem, mean, slopes, hidden, None if plain else action)
-    backward = ["items_kernel", "hidden_kernel"]
+    backward = ["order_kernel", "items_kernel", "hidden_kernel"]
     assert compiled == ["sweep_kernel", "merge_kernel"] * 2 + backward
 
 

@@ -13,11 +13,12 @@ from torchrl_drpo_kernels.select import kernel, many_programs  # noqa: E402
 ROWS = {"quality_ptr": "*fp32", "mask_ptr": "*i1", "kappa_ptr": "*fp32", "n": "i32"}
 OUTPUTS = {"index_ptr": "*i32", "weight_ptr": "*fp32", "stats_ptr": "*fp32", "counts_ptr": "*i32"}
 NUMBERS = dict.fromkeys(("temperature", "eps", "target_ratio", "low", "high", "up", "down"), "fp32")
-MANY = {"histograms_ptr": "*i32", "sums_ptr": "*fp64", "tallies_ptr": "*i32", "span": "i32"}
+MANY = {"histograms_ptr": "*i32", "states_ptr": "*i32", "sums_ptr": "*fp64"}
+MANY |= {"tallies_ptr": "*i32", "span": "i32"}
 RULE = {"HAS_MASK": True, "WEIGHTING": 2, "TIES": 0, "NORMALIZE": True}  # the longest code
 
-#: Triton and architecture with which the one program spills, but outside its loops only.
-KNOWN_SPILLS = {("3.7", "sm_100")}
+#: Spilling instructions of the one program: a few values wait in memory between its passes.
+MOST_SPILLS = 20
 
 
 @pytest.mark.parametrize("tile", [kernel.LARGE_TILE, kernel.SMALL_TILE])
@@ -25,11 +26,9 @@ def test_one_program(build, tile):
     signature = {**ROWS, **OUTPUTS, **NUMBERS}
     constants = {**RULE, "TILE": tile}
     binary = build(kernel.select_kernel, signature, constants, num_warps=8)
-    if (triton.__version__.rsplit(".", 1)[0], build.arch) in KNOWN_SPILLS:
-        assert 0 < binary.spills <= 6, f"{binary}: select/kernel.py says that it spills 6 times"
-        assert binary.looped_spills == 0
-        binary = replace(binary, spills=0)
-    binary.check()
+    assert binary.looped_spills == 0, str(binary)
+    assert binary.spills <= MOST_SPILLS, str(binary)
+    replace(binary, spills=0).check()
 
 
 @pytest.mark.parametrize(
