@@ -77,10 +77,10 @@ def test_linear_log_prob(n, v, d, dtype, counted, biased, launched):
     for need in product((False, True), repeat=3):
         if biased or not need[2]:
             run(linear_op._linear_log_prob_backward, *head, *rest, *need)
-    kernels = {"sweep_kernel", "merge_kernel", "items_kernel", "hidden_kernel"}
+    kernels = {"sweep_kernel", "merge_kernel", "order_kernel", "items_kernel", "hidden_kernel"}
     if not dispatch.takes_kernel(hidden):
         kernels = {"soften_kernel", "slope_kernel"} if dispatch.takes_products(hidden) else set()
-    assert set(launched) == (kernels if n else kernels & {"items_kernel"})
+    assert set(launched) == (kernels if n else kernels & {"order_kernel", "items_kernel"})
 
 
 @pytest.mark.parametrize("dtype", [HALF, SINGLE, DOUBLE], ids=str)

@@ -28,6 +28,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from torchrl_drpo_kernels._common import COMPILE, INTERPRETED, launches, next_power_of_2
+from torchrl_drpo_kernels.linear_log_prob.kernel_order import live_count
 from torchrl_drpo_kernels.linear_log_prob.problem import Problem
 from torchrl_drpo_kernels.linear_log_prob.shapes import (
     MERGED_PARTS,
@@ -51,7 +52,7 @@ def forward(
     descriptors = described(hidden) and described(items)
     kind = "mean" if need_mean else "value"
     tile = tile or tile_of(kind, architecture(hidden), width, hidden.element_size(), descriptors)
-    p = programs(hidden)
+    p = tile.residents * programs(hidden)
     slots = (2 * p + triton.cdiv(n, tile.rows)) * tile.rows
     log_prob = hidden.new_empty(n, dtype=torch.float32)
     lse = torch.empty_like(log_prob)
@@ -95,15 +96,6 @@ def source_of(matrix: Tensor, rows: int, width: int, descriptors: bool) -> Any:
 def precision_of(matrix: Tensor) -> str:
     """float32 is multiplied as TF32 (the op sends it here only where that is allowed)."""
     return "tf32" if matrix.dtype == torch.float32 and not INTERPRETED else "ieee"
-
-
-@triton.jit
-def live_count(n_rows_ptr, n):
-    """Number of live rows, within 0 and n."""
-    live = n
-    if n_rows_ptr is not None:
-        live = tl.minimum(tl.maximum(tl.load(n_rows_ptr).to(tl.int32), 0), n)
-    return live
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """The backward pass of kernel.py, in Triton.
 
 Items      A program owns one tile of items and walks the live rows: nothing is written twice, so no
-           atomics and the same bits on every run. 4 D flops a logit.
+           atomics and the same bits on every run. 4 D flops a logit. kernel_order.py goes before.
 Rows       The forward left the expected item of each row, so the gradient of h is elementwise.
 """
 
@@ -16,13 +16,13 @@ from torchrl_drpo_kernels._common import COMPILE, launches, next_power_of_2
 from torchrl_drpo_kernels.linear_log_prob.kernel import (
     LOG2E,
     described,
-    live_count,
     load_rows,
     precision_of,
     source_of,
 )
+from torchrl_drpo_kernels.linear_log_prob.kernel_order import live_count, order
 from torchrl_drpo_kernels.linear_log_prob.problem import Problem, Slopes
-from torchrl_drpo_kernels.linear_log_prob.shapes import SCANNED_ROWS, Tile, architecture, tile_of
+from torchrl_drpo_kernels.linear_log_prob.shapes import Tile, architecture, tile_of
 
 
 @launches
@@ -44,15 +44,17 @@ def items_gradient(
     tile = tile or tile_of("items", architecture(hidden), width, hidden.element_size(), descriptors)
     d_items = items.new_empty(v, d) if out is None else out
     d_bias = slopes.lse.new_empty(v if need_bias else 0)
+    rows, bounds, offset = order(problem, slopes, tile.items)
     items_kernel[(triton.cdiv(v, tile.items),)](
         source_of(hidden, tile.rows, width, descriptors), hidden,
         source_of(items, tile.items, width, descriptors),
-        problem.action, bias, problem.n_rows, *slopes, d_items, d_bias,
+        problem.action, bias, problem.n_rows, offset, slopes.soft, slopes.logged, rows, bounds,
+        d_items, d_bias,
         n, v, hidden.stride(0), items.stride(0), d_items.stride(0),
         problem.inverse_temperature * LOG2E,
         D=d, WIDTH=width, ROWS=tile.rows, ITEMS=tile.items,
         NEED_BIAS=need_bias, DESCRIPTORS=descriptors, PRECISION=precision_of(hidden),
-        SCAN=SCANNED_ROWS, num_warps=tile.warps, num_stages=tile.stages, **COMPILE,
+        num_warps=tile.warps, num_stages=tile.stages, **COMPILE,
     )  # fmt: skip
     return d_items, d_bias if bias is None else d_bias.to(bias.dtype)
 
@@ -96,27 +98,28 @@ def hidden_kernel(
 
 @triton.jit
 def _add_rows(
-    d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-    ROWS: tl.constexpr, EDGE: tl.constexpr, HAS_BIAS: tl.constexpr, NEED_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
+    ROWS: tl.constexpr, EDGE: tl.constexpr, SIGNED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    NEED_BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds ``soft[i] * p[i, j] h[i]`` of one tile of rows to one tile of items.
 
-    ``EDGE`` says that not all of the rows may live.
+    ``EDGE`` says that not all of the rows may live, ``SIGNED`` that soft may be negative.
     """
     row = start + tl.arange(0, ROWS)
     if EDGE:
-        lse = tl.load(lse_ptr + row, row < live, other=float("inf")) * 1.4426950408889634
-        soft = tl.load(soft_ptr + row, row < live, other=0.0)
+        offset = tl.load(offset_ptr + row, row < live, other=float("-inf"))
     else:
-        lse = tl.load(lse_ptr + row) * 1.4426950408889634
-        soft = tl.load(soft_ptr + row)
+        offset = tl.load(offset_ptr + row)
     z = tl.dot(e, h.T, input_precision=PRECISION)
     if HAS_BIAS:
         z = z * scale + b[:, None]
-        slope = tl.exp2(z - lse[None, :]) * soft[None, :]
+        slope = tl.exp2(z + offset[None, :])
     else:  # one fused multiply-add a score
-        slope = tl.exp2(z * scale - lse[None, :]) * soft[None, :]
+        slope = tl.exp2(z * scale + offset[None, :])
+    if SIGNED:
+        soft = tl.load(soft_ptr + row, row < live, other=0.0)
+        slope *= tl.where(soft < 0.0, -1.0, 1.0)[None, :]
     d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
     if NEED_BIAS:
         d_bias += tl.sum(slope, 1)
@@ -125,58 +128,48 @@ def _add_rows(
 
 @triton.jit
 def _add_logged(
-    d_items, d_bias, first, live, hidden_ptr, action_ptr, logged_ptr, hidden_stride,
+    d_items, d_bias, first, begin, end, hidden_ptr, action_ptr, logged_ptr, rows_ptr, hidden_stride,
     D: tl.constexpr, WIDTH: tl.constexpr, ITEMS: tl.constexpr, NEED_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr, SCAN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds ``logged[i] h[i]`` of the rows whose logged item is one of this tile.
-
-    They are few: they are found ``SCAN`` at a time, numbered, and taken 16 by 16.
-    """
+    """Adds ``logged[i] h[i]`` of the rows whose logged item is one of this tile, 16 at a time."""
     column = tl.arange(0, WIDTH)
-    for start in range(0, live, SCAN):
-        row = start + tl.arange(0, SCAN)
-        action = tl.load(action_ptr + row, row < live, other=-1).to(tl.int32)
-        here = ((action >= first) & (action < first + ITEMS)).to(tl.int32)
-        number = tl.cumsum(here, 0) * here  # from 1; 0 where the row names another tile
-        hits = tl.sum(here, 0)
-        for done in range(0, hits, 16):
-            wanted = done + 1 + tl.arange(0, 16)
-            found = number[None, :] == wanted[:, None]
-            known = wanted <= hits
-            named = tl.sum(tl.where(found, row[None, :], 0), 1)  # one row each; 0 if not known
-            logged = tl.load(logged_ptr + named, known, other=0.0)
-            local = tl.load(action_ptr + named, known, other=-1).to(tl.int32) - first
-            place = named[:, None].to(tl.int64) * hidden_stride + column[None, :]
-            h = tl.load(hidden_ptr + place, known[:, None] & (column < D)[None, :], other=0.0)
-            same = local[None, :] == tl.arange(0, ITEMS)[:, None]
-            slope = tl.where(same, logged[None, :], 0.0)
-            d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
-            if NEED_BIAS:
-                d_bias += tl.sum(slope, 1)
+    for start in range(begin, end, 16):
+        place = start + tl.arange(0, 16)
+        known = place < end
+        row = tl.load(rows_ptr + place, known, other=0).to(tl.int64)
+        logged = tl.load(logged_ptr + row, known, other=0.0)
+        local = tl.load(action_ptr + row, known, other=-1).to(tl.int32) - first
+        source = hidden_ptr + row[:, None] * hidden_stride + column[None, :]
+        h = tl.load(source, known[:, None] & (column < D)[None, :], other=0.0)
+        same = local[None, :] == tl.arange(0, ITEMS)[:, None]
+        slope = tl.where(same, logged[None, :], 0.0)
+        d_items = tl.dot(slope.to(h.dtype), h, d_items, input_precision=PRECISION)
+        if NEED_BIAS:
+            d_bias += tl.sum(slope, 1)
     return d_items, d_bias
 
 
 @triton.jit
 def items_kernel(
-    hidden, hidden_ptr, items, action_ptr, bias_ptr, n_rows_ptr, lse_ptr, soft_ptr, logged_ptr,
-    d_items_ptr, d_bias_ptr, n, n_items, hidden_stride, items_stride, out_stride, scale,
+    hidden, hidden_ptr, items, action_ptr, bias_ptr, n_rows_ptr, offset_ptr, soft_ptr, logged_ptr,
+    rows_ptr, bounds_ptr, d_items_ptr, d_bias_ptr,
+    n, n_items, hidden_stride, items_stride, out_stride, scale,
     D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr,
     NEED_BIAS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    SCAN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of one tile of items (and their bias) from all live rows."""
     live = live_count(n_rows_ptr, n)
     first = tl.program_id(0) * ITEMS
     item = first + tl.arange(0, ITEMS)
-    d_items = tl.zeros((ITEMS, WIDTH), tl.float32)
-    d_bias = tl.zeros((ITEMS,), tl.float32)
-    # Before or after the loops, whichever leaves more registers: no tile spills this way.
-    if DESCRIPTORS:
-        d_items, d_bias = _add_logged(
-            d_items, d_bias, first, live, hidden_ptr, action_ptr, logged_ptr, hidden_stride,
-            D, WIDTH, ITEMS, NEED_BIAS, PRECISION, SCAN,
-        )  # fmt: skip
+    begin = tl.load(bounds_ptr + tl.program_id(0))
+    end = tl.load(bounds_ptr + tl.program_id(0) + 1)
+    signed = tl.load(bounds_ptr + tl.num_programs(0) + 1)
+    d_items, d_bias = _add_logged(
+        tl.zeros((ITEMS, WIDTH), tl.float32), tl.zeros((ITEMS,), tl.float32), first, begin, end,
+        hidden_ptr, action_ptr, logged_ptr, rows_ptr, hidden_stride,
+        D, WIDTH, ITEMS, NEED_BIAS, PRECISION,
+    )  # fmt: skip
     e = load_rows(items, first, n_items, items_stride, D, WIDTH, ITEMS, DESCRIPTORS)
     b = tl.zeros((ITEMS,), tl.float32)
     if bias_ptr is not None:
@@ -184,23 +177,26 @@ def items_kernel(
     whole = 0
     if DESCRIPTORS:
         whole = (live // ROWS) * ROWS
-        for start in range(0, whole, ROWS):
-            h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
-            d_items, d_bias = _add_rows(
-                d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-                ROWS, False, bias_ptr is not None, NEED_BIAS, PRECISION,
-            )  # fmt: skip
+        if signed == 0:
+            for start in range(0, whole, ROWS):
+                h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
+                d_items, d_bias = _add_rows(
+                    d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
+                    ROWS, False, False, bias_ptr is not None, NEED_BIAS, PRECISION,
+                )  # fmt: skip
+        else:
+            for start in range(0, whole, ROWS):
+                h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
+                d_items, d_bias = _add_rows(
+                    d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
+                    ROWS, False, True, bias_ptr is not None, NEED_BIAS, PRECISION,
+                )  # fmt: skip
     # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
     for start in range(whole, live, ROWS):
         h = load_rows(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
         d_items, d_bias = _add_rows(
-            d_items, d_bias, e, b, h, start, live, lse_ptr, soft_ptr, scale,
-            ROWS, True, bias_ptr is not None, NEED_BIAS, PRECISION,
-        )  # fmt: skip
-    if not DESCRIPTORS:
-        d_items, d_bias = _add_logged(
-            d_items, d_bias, first, live, hidden_ptr, action_ptr, logged_ptr, hidden_stride,
-            D, WIDTH, ITEMS, NEED_BIAS, PRECISION, SCAN,
+            d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
+            ROWS, True, True, bias_ptr is not None, NEED_BIAS, PRECISION,
         )  # fmt: skip
     column = tl.arange(0, WIDTH)
     inside = (item < n_items)[:, None] & (column < D)[None, :]

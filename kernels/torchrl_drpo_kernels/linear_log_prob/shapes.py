@@ -11,11 +11,14 @@ correctness:
 - the gradient of 256 wide half precision items with a bias and not aligned, on sm_100 with 3.7:
   eight instructions of a tile that an A100 takes, too.
 
-Which of the shapes that compile is fastest has not been measured: no GPU.
+On sm_90 the half precision cells, and the float32 ones of 64 wide items, are what was fastest of
+all that fit, at 4,096 rows and nearly so at 410, on an H200 (tests/benchmarks/kernel_tiles.py; the
+items' gradient as it was before kernel_order.py). The others have not been measured.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -29,17 +32,19 @@ MAX_WIDTH = 256
 #: Parts of one row that are loaded together when they are merged.
 MERGED_PARTS = 8
 
-#: Rows whose logged items a tile of items looks through together.
-SCANNED_ROWS = 256
-
 
 class Tile(NamedTuple):
-    """Rows and items of a tile, warps of its program, depth of its load pipeline."""
+    """Rows and items of a tile, warps of its program, depth of its load pipeline.
+
+    ``residents`` programs of a forward sweep share a multiprocessor: while one computes
+    exponentials, the other multiplies.
+    """
 
     rows: int
     items: int
     warps: int
     stages: int
+    residents: int = 1
 
 
 #: Kernel -> tile for items up to 64, 128 and 256 wide. "mean" is the forward sweep with the
@@ -51,9 +56,9 @@ Shapes = dict[str, tuple[Tile, Tile, Tile]]
 #: differ from it in two cells.
 _HALF: dict[str, Shapes] = {
     "sm_90": {
-        "mean": (Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
-        "value": (Tile(256, 128, 8, 2), Tile(256, 128, 8, 2), Tile(128, 128, 8, 2)),
-        "items": (Tile(64, 128, 8, 3), Tile(64, 128, 8, 3), Tile(64, 128, 8, 2)),
+        "mean": (Tile(64, 128, 4, 3, 2), Tile(64, 128, 4, 3, 2), Tile(128, 64, 8, 3)),
+        "value": (Tile(128, 128, 8, 3, 2), Tile(128, 128, 8, 2, 2), Tile(256, 64, 8, 3)),
+        "items": (Tile(64, 128, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
     },
     "sm_100": {
         "mean": (Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(64, 64, 8, 3)),
@@ -78,9 +83,9 @@ _HALF["amd"] = {
 #: float32 as TF32: twice the bytes and the registers of an operand.
 _SINGLE: dict[str, Shapes] = {
     "sm_90": {
-        "mean": (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 8, 2)),
-        "value": (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
-        "items": (Tile(64, 128, 8, 3), Tile(64, 128, 8, 3), Tile(32, 128, 8, 2)),
+        "mean": (Tile(128, 64, 8, 3, 2), Tile(128, 64, 8, 3), Tile(64, 64, 8, 2)),
+        "value": (Tile(128, 64, 8, 3, 2), Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+        "items": (Tile(64, 128, 4, 2), Tile(64, 128, 8, 3), Tile(32, 128, 8, 2)),
     },
     "sm_100": {
         "mean": (Tile(128, 64, 8, 3), Tile(64, 64, 8, 3), Tile(32, 64, 4, 2)),
@@ -112,7 +117,7 @@ def tile_of(kind: str, arch: str, width: int, itemsize: int, descriptors: bool) 
         descriptors: whether the loads go through descriptors.
 
     >>> tile_of("value", "sm_90", 128, 2, descriptors=True)
-    Tile(rows=256, items=128, warps=8, stages=2)
+    Tile(rows=128, items=128, warps=8, stages=2, residents=2)
     """
     if arch == "interpreter":
         return _INTERPRETER
@@ -129,11 +134,18 @@ def architecture(tensor: Tensor) -> str:
     if torch.version.hip is not None:
         return "amd"
     known = {(8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100"}
-    return known.get(torch.cuda.get_device_capability(tensor.device), "small")
+    return known.get(_card(tensor.device)[0], "small")
 
 
 def programs(tensor: Tensor) -> int:
-    """Programs of the forward sweep: one a multiprocessor."""
+    """Multiprocessors, each of which takes a tile's ``residents`` of the forward sweep."""
     if INTERPRETED or not tensor.is_cuda:
         return 3
-    return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+    return _card(tensor.device)[1]
+
+
+@functools.cache
+def _card(device: torch.device) -> tuple[tuple[int, int], int]:
+    """Compute capability and multiprocessors: asked once, for a launch asks several times."""
+    card = torch.cuda.get_device_properties(device)
+    return (card.major, card.minor), card.multi_processor_count

@@ -14,9 +14,10 @@ def small_tiles(monkeypatch, device):
     monkeypatch.setattr(tiles, "TILE_ROWS", 32)
     monkeypatch.setattr(tiles, "TILE_ITEMS", 48)
     if HAS_TRITON:
-        from torchrl_drpo_kernels.linear_log_prob import kernel_backward, products
+        from torchrl_drpo_kernels.linear_log_prob import kernel_order, products
 
-        monkeypatch.setattr(kernel_backward, "SCANNED_ROWS", 32)
+        monkeypatch.setattr(kernel_order, "BLOCK", 8)
+        monkeypatch.setattr(kernel_order, "WALK", 32)
         sizes = {"TILE_ROWS": 32, "BUFFER": 64 * 300, "MIN_ITEMS": 16, "BLOCK": 16}
         for name, value in sizes.items():
             monkeypatch.setattr(products, name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torchrl_drpo_kernels import linear_log_prob, reference_only
+from torchrl_drpo_kernels._common import HAS_TRITON
 from torchrl_drpo_kernels.linear_log_prob import reference
 
 from tests.kernels.linear_log_prob.cases import (
@@ -93,6 +94,46 @@ def test_a_popular_item(width, device):
     found = run(linear_log_prob, hidden, items, action, n_rows, bias)
     for ours, true in zip(found, exact, strict=True):
         close(ours, true, device, scale=true.abs().max().item(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [16, 300])
+@pytest.mark.parametrize("signs", ["positive", "negative", "one negative", "zero"])
+def test_gradients_of_either_sign(signs, width, device):
+    """Rows that pull and rows that push: the items' gradient knows the first by a shorter way."""
+    hidden, items, action, n_rows, bias = make((80, 97, width, 75, True), device)
+    weight = torch.rand(80, dtype=torch.float64, device=device) + 0.1
+    weight[::7] = 0
+    weight[75:] = -torch.inf  # of dead rows
+    if signs == "negative":
+        weight = -weight
+    if signs == "one negative":
+        weight[74] *= -1
+    if signs == "zero":
+        weight[:75] = 0
+
+    def gradients(function, hidden, items, bias):
+        leaves = [x.clone().requires_grad_() for x in (hidden, items, bias)]
+        log_prob = function(*leaves[:2], action, n_rows, leaves[2])[0]
+        return torch.autograd.grad(log_prob, leaves, weight.to(log_prob.dtype))
+
+    found = gradients(linear_log_prob, hidden, items, bias)
+    double = [x.double() for x in (hidden, items, bias)]
+    for ours, true in zip(found, gradients(reference.linear_log_prob, *double), strict=True):
+        scale = true.abs().max().item() + 1e-3
+        close(ours.double(), true, device, scale=scale, rtol=1e-4, atol=1e-4)
+
+
+def test_the_library_s_order_is_that_of_counting(device, monkeypatch):
+    """Of more rows than are worth counting; the same order adds up to the same bits."""
+    given = make((80, 97, 16, 75, True), device)
+    given[2][torch.rand(80, device=device) < 0.5] = 40
+    counted = run(linear_log_prob, *given)
+    if HAS_TRITON:
+        from torchrl_drpo_kernels.linear_log_prob import kernel_order
+
+        monkeypatch.setattr(kernel_order, "COUNTED_ROWS", 10)
+    sorted_ = run(linear_log_prob, *given)
+    assert all(torch.equal(a, b) for a, b in zip(counted, sorted_, strict=True))
 
 
 @pytest.mark.parametrize("width", [16, 300])
