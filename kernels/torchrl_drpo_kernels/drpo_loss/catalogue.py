@@ -163,7 +163,7 @@ def _backward(
     live = packed.shape[0]
     return dispatch.backward(
         Problem(packed, items, logged, n_rows, bias, inverse_temperature),
-        lse[:live], mean[:live], None, slope[:live], torch.zeros_like(lse[:live]),
+        lse[:live], mean[:live], None, slope[:live], None,
         Needed(need_hidden, need_items, need_bias), index, hidden,
     )  # fmt: skip
 
@@ -183,11 +183,13 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, items, action, bias, ctx.inverse_temperature, *_ = inputs
     _, _, lse, mean, index, weight, _, counts = output
-    ctx.mark_non_differentiable(*output[1:])
+    step.one_gradient(ctx, output)
     ctx.save_for_backward(hidden, items, action, bias, lse, mean, index, weight, counts)
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 14
     hidden, items, action, bias, lse, mean, index, weight, counts = ctx.saved_tensors
     need = (*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[3])
     slope = step.slopes(grad, weight, counts)

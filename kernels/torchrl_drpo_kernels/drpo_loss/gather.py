@@ -118,11 +118,13 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, _, lse, index, weight, _, counts = output
-    ctx.mark_non_differentiable(*output[1:])
+    step.one_gradient(ctx, output)
     ctx.save_for_backward(*inputs[:3], lse, index, weight, counts)
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 11
     logits, action, token_mask, lse, index, weight, counts = ctx.saved_tensors
     slope = step.slopes(grad, weight, counts)
     grad_logits = gather._backward(slope, logits, lse, action, token_mask, index, counts[:1])

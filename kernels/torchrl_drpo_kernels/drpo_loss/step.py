@@ -6,7 +6,7 @@ d loss / d lp_j = -w_j / K
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,6 +89,12 @@ def weighted_loss(log_prob: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """
     kept = torch.where(weight != 0, weight * log_prob, 0.0)
     return -kept.sum() / counts[Count.QUOTA].clamp_min(1)
+
+
+def one_gradient(ctx: Any, outputs: tuple[Tensor, ...]) -> None:
+    """Only the loss is differentiable, and no zeros are made up for what is not."""
+    ctx.mark_non_differentiable(*outputs[1:])
+    ctx.set_materialize_grads(False)
 
 
 def slopes(grad: Tensor, weight: Tensor, counts: Tensor) -> Tensor:

@@ -135,9 +135,12 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
     mean, log_std, action, index, n_rows = ctx.saved_tensors
     grad_mean, grad_log_std = _backward(grad, mean, log_std, action, index, n_rows)
     grad_action = (-grad_mean).to(action.dtype) if ctx.needs_input_grad[2] else None

@@ -50,7 +50,7 @@ def backward(
     mean: Tensor,
     scores: Tensor | None,
     grad_log_prob: Tensor,
-    grad_lse: Tensor,
+    grad_lse: Tensor | None,
     needed: Needed,
     index: Tensor | None = None,
     like: Tensor | None = None,
@@ -61,8 +61,7 @@ def backward(
     shaped as ``like`` and holds row i of ``hidden`` in row ``index[i]``, zeros elsewhere.
     """
     hidden, of_items = problem.hidden, needed.items or needed.bias
-    logged = grad_log_prob * problem.inverse_temperature
-    slopes = Slopes(lse, grad_lse * problem.inverse_temperature - logged, logged)
+    slopes = _slopes(lse, grad_log_prob, grad_lse, problem.inverse_temperature)
     nothing = Needed(hidden=False, items=False, bias=False)
     d_hidden, d_items, d_bias = empty_gradients(hidden, problem.items, problem.bias, nothing)
     if takes_kernel(hidden):
@@ -86,6 +85,17 @@ def backward(
             kept = scores if scores is not None and scores.shape[0] else None
             d_items, found_bias = tiles.items_gradient(problem, slopes, needed.bias, kept)
     return d_hidden, d_items, found_bias if needed.bias else d_bias
+
+
+def _slopes(
+    lse: Tensor, grad_log_prob: Tensor, grad_lse: Tensor | None, inverse_temperature: float
+) -> Slopes:
+    """What the rows send into their logits; each product is a launch, so none is by one."""
+    once = inverse_temperature == 1.0
+    logged = grad_log_prob if once else grad_log_prob * inverse_temperature
+    if grad_lse is None:
+        return Slopes(lse, -logged, logged)
+    return Slopes(lse, (grad_lse if once else grad_lse * inverse_temperature) - logged, logged)
 
 
 def _hidden_gradient(problem: Problem, mean: Tensor, slopes: Slopes) -> Tensor:

@@ -145,7 +145,7 @@ def _linear_log_prob_backward(
     mean: Tensor,
     scores: Tensor,
     grad_log_prob: Tensor,
-    grad_lse: Tensor,
+    grad_lse: Tensor | None,
     need_hidden: bool,
     need_items: bool,
     need_bias: bool,
@@ -172,18 +172,24 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     hidden, items, action, n_rows, bias, ctx.inverse_temperature, *_ = inputs
     _, lse, mean, scores = output
     ctx.mark_non_differentiable(mean, scores)
+    ctx.set_materialize_grads(False)  # most losses use log_prob alone: no zeros for the others
     ctx.save_for_backward(hidden, items, action, n_rows, bias, lse, mean, scores)
 
 
-def _backward(ctx: Any, grad_log_prob: Tensor, grad_lse: Tensor, *_: Tensor) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, grad_log_prob: Tensor | None, grad_lse: Tensor | None, *_: None
+) -> tuple[Any, ...]:
     hidden, items, action, n_rows, bias, lse, mean, scores = ctx.saved_tensors
+    if grad_log_prob is None:
+        grad_log_prob = torch.zeros_like(lse)
     need = (*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[4])
     arguments = (hidden, items, action, n_rows, bias, ctx.inverse_temperature)
     grads: Any
     if torch.is_grad_enabled():  # create_graph=True: somebody will differentiate this again
         outputs = reference.linear_log_prob(*arguments)[:2]
         wanted = [x for x, needed in zip((hidden, items, bias), need, strict=True) if needed]
-        found = torch.autograd.grad(outputs, wanted, (grad_log_prob, grad_lse), create_graph=True)
+        sent = (grad_log_prob, torch.zeros_like(lse) if grad_lse is None else grad_lse)
+        found = torch.autograd.grad(outputs, wanted, sent, create_graph=True)
         grads = [found[sum(need[:i])] if need[i] else None for i in range(3)]
     else:
         if need[0] and mean.shape[0] != hidden.shape[0]:  # under vmap nobody knew of the gradient

@@ -141,11 +141,14 @@ def _(log_prob: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
     ctx.dtype = inputs[0].dtype
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 10
     (slope,) = ctx.saved_tensors
     # Linear in log_prob: this product is all there is, for second derivatives too. A row of
     # slope 0 gets gradient 0 even where the incoming one is not finite.
