@@ -243,7 +243,7 @@ def rounds_within(budget: float, seconds: float, most: int = 20) -> int:
     return max(3, min(most, int(budget / seconds)))
 
 
-def device_seconds(step: Callable[[], object], budget: float = 2.0) -> list[float]:
+def device_seconds(step: Callable[[], object], budget: float = 0.5) -> list[float]:
     """Seconds that a GPU works on each of some steps, the host's launches left out.
 
     As many steps as fit ``budget`` seconds, by the time of one more before them.

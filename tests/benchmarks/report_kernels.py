@@ -16,6 +16,7 @@ for each other would be theirs; its files are ``cpu_one_thread.*``.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -44,21 +45,34 @@ from kernel_tables import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Rows, items, width and kappa of the goals' middle.
+TELLING = (4096, 262_144, 256, 0.1)
 TESTS = ("test_kernels_linear_log_prob.py", "test_kernels_step.py")
 
 
 def parts(only: str | None) -> list[str | None]:
     """What is measured and written one after the other, as ``pytest -k`` expressions.
 
-    A GPU is often lent for minutes: what was measured before the time ran out is kept.
+    A GPU is often lent for minutes: the most telling rows come first, and what was measured before
+    the time ran out is kept.
 
-    >>> parts("cpu"), parts("cuda")[1]
-    (['cpu'], 'test_step and cuda-4096-32768-256-')
+    >>> parts("cpu"), parts("cuda")[:2]
+    (['cpu'], ['test_step and cuda-4096-262144-256-0.1-', 'cuda and not test_step'])
     """
     if only != "cuda":
         return [only]
+    telling = f"cuda-{'-'.join(map(str, TELLING))}-"
     sizes = ("-".join(map(str, size)) for size in GPU_SIZES)
-    return ["cuda and not test_step", *(f"test_step and cuda-{size}-" for size in sizes)]
+    rest = (f"test_step and cuda-{size}- and not {telling}" for size in sizes)
+    return [f"test_step and {telling}", "cuda and not test_step", *rest]
+
+
+def fingerprint(folder: Path = ROOT / "kernels") -> str:
+    """Which kernels are measured: the first digits of a digest of their sources."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def measure(only: str | None, processor_time: bool) -> list[Row]:
@@ -85,7 +99,7 @@ def measure(only: str | None, processor_time: bool) -> list[Row]:
         if "device" not in info:  # it was timed, and what came after that failed
             continue
         times = {f"{name}_s": stats[name] for name in ("median", "min", "max")}
-        found.append({**info, **times, "rounds": stats["rounds"]})
+        found.append({**info, **times, "rounds": stats["rounds"], "kernels": fingerprint()})
     return found
 
 
@@ -143,6 +157,12 @@ def write_report(folder: Path, stem: str, rows: list[Row]) -> None:
     text += [", ".join(f"{key} {value}" for key, value in info.items()) + ".", ""]
     text += ["Selection, forward and backward; gradients of states and item embeddings. Peak"]
     text += ["memory is what a step adds, the gradient of the items included.", ""]
+    others = [row for row in rows if row.get("kernels", fingerprint()) != fingerprint()]
+    if others:
+        text += [
+            f"**{len(others)} of {len(rows)} rows were measured before the kernels became what"
+        ]
+        text += ["they are now**; of ours they tell what those of then did.", ""]
     loads = [row["load"] for row in rows if "load" in row]
     if loads:
         text += [

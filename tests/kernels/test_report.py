@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 
 import torch
 
-from tests.benchmarks import catalogue_steps
+from tests.benchmarks import catalogue_steps, kernel_tables
 from tests.benchmarks import report_kernels as report
 
 SIZES = {"rows": 4096, "items": 262_144, "width": 256, "kappa": 0.1}
@@ -92,13 +92,29 @@ def test_a_cpu_report_has_no_device_times(tmp_path):
 
 
 def test_the_parts_of_a_gpu_run_hold_every_problem_once():
-    first, *rest = report.parts("cuda")
-    assert first == "cuda and not test_step"
+    first, second, *rest = report.parts("cuda")
+    assert second == "cuda and not test_step"
+
+    def holds(part, name):
+        return all(
+            (word.removeprefix("not ") in name) != word.startswith("not ")
+            for word in part.split(" and ")
+        )
+
     for size in report.GPU_SIZES:
-        name = f"test_step[cuda-{'-'.join(map(str, size))}-0.1-ours]"
-        assert sum(all(word in name for word in part.split(" and ")) for part in rest) == 1, name
+        for kappa in kernel_tables.GPU_KAPPAS:
+            name = f"test_step[cuda-{'-'.join(map(str, size))}-{kappa:g}-ours]"
+            assert sum(holds(part, name) for part in (first, *rest)) == 1, name
     assert report.parts("cpu") == ["cpu"]
     assert report.parts(None) == [None]
+
+
+def test_rows_of_other_kernels_are_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "fingerprint", lambda: "now")
+    report.write_report(tmp_path, "cuda", [row("ours", 1.0, kernels="now"), row("Liger", 1.0)])
+    assert "were measured before" not in (tmp_path / "cuda.md").read_text()
+    report.write_report(tmp_path, "cuda", [ROWS[1], row("ours", 1.0, kernels="then")])
+    assert "**1 of 2 rows were measured before" in (tmp_path / "cuda.md").read_text()
 
 
 def test_what_a_run_has_measured_is_written_part_by_part(tmp_path, monkeypatch):
