@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from torchrl_drpo.pipeline.reward_model import fit, held_out
+from torchrl_drpo.pipeline.reward_model.make import RewardConfig
+
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
@@ -15,3 +18,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def quick_reward_fit() -> Iterator[None]:
+    """Reward models of a log with eight items are as good after 200 large steps."""
+    quick = RewardConfig(folds=2, steps=200, batch_size=256, learning_rate=1e-2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_out, "SETTINGS", quick)
+        patch.setattr(fit, "RewardConfig", lambda: quick)
+        yield

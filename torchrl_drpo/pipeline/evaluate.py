@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from tensordict import TensorDictBase
-from torch import Tensor
+from typing import Any
 
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.pipeline import table as report
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
-from torchrl_drpo.pipeline.artifacts.users import raw_ids
 from torchrl_drpo.pipeline.config.log import LogConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
-from torchrl_drpo.pipeline.off_policy import PolicyValue, policy_value
+from torchrl_drpo.pipeline.numbered import NumberedRows, Numbering
+from torchrl_drpo.pipeline.off_policy import Progress, ValueOptions, policy_value, quiet
+from torchrl_drpo.pipeline.policy_value import PolicyValue, value_figure
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
@@ -27,7 +23,8 @@ from torchrl_drpo.pipeline.scores import (
     popularity_scores,
     random_scores,
 )
-from torchrl_drpo.pipeline.terminal import print_json, show
+from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
+from torchrl_drpo.report.images import png, write_png
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Evaluation:
         unknown_rows: how many were not, since the policy does not know their item.
         k: list length of the table.
         value: what the policy would have earned, where that was asked for.
+        warnings: what makes all of it doubtful, in sentences.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -47,34 +45,61 @@ class Evaluation:
     unknown_rows: int
     k: int
     value: PolicyValue | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def command(config: EvaluateConfig) -> int:
     """``drpo evaluate``; code 1 where off-policy estimates were asked for and mean nothing."""
-    found = run_evaluate(config)
+    with progress_bars() as progress:
+        found = run_evaluate(config, progress)
     code = int(found.value is not None and found.value.is_meaningless)
+    if config.plot is not None and found.value is not None:
+        write_png(config.plot, png(value_figure(found.value)))
     if config.json:
         metrics = {name: report.metrics_json(values) for name, values in found.metrics.items()}
-        facts = {"rows": found.rows, "unknown_rows": found.unknown_rows, "metrics": metrics}
+        facts: dict[str, Any] = {
+            "rows": found.rows,
+            "unknown_rows": found.unknown_rows,
+            "metrics": metrics,
+        }
+        if found.warnings:
+            facts["warnings"] = list(found.warnings)
         if found.value is not None:
             facts["off_policy"] = found.value.to_json()
         print_json(facts)
         return code
+    for warning in found.warnings:
+        say(warning)
     summary = report.summarise({name: [values] for name, values in found.metrics.items()})
     title = f"{found.rows:,} held-out rows ({found.unknown_rows:,} of unknown items left out)"
     show(report.table(summary, title, found.k, upright=True))
     if found.value is not None:
         show(found.value.table("What the policy would have earned, from the log's own actions"))
+        for note in found.value.notes():
+            say(f"- {note}")
+    if config.plot is not None:
+        say(f"figure: {config.plot}")
     return code
 
 
-def run_evaluate(config: EvaluateConfig) -> Evaluation:
+def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluation:
     """Carries out ``drpo evaluate``.
+
+    Args:
+        config: what to do.
+        progress: called with what is being fitted, how much of it is there, and of how much.
 
     Raises:
         ValueError: for a checkpoint or log that cannot be used.
     """
     checkpoint = PolicyCheckpoint.load(config.checkpoint)
+    options = ValueOptions(
+        behavior=config.behavior,
+        reward_model=config.reward_model,
+        draws=config.draws,
+        max_rows=config.ope_rows,
+        folder=config.checkpoint.parent / "reward",
+    )
     with tempfile.TemporaryDirectory(prefix="drpo-evaluate-") as scratch:
         schema = Path(scratch) / "schema.json"
         schema.write_text(_schema_of(checkpoint).to_json(), encoding="utf-8")
@@ -86,7 +111,9 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
             labels=config.labels,
         )
         data = SplitLog.open(log, Path(scratch) / "log")
-        return evaluate_checkpoint(checkpoint, data, config.ks, ope=config.ope)
+        return evaluate_checkpoint(
+            checkpoint, data, config.ks, ope=options if config.ope else None, progress=progress
+        )
 
 
 def evaluate_checkpoint(
@@ -94,34 +121,24 @@ def evaluate_checkpoint(
     data: SplitLog,
     ks: tuple[int, ...] = (10, 50),
     *,
-    ope: bool = False,
+    ope: ValueOptions | None = None,
+    progress: Progress = quiet,
 ) -> Evaluation:
     """A policy on the held-out rows of a log, which may number items and contexts otherwise.
 
     Ids are matched by their raw values. Rows of items that the policy does not know are left out
     and counted; unknown items of a history are skipped, unknown contexts are taken as unknown.
     """
-    items = _renumber(data.items, checkpoint.items)
-    contexts = [
-        _renumber(theirs, ours)
-        for theirs, ours in zip(data.log.contexts.values(), checkpoint.contexts, strict=True)
-    ]
-    action = items[data.held_out.action]
-    known = action >= 0
-    if not known.any():
-        raise ValueError(
-            f"none of the {len(action)} held-out rows shows an item that the policy knows; is this "
-            "the log of another catalogue?"
-        )
-    rows = replace(data.held_out.take(known), action=action[known])
-    logged = items[data.train_items()]
+    numbering = Numbering.of(data, checkpoint)
+    test = NumberedRows(data, "test", numbering)
+    known = numbering.items[data.held_out.action] >= 0
+    rows = replace(data.held_out.take(known), action=test.column("action"))
+    logged = numbering.items[data.train_items()]
     num_items = len(checkpoint.items)
     scores = {
         "random": random_scores(num_items, rows.action),
         "popularity": popularity_scores(logged[logged >= 0], num_items, rows.action),
-        checkpoint.facts["objective"]: policy_scores(
-            checkpoint.actor, _known_rows(data, items, contexts)
-        ),
+        checkpoint.facts["objective"]: policy_scores(checkpoint.actor, test.blocks(ROWS_SCORED)),
     }
     return Evaluation(
         metrics={
@@ -129,11 +146,21 @@ def evaluate_checkpoint(
             for method, score in scores.items()
         },
         rows=len(rows.action),
-        unknown_rows=len(action) - len(rows.action),
+        unknown_rows=int((~known).sum()),
         k=ks[-1],
-        value=policy_value(checkpoint, data, _known_rows(data, items, contexts), known)
-        if ope
-        else None,
+        value=policy_value(checkpoint, data, numbering, ope, progress) if ope else None,
+        warnings=_warnings(checkpoint, data),
+    )
+
+
+def _warnings(checkpoint: PolicyCheckpoint, data: SplitLog) -> tuple[str, ...]:
+    """Whether the policy may have learned from the very rows that it is judged by."""
+    theirs, ours = data.facts["first_test_day"], checkpoint.facts["data"]["first_test_day"]
+    if theirs is None or ours is None or theirs >= ours:
+        return ()
+    return (
+        f"These rows begin on {theirs}; the policy has learned from its own log until {ours}. If "
+        "they are rows of that log, all numbers flatter it: ask for fewer --test-days.",
     )
 
 
@@ -146,27 +173,3 @@ def _schema_of(checkpoint: PolicyCheckpoint) -> LogSchema:
     if schema.items is None:
         return schema
     return schema.replace(items=replace(schema.items, codes=(), embedding=None, required=False))
-
-
-def _renumber(theirs: Catalogue, ours: Catalogue) -> Tensor:
-    """Our number of each of their numbers, -1 for an unknown id; entry -1 maps to -1 too."""
-    if len(theirs) and len(ours) and theirs.is_integer != ours.is_integer:
-        kinds = ["integers" if c.is_integer else "strings" for c in (theirs, ours)]
-        raise ValueError(f"the log's ids are {kinds[0]}, the policy's are {kinds[1]}")
-    numbers = ours.encode(raw_ids(theirs), unknown="missing")
-    return torch.cat([numbers, numbers.new_tensor([-1])])  # so that index -1 finds -1
-
-
-def _known_rows(data: SplitLog, items: Tensor, contexts: list[Tensor]) -> Iterator[TensorDictBase]:
-    for block in data.test_batches(ROWS_SCORED):
-        block = block[items[block["action"]] >= 0]
-        if block.numel() == 0:
-            continue
-        block["action"] = items[block["action"]]
-        block["observation", "history"] = items[block["observation", "history"]]
-        if contexts:
-            columns = block["observation", "context"].unbind(-1)
-            block["observation", "context"] = torch.stack(
-                [table[column] for table, column in zip(contexts, columns, strict=True)], -1
-            )
-        yield block

@@ -2,166 +2,220 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.evaluation.off_policy import (
-    Difference,
+    ESTIMATORS,
     Estimate,
     LoggedRows,
     against,
-    clipped_ips,
-    ips,
     logging_value,
-    snips,
 )
 from torchrl_drpo.evaluation.off_policy.behavior import fit_behavior
 from torchrl_drpo.evaluation.off_policy.cloning import Cloning
+from torchrl_drpo.evaluation.off_policy.logs import RowSample, gathered
 from torchrl_drpo.evaluation.off_policy.policies import score_log
+from torchrl_drpo.evaluation.off_policy.sensitivity import WeightBounds, weight_bounds
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.numbered import NumberedRows, Numbering
+from torchrl_drpo.pipeline.policy_value import PolicyValue, RewardFacts
+from torchrl_drpo.pipeline.reward_model.held_out import SETTINGS, fit_reward, read_reward
+from torchrl_drpo.pipeline.reward_model.make import RewardShape
 from torchrl_drpo.pipeline.rows import SplitLog
-from torchrl_drpo.policies import make_catalogue_actor
-from torchrl_drpo.report.tables import Table
+from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 
-#: Estimators that need no reward model.
-ESTIMATORS = {"IPS": ips, "clipped IPS": clipped_ips, "SNIPS": snips}
-#: Gradient steps of each model of the logging policy, where no propensity was logged.
+#: Estimators of the table that need no reward model, and those that do.
+WEIGHTED = ("IPS", "clipped IPS", "SNIPS")
+MODELLED = ("DM", "DR", "SNDR", "Switch-DR", "DRos")
+#: Gradient steps of each model of the logging policy.
 CLONING_STEPS = 400
-NOTE = (
-    "Mean quality a row. The difference is to what the log earned, on the same rows, its p value "
-    "corrected for the number of estimators. What speaks against an estimate is its verdict's "
-    "reason; a meaningless number is none."
-)
+#: By which factors fitted weights may be wrong, for the bounds.
+FACTORS = (1.5, 2.0)
+
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(name: str, step: int, steps: int) -> None:
+    """No progress is shown."""
 
 
 @dataclass(frozen=True)
-class PolicyValue:
-    """What a policy would have earned on the held-out rows.
+class ValueOptions:
+    """How a policy is judged from a log.
 
     Attributes:
-        estimates: by estimator.
-        logging: what the rows earned as they are.
-        differences: each estimate minus that.
-        fitted: whether the propensities come of a model of the log.
+        behavior: which propensities: ``"logged"``, ``"fitted"``, or ``"auto"``, the logged ones
+            where there are any.
+        reward_model: ``"auto"`` takes the run's own or fits one; ``"none"`` leaves out the
+            estimators that follow one.
+        draws: of the policy at each row, for the model's expectation; 0 adds up over all items.
+        max_rows: score so many held-out rows at most, drawn at random.
+        folder: of the policy's run, where its reward model lies.
     """
 
-    estimates: dict[str, Estimate]
-    logging: Estimate
-    differences: dict[str, Difference]
-    fitted: bool
-
-    @property
-    def is_meaningless(self) -> bool:
-        """Whether no estimate means anything."""
-        return all(each.verdict == "meaningless" for each in self.estimates.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """As strict JSON data."""
-        return {
-            "propensities": "fitted" if self.fitted else "logged",
-            "logging_policy": self.logging.to_json(),
-            "estimates": {
-                name: each.to_json()
-                | {
-                    "difference": {
-                        key: value if math.isfinite(value) else None
-                        for key, value in vars(self.differences[name]).items()
-                    }
-                }
-                for name, each in self.estimates.items()
-            },
-        }
-
-    def table(self, title: str) -> Table:
-        """A row an estimator."""
-        rows = [["the log itself", _interval(self.logging), "", "", "", ""]]
-        for name, each in self.estimates.items():
-            found = self.differences[name]
-            rows.append(
-                [
-                    name,
-                    _interval(each),
-                    str(found),
-                    f"{found.p_value:.2g}",
-                    f"{each.diagnostics.effective_rows:,.0f}",
-                    each.verdict,
-                ]
-            )
-        reasons = {why for each in self.estimates.values() for _, why in each.diagnostics.reasons()}
-        header = ["estimator", "value", "difference", "p", "effective rows", "verdict"]
-        said = f" {'; '.join(sorted(reasons)).capitalize()}." if reasons else ""
-        fitted = " The propensities were fitted, none was logged." if self.fitted else ""
-        return Table(title, header, rows, note=NOTE + fitted + said)
+    behavior: Literal["auto", "logged", "fitted"] = "auto"
+    reward_model: Literal["auto", "none"] = "auto"
+    draws: int = 0
+    max_rows: int = 50_000
+    folder: Path | None = None
 
 
 def policy_value(
     checkpoint: PolicyCheckpoint,
     data: SplitLog,
-    known: Iterator[TensorDictBase],
-    is_known: torch.Tensor,
+    numbering: Numbering,
+    options: ValueOptions | None = None,
+    progress: Progress = quiet,
 ) -> PolicyValue:
     """Estimates for a checkpoint on the held-out rows.
 
     Args:
         checkpoint: a policy over item numbers.
         data: the log.
-        known: the held-out rows of items that the policy knows, numbered as it does.
-        is_known: which of the held-out rows these are, ``[N]``.
+        numbering: from its numbers to the policy's.
+        options: how.
+        progress: called with what is being fitted, how much of it is there, and of how much.
 
     Raises:
-        ValueError: for a policy whose probabilities of items are not defined, or a log whose
-            actions it would never take.
+        ValueError: for a policy whose probabilities of items are not defined, a log without the
+            propensities that were asked for, or one whose actions the policy would never take.
     """
+    options = options or ValueOptions()
     if checkpoint.policy != "catalogue":
         raise ValueError(
             f"a policy of kind {checkpoint.policy!r} serves what lies nearest and gives items no "
             "probabilities; --ope is for catalogue policies"
         )
-    rows = torch.cat([block.clone() for block in known])
-    fitted = data.log.schema.propensity is None
-    behavior = fit_behavior(rows, _cloning(checkpoint)) if fitted else None
-    scored = score_log(checkpoint.actor, rows, behavior=behavior)
-    if not fitted and not is_known.all():
-        scored = _with_unknown(scored, data, ~is_known)
-    estimates = {name: estimator(scored) for name, estimator in ESTIMATORS.items()}
+    fitted = _is_fitted(data, options.behavior)
+    # With logged propensities a row of an unknown item is an action that the policy never takes.
+    # A fitted model of the logger knows no such item, and these rows are left out.
+    rows = NumberedRows(data, "test", numbering, only_known=fitted)
+    sample = RowSample(rows, options.max_rows)
+    model, source = _reward_model(checkpoint, data, numbering, options, progress)
+    behavior = fit_behavior(sample, _cloning(checkpoint, data)) if fitted else None
+    scored = score_log(
+        checkpoint.actor,
+        sample,
+        reward_model=model,
+        draws=options.draws or None,
+        behavior=behavior,
+        unseen=True,
+    )
+    known = rows.known[sample.index]
+    explained = None if model is None else _explained(scored.take(known))
+    scored = _never_taken(scored, ~known)
+    estimates = _estimates(scored)
     own = logging_value(scored)
-    return PolicyValue(estimates, own, against(estimates, own), fitted)
+    weighed = {name: each for name, each in estimates.items() if each.influence is not None}
+    return PolicyValue(
+        estimates,
+        own,
+        against(weighed, own),
+        scored,
+        reward_model=None
+        if explained is None
+        else RewardFacts(source, explained, int(known.sum())),
+        behavior=behavior,
+        bounds=_bounds(scored) if fitted else (),
+        left_out=len(data.test) - len(rows),
+    )
 
 
-def _with_unknown(scored: LoggedRows, data: SplitLog, unknown: torch.Tensor) -> LoggedRows:
-    """With the rows of items that the policy does not know: it would never show them."""
-    test = data.test
-    count = int(unknown.sum())
-    columns = {
-        "reward": data.held_out.quality[unknown].double(),
-        "log_target": torch.full((count,), -torch.inf, dtype=torch.double),
-        "log_behavior": test.column("log_propensity")[unknown].double(),
-    }
-    joined = {name: torch.cat([getattr(scored, name), each]) for name, each in columns.items()}
-    cluster = None
-    if scored.cluster is not None:
-        cluster = torch.cat([scored.cluster, data.held_out.user[unknown]])
-    return LoggedRows(**joined, cluster=cluster)
+def _is_fitted(data: SplitLog, behavior: str) -> bool:
+    has_own = data.log.schema.propensity is not None
+    if behavior == "logged" and not has_own:
+        raise ValueError(
+            "the log has no propensities: name their column in the schema (propensity=...), or ask "
+            "for a model of the logging policy with --behavior fitted"
+        )
+    return behavior == "fitted" or not has_own
 
 
-def _cloning(checkpoint: PolicyCheckpoint) -> Cloning:
+def _reward_model(
+    checkpoint: PolicyCheckpoint,
+    data: SplitLog,
+    numbering: Numbering,
+    options: ValueOptions,
+    progress: Progress,
+) -> tuple[Any, str]:
+    """A model that has seen none of the held-out rows, and where it comes from."""
+    if options.reward_model == "none":
+        return None, ""
+    shape = RewardShape(
+        len(checkpoint.items),
+        checkpoint.window,
+        tuple(checkpoint.model["context_sizes"]),
+        checkpoint.model.get("num_features", 0),
+    )
+    if options.folder is not None and not may_have_learned(checkpoint, data):
+        own = read_reward(options.folder, checkpoint.facts.get("reward_fingerprint"), shape)
+        if own is not None:
+            return own, "run"
+    earlier = RowSample(NumberedRows(data, "train", numbering), SETTINGS.max_rows)
+    entries = [*shape.inputs, ("next", "reward")]
+    entries += ["user"] if data.log.schema.user is not None else []
+    learned = gathered(earlier).select(*entries)
+    moments = data.feature_moments() if data.num_features else None
+
+    def fitted(there: int, of: int) -> None:
+        progress("reward model, folds", there, of)
+
+    return fit_reward(learned, shape, moments=moments, progress=fitted), "log"
+
+
+def may_have_learned(checkpoint: PolicyCheckpoint, data: SplitLog) -> bool:
+    """Whether the held-out rows begin before those that the policy's own run had held out."""
+    theirs, ours = data.facts["first_test_day"], checkpoint.facts["data"]["first_test_day"]
+    return theirs is None or ours is None or theirs < ours
+
+
+def _estimates(rows: LoggedRows) -> dict[str, Estimate]:
+    names = WEIGHTED if rows.value is None else WEIGHTED + MODELLED
+    return {name: ESTIMATORS[name](rows) for name in names}
+
+
+def _explained(rows: LoggedRows) -> float:
+    """Share of the variance of the rewards that the predictions explain."""
+    total = (rows.reward - rows.reward.mean()).square().sum()
+    return 1 - (rows.residual().square().sum() / total).item() if total > 0 else 0.0
+
+
+def _never_taken(rows: LoggedRows, unknown: Tensor) -> LoggedRows:
+    """The same where some rows show an item that the policy does not know, and never takes."""
+    if not unknown.any():
+        return rows
+    changes = {"log_target": torch.where(unknown, -torch.inf, rows.log_target)}
+    if rows.prediction is not None:  # of the item that stands in; its weight is 0
+        changes["prediction"] = torch.where(unknown, rows.reward, rows.prediction)
+    return replace(rows, **changes)
+
+
+def _bounds(rows: LoggedRows) -> list[WeightBounds]:
+    name: Literal["SNIPS", "SNDR"] = "SNIPS" if rows.value is None else "SNDR"
+    return [weight_bounds(rows, factor, estimator=name) for factor in FACTORS]
+
+
+def _cloning(checkpoint: PolicyCheckpoint, data: SplitLog) -> Cloning:
     model = checkpoint.model
-    return Cloning(
-        lambda: make_catalogue_actor(
+
+    def untrained() -> ProbabilisticActor:
+        actor = make_catalogue_actor(
             model["num_items"],
             dim=model["dim"],
             history=model["history"],
             context_sizes=model["context_sizes"],
             num_features=model.get("num_features", 0),
-        ),
-        steps=CLONING_STEPS,
-    )
+        )
+        if data.num_features:
+            catalogue_policy(actor).encoder.scaler.fit_(*data.feature_moments())
+        return actor
 
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+    by_user = data.log.schema.user is not None
+    return Cloning(untrained, steps=CLONING_STEPS, group_key="user" if by_user else None)

@@ -209,6 +209,11 @@ class SplitLog:
         """The held-out rows in order."""
         return self._batches(self.test, rows)
 
+    def rows_at(self, part: str, index: Tensor) -> TensorDictBase:
+        """Rows of a part by their positions in it."""
+        rows = self.log.split(part)[index]
+        return rows if self.has_histories else _empty_history(rows)
+
     def _batches(self, part: RecReplayBuffer, rows: int) -> Iterator[TensorDictBase]:
         for block in part.batches(rows):
             yield block if self.has_histories else _empty_history(block)

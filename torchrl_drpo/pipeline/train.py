@@ -161,6 +161,8 @@ def _metrics_of_run(
         run["reward_model"] = training.reward.facts
     if seed == 0:
         facts = {**run, "config": config.settings(), "data": data.facts}
+        if training.reward is not None:  # by which evaluation knows it again, whoever follows it
+            facts["reward_fingerprint"] = training.reward.fingerprint
         PolicyCheckpoint(
             actor=trained.actor.cpu().eval(),
             policy=config.policy,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torchrl_drpo.spelling import printable
@@ -37,6 +37,7 @@ class Table:
         rows: cells; a row may be shorter than the header.
         emphasis: numbers of the rows to print in bold.
         note: what a reader must know to read it.
+        styles: on a terminal, rich's style of cells that hold just such a word.
 
     Raises:
         ValueError: if a row has more cells than the header.
@@ -53,6 +54,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     emphasis: Sequence[int] = ()
     note: str = ""
+    styles: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -88,7 +90,10 @@ class Table:
         from rich.text import Text
 
         def plain(cell: str) -> Text:
-            return Text(printable(cell))  # ids and labels come from logs: no markup, no commands
+            style = self.styles.get(cell, "")
+            return Text(
+                printable(cell), style=style
+            )  # ids and labels come from logs: no markup, no commands
 
         caption = plain(self.note) if self.note else None
         table = RichTable(title=plain(self.title), caption=caption, title_justify="left")

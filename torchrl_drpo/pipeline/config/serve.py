@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torchrl_drpo.pipeline.config.words import Id, Names
 
@@ -18,9 +19,18 @@ class EvaluateConfig:
         test_days: the last so many days are evaluated; quality is fitted on the days before.
         labels: 0/1 columns of the schema for GAUC; all of them by default.
         ks: list lengths of the hit rates; the table shows the last one.
-        ope: also estimate what the policy would have earned, from the log's propensities or, where
-            it has none, from a model of the logging policy; exit code 1 if no estimate means
-            anything.
+        ope: also estimate what the policy would have earned, from the log's own actions; exit code
+            1 if no such estimate means anything.
+        behavior: how likely the logging policy was to take its actions, for --ope: "logged" takes
+            the log's propensities, "fitted" those of a model that is fitted to the held-out rows,
+            "auto" the logged ones where there are any.
+        reward_model: for --ope: "auto" also gives the estimates that follow a model of the reward,
+            the one that the policy's run has left or else one that is fitted to the log's earlier
+            days; "none" leaves them out.
+        draws: so many draws of the policy a row give the reward model's expectation for --ope; 0
+            adds up over all items.
+        ope_rows: --ope scores so many held-out rows at most, drawn at random.
+        plot: PNG file of the estimates with their intervals, and of what they rest on; for --ope.
         json: print the results as JSON instead of a table.
     """
 
@@ -30,7 +40,22 @@ class EvaluateConfig:
     labels: Names = None
     ks: tuple[int, ...] = (10, 50)
     ope: bool = False
+    behavior: Literal["auto", "logged", "fitted"] = "auto"
+    reward_model: Literal["auto", "none"] = "auto"
+    draws: int = 0
+    ope_rows: int = 50_000
+    plot: Path | None = None
     json: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
+        if self.draws < 0:
+            raise ValueError(f"draws must be at least 0 a row, got {self.draws}")
+        if self.ope_rows < 2:
+            raise ValueError(f"ope_rows must be at least 2, got {self.ope_rows}")
+        if not self.ope and self.plot is not None:
+            raise ValueError("--plot draws what --ope finds: ask for both")
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,19 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
-from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
+from torchrl_drpo.pipeline.reward_model.make import RewardConfig, RewardShape, reward_regression
 from torchrl_drpo.pipeline.reward_model.towers import (
-    CONTEXT,
-    FEATURES,
-    HISTORY,
     CatalogueReward,
     state_module,
     two_tower_module,
@@ -43,31 +40,6 @@ _ROWS_AT_A_TIME = 8192
 
 #: Called with the number of members that are there, and of all.
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """Numbers of the fit.
-
-    Attributes:
-        folds: of the cross-fitting; all rows of a user lie in one.
-        dim: width of the towers.
-        hidden: widths of the state tower's hidden layers.
-        steps: gradient steps a member at most; the rows that it holds out stop it earlier.
-        batch_size: rows a step.
-        learning_rate: of AdamW.
-        max_rows: fit to so many training rows at most, drawn at random; all rows are judged.
-        seed: of the folds, the drawing and the members.
-    """
-
-    folds: int = 5
-    dim: int = 32
-    hidden: tuple[int, ...] = (64,)
-    steps: int = 4_000
-    batch_size: int = 1_024
-    learning_rate: float = 3e-4
-    max_rows: int = 2_000_000
-    seed: int = 0
 
 
 class RewardFit:
@@ -183,7 +155,7 @@ class RewardFit:
         parts = []
         for start, block in self._blocks():
             mine = slice(start, start + len(block))
-            rows = block.select(*self._inputs, ("next", "reward"))
+            rows = block.select(*self._shape.inputs, ("next", "reward"))
             rows.set("fold", fold[mine])
             if user is not None:
                 rows.set("user", user[mine])
@@ -194,7 +166,7 @@ class RewardFit:
         """Out-of-fold predictions of all training rows, float32 ``[N]``."""
         parts = []
         for start, block in self._blocks():
-            rows = block.select(*self._inputs)
+            rows = block.select(*self._shape.inputs)
             rows.set("fold", fold[start : start + len(block)])
             parts.append(model.out_of_fold(rows.to(self._device)).cpu())
         return torch.cat(parts)
@@ -207,12 +179,10 @@ class RewardFit:
     def _by_user(self) -> bool:
         return self._data.log.schema.user is not None
 
-    @property
-    def _inputs(self) -> list[NestedKey]:
-        keys: list[NestedKey] = ["action", HISTORY]
-        keys += [CONTEXT] if self._data.context_sizes else []
-        keys += [FEATURES] if self._data.num_features else []
-        return keys
+    @cached_property
+    def _shape(self) -> RewardShape:
+        data = self._data
+        return RewardShape(data.num_items, self._history, data.context_sizes, data.num_features)
 
     def _kinds(self) -> tuple[tuple[type[CrossFittedReward], str, RewardRegression], ...]:
         """Of Q and of V: what holds the members, what they write, and how one is fitted."""
@@ -221,34 +191,10 @@ class RewardFit:
             (CrossFittedReward, "state_value", self._regression(state_module)),
         )
 
-    def _network(self, make: Callable[..., TensorDictModule]) -> TensorDictModule:
-        """An untrained member. All read features in the same units.
-
-        Those of all training rows, a member's held-out fold included: its features then move the
-        units a little, but of its rewards, which are what a member must not know, nothing is seen.
-        """
-        data, settings = self._data, self._settings
-        network = make(
-            data.num_items,
-            dim=settings.dim,
-            history=self._history,
-            context_sizes=data.context_sizes,
-            hidden=settings.hidden,
-            num_features=data.num_features,
-        )
-        if data.num_features:
-            network.module.encoder.scaler.fit_(*data.feature_moments())
-        return network
-
     def _regression(self, make: Callable[..., TensorDictModule]) -> RewardRegression:
-        settings = self._settings
-        return RewardRegression(
-            lambda: self._network(make),
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            group_key="user" if self._by_user else None,
-            seed=settings.seed,
+        moments = self._data.feature_moments() if self._data.num_features else None
+        return reward_regression(
+            make, self._shape, self._settings, moments=moments, by_user=self._by_user
         )
 
 

@@ -16,7 +16,7 @@ Notation   B batch shape, L history, C context columns, F numeric features, V it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,7 +68,9 @@ class _StateTower(nn.Module):
         self.items = nn.Parameter(_ITEM_STD * torch.randn(num_items, dim))
         self.value = nn.Linear(dim, 1)
 
-    def _state(self, history: Tensor, context: Tensor | None, features: Tensor | None) -> Tensor:
+    def state(
+        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
         """``[*B, D]`` from ``history [*B, L]``, ``context [*B, C]`` and ``features [*B, F]``."""
         embedded = F.embedding(history.clamp(min=0), self.items)
         return self.encoder(embedded, history >= 0, context, features)
@@ -91,7 +93,7 @@ class StateReward(_StateTower):
         self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
     ) -> Tensor:
         """Expected rewards ``[*B]`` of states."""
-        return self.value(self._state(history, context, features)).squeeze(-1)
+        return self.value(self.state(history, context, features)).squeeze(-1)
 
 
 class TwoTowerReward(_StateTower):
@@ -127,7 +129,7 @@ class TwoTowerReward(_StateTower):
         features: Tensor | None = None,
     ) -> Tensor:
         """Predicted rewards ``[*B]`` of items ``action [*B]``."""
-        state = self._state(history, context, features)
+        state = self.state(history, context, features)
         match = (state * F.embedding(action, self.items)).sum(-1)
         return self.value(state).squeeze(-1) + match + self.bias[action]
 
@@ -135,7 +137,7 @@ class TwoTowerReward(_StateTower):
         self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
     ) -> Tensor:
         """Predicted rewards of all items, ``[*B, V]``."""
-        state = self._state(history, context, features)
+        state = self.state(history, context, features)
         return self.value(state) + state @ self.items.T + self.bias
 
 
@@ -222,6 +224,43 @@ class CatalogueReward(CrossFittedReward):
             for start, block in zip(range(0, len(rows), size), hidden.split(size), strict=True)
         ]
         return torch.cat(parts).reshape(dist.batch_shape)
+
+    def tiles(self, tensordict: TensorDictBase) -> Callable[[slice], Callable[[slice], Tensor]]:
+        """Predictions by rows and tiles of items: :meth:`predict_all` that never exists as a whole.
+
+        Args:
+            tensordict: rows of batch size ``[n]``.
+
+        Returns:
+            From some of the rows to a function from some items to predictions ``[rows, items]``.
+        """
+        fold = tensordict.get(self.fold_key, None)
+        if fold is None:
+            fold = torch.full(tensordict.shape, -1, device=tensordict.device)
+        fold = self._checked(fold.reshape(-1))
+        inputs = {name: tensordict.get(key) for name, key in STATE.items() if key in self.in_keys}
+        states, shares, base = [], [], torch.zeros(())
+        for number, member in enumerate(self.members):
+            network = member.network.module
+            state = network.state(**inputs)
+            share = torch.where(fold < 0, 1 / len(self.members), (fold == number).float())
+            base = base + share * (member.mean + member.std * network.value(state).squeeze(-1))
+            shares.append(share * member.std)
+            states.append(state * shares[-1].unsqueeze(-1))
+        # Members are summed by one product: each item's rows of all of them, side by side.
+        state, share = torch.cat(states, -1), torch.stack(shares, -1)
+        networks = [member.network.module for member in self.members]
+
+        def of_rows(mine: slice) -> Callable[[slice], Tensor]:
+            def of_items(items: slice) -> Tensor:
+                table = torch.cat([network.items[items] for network in networks], -1)
+                bias = torch.stack([network.bias[items] for network in networks], -1)
+                out = torch.addmm(base[mine].unsqueeze(-1), state[mine], table.T)
+                return out.addmm_(share[mine], bias.T)
+
+            return of_items
+
+        return of_rows
 
     def _own_rows(self, fold: Tensor) -> Iterator[tuple[TensorDictModuleBase, Tensor]]:
         """Members, and the rows that each speaks of: its own fold, and those of none."""

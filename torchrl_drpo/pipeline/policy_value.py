@@ -1,0 +1,190 @@
+"""What off-policy evaluation found of one policy: its numbers as JSON data and as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchrl_drpo.evaluation.off_policy import Difference, Estimate, LoggedRows
+from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior
+from torchrl_drpo.evaluation.off_policy.sensitivity import WeightBounds
+from torchrl_drpo.report.images import Figure
+from torchrl_drpo.report.off_policy import draw_estimates, draw_weights
+from torchrl_drpo.report.plots import axes_of
+from torchrl_drpo.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+NOTE = (
+    "Mean quality a row with its 95% interval. The difference is to what the log earned, on the "
+    "same rows, its p value corrected for the number of estimators. What speaks against an "
+    "estimate is its verdict's reason; a meaningless number is none."
+)
+#: How verdicts are coloured on a terminal and in figures' words.
+VERDICTS = {"usable": "green", "weak": "yellow", "meaningless": "red"}
+
+
+@dataclass(frozen=True)
+class RewardFacts:
+    """The reward model behind DM, DR, SNDR, Switch-DR and DRos.
+
+    Attributes:
+        source: ``"run"`` where the policy's own run had left it, ``"log"`` where it was fitted to
+            the evaluated log's earlier days.
+        explained_variance: share of the variance of the judged rows' rewards that it explains.
+        rows: that it was judged on.
+    """
+
+    source: str
+    explained_variance: float
+    rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        explained = self.explained_variance
+        finite = explained if math.isfinite(explained) else None
+        return {"source": self.source, "explained_variance": finite, "rows": self.rows}
+
+    def __str__(self) -> str:
+        made = "the policy's run" if self.source == "run" else "the log's earlier days"
+        helps = "" if self.explained_variance > 0 else ", so corrections by it gain nothing"
+        return (
+            f"The reward model of {made} explains {self.explained_variance:.1%} of the variance of "
+            f"these rows' rewards, which it has not seen{helps}"
+        )
+
+
+@dataclass(frozen=True)
+class PolicyValue:
+    """What a policy would have earned on the held-out rows.
+
+    Attributes:
+        estimates: by estimator.
+        logging: what the rows earned as they are.
+        differences: each estimate minus that; none for the direct method.
+        rows: what the estimates are made of.
+        reward_model: that the later estimators follow; ``None`` where there are none of these.
+        behavior: the model of the logging policy, where propensities are fitted.
+        bounds: where estimates lie if every weight is wrong by some factor, where they are fitted.
+        left_out: held-out rows of items that the policy does not know, which are not among ``rows``
+            (with logged propensities they are, as actions that it never takes).
+    """
+
+    estimates: dict[str, Estimate]
+    logging: Estimate
+    differences: dict[str, Difference]
+    rows: LoggedRows
+    reward_model: RewardFacts | None = None
+    behavior: FittedBehavior | None = None
+    bounds: Sequence[WeightBounds] = ()
+    left_out: int = 0
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the propensities come of a model of the log."""
+        return self.behavior is not None
+
+    @property
+    def is_meaningless(self) -> bool:
+        """Whether no estimate by the log's own actions means anything.
+
+        The direct method is not asked: it is what its model believes, whatever the log shows.
+        """
+        found = [each for each in self.estimates.values() if each.diagnostics.relies_on_weights]
+        return all(each.verdict == "meaningless" for each in found)
+
+    def to_json(self) -> dict[str, Any]:
+        """As strict JSON data."""
+        out: dict[str, Any] = {
+            "propensities": "fitted" if self.fitted else "logged",
+            "rows": len(self.rows),
+            "log_rows": self.rows.log_rows or len(self.rows),
+            "left_out_rows": self.left_out,
+            "logging_policy": self.logging.to_json(),
+            "estimates": {name: self._estimate_json(name) for name in self.estimates},
+        }
+        if self.reward_model is not None:
+            out["reward_model"] = self.reward_model.to_json()
+        if self.behavior is not None:
+            out["behavior"] = self.behavior.to_json()
+            out["sensitivity"] = [vars(each) for each in self.bounds]
+        return out
+
+    def table(self, title: str) -> Table:
+        """A row an estimator."""
+        rows = [["the log itself", _interval(self.logging), "", "", "", ""]]
+        for name, each in self.estimates.items():
+            found = self.differences.get(name)
+            relies = each.diagnostics.relies_on_weights
+            rows.append(
+                [
+                    name,
+                    _interval(each),
+                    "" if found is None else str(found),
+                    "" if found is None else f"{found.p_value:.2g}",
+                    f"{each.diagnostics.effective_rows:,.0f}" if relies else "",
+                    each.verdict,
+                ]
+            )
+        header = ["estimator", "value", "difference", "p", "effective rows", "verdict"]
+        return Table(title, header, rows, note=NOTE, styles=VERDICTS)
+
+    def notes(self) -> list[str]:
+        """What else is to be known of the numbers, in sentences."""
+        out = []
+        if (self.rows.log_rows or 0) > len(self.rows):
+            out.append(
+                f"Made of {len(self.rows):,} of {self.rows.log_rows:,} rows, drawn at random."
+            )
+        if self.left_out:
+            out.append(
+                f"{self.left_out:,} rows of items that the policy does not know are left out."
+            )
+        if self.reward_model is not None:
+            out.append(f"{self.reward_model}.")
+        if self.behavior is not None:
+            logged = self.behavior.calibration
+            out.append(
+                "The propensities were fitted, by models of the logging policy that had not seen "
+                f"the row; none that was logged was used. {logged}, and "
+                f"{self.behavior.clip_rate:.1%} were raised to {self.behavior.floor:.2g}."
+            )
+            out += [f"{each.estimator} lies in {each}." for each in self.bounds]
+        return out + self._reasons()
+
+    def _reasons(self) -> list[str]:
+        """What speaks against estimates, each with those that it speaks against."""
+        by_reason: dict[str, list[str]] = {}
+        for name, each in self.estimates.items():
+            for _, why in each.diagnostics.reasons():
+                by_reason.setdefault(why, []).append(name)
+        return [f"{', '.join(names)}: {why}." for why, names in by_reason.items()]
+
+    def _estimate_json(self, name: str) -> dict[str, Any]:
+        plain = self.estimates[name].to_json()
+        if name not in self.differences:
+            return plain
+        found = vars(self.differences[name])
+        finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
+        return plain | {"difference": finite}
+
+
+def value_figure(value: PolicyValue) -> Figure:
+    """The estimates side by side, and the weights that they are made of."""
+
+    def draw(canvas: Canvas) -> None:
+        left, right = axes_of(canvas, 2, width_ratios=(3, 2))
+        draw_estimates(left, value.estimates, value.logging)
+        draw_weights(right, value.rows.log_ratio)
+
+    caption = "Estimates with 95% intervals and verdicts; the weights that they are made of."
+    return Figure("off_policy", caption, draw)
+
+
+def _interval(estimate: Estimate) -> str:
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.4g}"
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
