@@ -41,6 +41,13 @@ class Numbering:
             [_renumber(theirs, ours) for theirs, ours in columns],
         )
 
+    @classmethod
+    def identity(cls, data: SplitLog) -> Numbering:
+        """For a policy that was trained on this very log."""
+        sizes = [data.num_items, *data.context_sizes]
+        items, *contexts = (torch.tensor([*range(size), -1]) for size in sizes)
+        return cls(items, contexts)
+
     def apply(self, rows: TensorDictBase) -> TensorDictBase:
         """Renumbers rows in place: their items, histories and contexts."""
         rows["action"] = self.items[rows["action"]]

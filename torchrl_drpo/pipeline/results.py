@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.policy_value import VERDICTS
+from torchrl_drpo.pipeline.run_value import ValueColumns
 from torchrl_drpo.report.tables import Table
 
 RESULTS_VERSION = 1
@@ -25,6 +27,7 @@ class TrainResults:
         k: list length of the table.
         checkpoints: by objective, the folder of the first seed's policy.
         reward_model: how good the log's reward model is, where an objective followed one.
+        values: what the policies would have earned, where the log has propensities.
     """
 
     summary: dict[str, dict[str, Interval]]
@@ -34,18 +37,21 @@ class TrainResults:
     k: int
     checkpoints: dict[str, Path]
     reward_model: dict[str, Any] | None = None
+    values: ValueColumns | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON data; what is not a number is ``null``, an infinity ``"inf"``."""
         reference = next(iter(self.checkpoints))  # the first objective that was asked for
         paired = report.differences(self.runs, reference)
         modelled = {} if self.reward_model is None else {"reward_model": self.reward_model}
+        values = {} if self.values is None else {"off_policy": self.values.to_json()}
         return {
             "version": RESULTS_VERSION,
             "config": self.config,
             "data": self.data,
             **modelled,
             "summary": report.summary_json(self.summary),
+            **values,
             f"differences_from_{reference}": report.summary_json(paired),
             "runs": {
                 method: [report.metrics_json(seed) for seed in seeds]
@@ -58,4 +64,8 @@ class TrainResults:
         seeds = max(len(runs) for runs in self.runs.values())
         over = f"{seeds} seeds, 95% t intervals" if seeds > 1 else "1 seed"
         title = f"{self.data['parts']['test']:,} held-out rows, {over}"
-        return report.table(self.summary, title, self.k, upright=upright)
+        further = {} if self.values is None else self.values.columns()
+        found = report.table(self.summary, title, self.k, upright=upright, further=further)
+        if self.values is None:
+            return found
+        return replace(found, note=f"{found.note} {self.values.note}", styles=VERDICTS)

@@ -70,7 +70,14 @@ def differences(
     }
 
 
-def table(summary: Summary, title: str, k: int, *, upright: bool = False) -> Table:
+def table(
+    summary: Summary,
+    title: str,
+    k: int,
+    *,
+    upright: bool = False,
+    further: Mapping[str, Mapping[str, str]] | None = None,
+) -> Table:
     """The table: a row a method, or (``upright``, for narrow terminals) a row a metric.
 
     Args:
@@ -78,7 +85,9 @@ def table(summary: Summary, title: str, k: int, *, upright: bool = False) -> Tab
         title: what was evaluated.
         k: list length of the hit rates shown.
         upright: see above.
+        further: columns that are text already, cells of each method by heading.
     """
+    further = further or {}
     shown = _headings(list(next(iter(summary.values()))), k)
     note = f"{NOTE} {CONTEXT_NOTE}" if f"lift@{k}_within" in shown else NOTE
     if upright:
@@ -86,9 +95,20 @@ def table(summary: Summary, title: str, k: int, *, upright: bool = False) -> Tab
             [heading, *(str(values[name]) for values in summary.values())]
             for name, heading in shown.items()
         ]
+        body += [
+            [heading, *(cells.get(method, "") for method in summary)]
+            for heading, cells in further.items()
+        ]
         return Table(title, ["metric", *summary], body, note=note)
-    body = [[method, *(str(values[n]) for n in shown)] for method, values in summary.items()]
-    return Table(title, ["policy", *shown.values()], body, note=note)
+    body = [
+        [
+            method,
+            *(str(values[n]) for n in shown),
+            *(cells.get(method, "") for cells in further.values()),
+        ]
+        for method, values in summary.items()
+    ]
+    return Table(title, ["policy", *shown.values(), *further], body, note=note)
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:

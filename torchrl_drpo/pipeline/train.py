@@ -32,6 +32,7 @@ from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.rows import SplitLog
+from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
@@ -98,11 +99,16 @@ def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
         "random": [_metrics(random_scores(data.num_items, target), data, config)],
         "popularity": [_metrics(popularity, data, config)],
     }
+    judge = _judge(data, config, training)
+    values = {} if judge is None else _values_of_rankings(judge, data)
     for objective in config.objectives:
-        runs[objective] = [
-            _metrics_of_run(objective, seed, data, config, training, progress)
+        found = [
+            _finished_run(objective, seed, data, config, training, judge, progress)
             for seed in range(config.seeds)
         ]
+        runs[objective] = [report.metrics_from_json(run["metrics"]) for run in found]
+        if judge is not None:
+            values[objective] = [run["off_policy"] for run in found]
     results = TrainResults(
         summary=report.summarise(runs),
         runs=runs,
@@ -111,6 +117,7 @@ def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
         k=config.ks[-1],
         checkpoints={name: config.output / name for name in config.objectives},
         reward_model=None if reward is None else reward.facts,
+        values=None if judge is None else ValueColumns(judge.of_log(), values),
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()
@@ -128,15 +135,37 @@ def _check_device(name: str) -> None:
         raise ValueError(f"device {name!r} cannot be used here ({why}); try 'cpu'") from None
 
 
-def _metrics_of_run(
+def _judge(data: SplitLog, config: TrainConfig, training: PolicyTraining) -> LoggedValue | None:
+    """What estimates the policies' values; ``None`` without propensities or probabilities."""
+    if not _has_value(data, config):
+        return None
+    return LoggedValue(data, None if training.reward is None else training.reward.model)
+
+
+def _has_value(data: SplitLog, config: TrainConfig) -> bool:
+    return data.log.schema.propensity is not None and config.policy == "catalogue"
+
+
+def _values_of_rankings(judge: LoggedValue, data: SplitLog) -> dict[str, list[Values]]:
+    """Of drawing items alike, and in proportion to how often they were logged."""
+    count = torch.bincount(data.train_items(), minlength=data.num_items)
+    scores = {"random": torch.zeros(data.num_items), "popularity": count.double().add(1).log()}
+    return {name: [judge.of(static_policy(score))] for name, score in scores.items()}
+
+
+def _finished_run(
     objective: str,
     seed: int,
     data: SplitLog,
     config: TrainConfig,
     training: PolicyTraining,
+    judge: LoggedValue | None,
     progress: Progress,
-) -> dict[str, float]:
-    """Metrics of one run: read where the very same run has finished before, else trained."""
+) -> dict[str, Any]:
+    """What is written of one run: read where the very same run has finished before, else trained.
+
+    Its ``metrics`` and, where there is a judge, its ``off_policy`` estimates, among the rest.
+    """
     name = f"{objective}, seed {seed}"
     identity = _identity(objective, seed, data, config, training)
     path = config.output / "runs" / f"{objective}-{seed}.json"
@@ -145,7 +174,7 @@ def _metrics_of_run(
     saved = seed > 0 or saved_fingerprint(config.output / objective) == identity
     if old.get("fingerprint") == identity and saved:
         progress(name, config.steps, config.steps)
-        return report.metrics_from_json(old["metrics"])
+        return old
     started = time.perf_counter()
     state = path.with_name(f"{objective}-{seed}-{identity[:12]}.state")
     trained = training.train(objective, seed, state, partial(progress, name))
@@ -157,6 +186,8 @@ def _metrics_of_run(
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": report.metrics_json(metrics),
     }
+    if judge is not None:
+        run["off_policy"] = judge.of(trained.actor)
     if following_model([objective]) and training.reward is not None:
         run["reward_model"] = training.reward.facts
     if seed == 0:
@@ -174,7 +205,7 @@ def _metrics_of_run(
         ).save(config.output / objective)
     write_sealed_json(path, {**run, "curve": trained.curve})
     state.unlink(missing_ok=True)
-    return metrics
+    return run
 
 
 def _metrics(scores: CatalogueScores, data: SplitLog, config: TrainConfig) -> dict[str, float]:
@@ -201,4 +232,6 @@ def _identity(
     known += [config.options[objective]] if config.options.get(objective) else []
     # Runs that finished before there were metrics within contexts are not to be read for them.
     known += ["within contexts"] if data.context_sizes else []
+    # Nor those that finished before there were values.
+    known += ["off-policy value"] if _has_value(data, config) else []
     return fingerprint(known)
