@@ -12,6 +12,7 @@ import torch
 from torchrl_drpo.evaluation.exposure import (
     coverage,
     exposure_counts,
+    exposure_metrics,
     gini,
     intra_list_diversity,
     novelty,
@@ -56,3 +57,25 @@ def test_diversity_over_pairs() -> None:
             each.append(np.mean([1 - (unit[a] @ unit[b]).item() for a, b in pairs]))
     assert intra_list_diversity(LISTS, vectors) == pytest.approx(np.mean(each), rel=1e-6)
     assert math.isnan(intra_list_diversity(torch.tensor([[1, -1]]), vectors))
+
+
+def test_all_metrics_of_lists_at_once_are_those_of_their_functions() -> None:
+    generator = torch.Generator().manual_seed(5)
+    lists = torch.rand(2_500, 30, generator=generator).topk(4).indices  # three blocks of lists
+    lists[7, 2:] = -1
+    logged = torch.randint(0, 9, (30,), generator=generator)
+    vectors = torch.randn(30, 6, generator=generator)
+    found = exposure_metrics(lists, logged, vectors)
+    counts = exposure_counts(lists, 30)
+    assert found["coverage"] == coverage(counts)
+    assert found["gini"] == gini(counts)
+    assert found["novelty"] == novelty(counts, logged)
+    assert found["popular_share"] == popular_share(counts, logged)
+    cosine = torch.cosine_similarity(vectors[:, None].double(), vectors.double(), dim=-1)
+    apart = []
+    for row in lists.tolist():
+        shown = [item for item in row if item >= 0]
+        pairs = [(a, b) for i, a in enumerate(shown) for b in shown[:i]]
+        apart.append(sum(1 - cosine[a, b].item() for a, b in pairs) / len(pairs))
+    assert found["diversity"] == pytest.approx(sum(apart) / len(apart), rel=1e-6)
+    assert "diversity" not in exposure_metrics(lists, logged)

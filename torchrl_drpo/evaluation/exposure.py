@@ -12,6 +12,7 @@ from torch import Tensor
 
 #: The most logged items of which `popular_share` speaks, as a share of the catalogue.
 HEAD = 0.2
+_LISTS_AT_A_TIME = 1024
 
 
 def exposure_counts(lists: Tensor, num_items: int) -> Tensor:
@@ -105,11 +106,42 @@ def intra_list_diversity(lists: Tensor, vectors: Tensor) -> float:
         1.0
     """
     unit = F.normalize(vectors.double(), dim=-1)
+    found = torch.cat([_apart(block, unit) for block in lists.split(_LISTS_AT_A_TIME)])
+    return found.mean().item()
+
+
+def exposure_metrics(
+    lists: Tensor, logged: Tensor, vectors: Tensor | None = None
+) -> dict[str, float]:
+    """All of the above for one policy's lists.
+
+    Args:
+        lists: item numbers, ``[N, k]``, -1 for an empty place.
+        logged: how often each item was logged in training, ``[V]``.
+        vectors: of all items, ``[V, D]``, for ``diversity``.
+
+    Example:
+        >>> exposure_metrics(torch.tensor([[0, 1]]), torch.tensor([6, 0]), torch.eye(2))
+        {'coverage': 1.0, 'gini': 0.0, 'novelty': 1.5963..., 'popular_share': 0.5, 'diversity': 1.0}
+    """
+    counts = exposure_counts(lists, len(logged))
+    out = {
+        "coverage": coverage(counts),
+        "gini": gini(counts),
+        "novelty": novelty(counts, logged),
+        "popular_share": popular_share(counts, logged),
+    }
+    if vectors is not None:
+        out["diversity"] = intra_list_diversity(lists, vectors)
+    return out
+
+
+def _apart(lists: Tensor, unit: Tensor) -> Tensor:
+    """Of each list with two items, the mean of 1 - cosine over its pairs."""
     there = lists >= 0
     shown = unit[lists.clamp(min=0)] * there.unsqueeze(-1)
     size = there.sum(-1)
     # Over all pairs at once: |sum of units|^2 holds each pair twice, and each item with itself.
     alike = shown.sum(1).square().sum(-1) - shown.square().sum((1, 2))
     pairs = size * (size - 1)
-    found = 1 - alike[pairs > 0] / pairs[pairs > 0]
-    return found.mean().item()
+    return 1 - alike[pairs > 0] / pairs[pairs > 0]

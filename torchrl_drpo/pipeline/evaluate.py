@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.evaluation.ranking import CatalogueScores, frequency_buckets
+from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.log import LogConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.details import (
+    Details,
+    bucket_metrics,
+    exposures,
+    policy_lists,
+    weighted_by_propensity,
+)
+from torchrl_drpo.pipeline.evaluation import Evaluation
 from torchrl_drpo.pipeline.numbered import NumberedRows, Numbering
 from torchrl_drpo.pipeline.off_policy import Progress, ValueOptions, policy_value, quiet
-from torchrl_drpo.pipeline.policy_value import PolicyValue, value_figure
-from torchrl_drpo.pipeline.rows import SplitLog
+from torchrl_drpo.pipeline.rows import HeldOut, SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
+    held_out_intervals,
     held_out_metrics,
     policy_scores,
     popularity_scores,
@@ -27,52 +38,20 @@ from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
 from torchrl_drpo.report.images import png, write_png
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of a policy and of the rankings that need none, on the same rows.
-
-    Attributes:
-        metrics: by method (random, popularity and the objective's name) and metric.
-        rows: how many held-out rows were evaluated.
-        unknown_rows: how many were not, since the policy does not know their item.
-        k: list length of the table.
-        value: what the policy would have earned, where that was asked for.
-        warnings: what makes all of it doubtful, in sentences.
-    """
-
-    metrics: dict[str, dict[str, float]]
-    rows: int
-    unknown_rows: int
-    k: int
-    value: PolicyValue | None = None
-    warnings: tuple[str, ...] = ()
-
-
 def command(config: EvaluateConfig) -> int:
     """``drpo evaluate``; code 1 where off-policy estimates were asked for and mean nothing."""
     with progress_bars() as progress:
         found = run_evaluate(config, progress)
     code = int(found.value is not None and found.value.is_meaningless)
-    if config.plot is not None and found.value is not None:
-        write_png(config.plot, png(value_figure(found.value)))
+    if config.plot is not None:
+        write_png(config.plot, png(found.figure()))
     if config.json:
-        metrics = {name: report.metrics_json(values) for name, values in found.metrics.items()}
-        facts: dict[str, Any] = {
-            "rows": found.rows,
-            "unknown_rows": found.unknown_rows,
-            "metrics": metrics,
-        }
-        if found.warnings:
-            facts["warnings"] = list(found.warnings)
-        if found.value is not None:
-            facts["off_policy"] = found.value.to_json()
-        print_json(facts)
+        print_json(found.to_json())
         return code
     for warning in found.warnings:
         say(warning)
-    summary = report.summarise({name: [values] for name, values in found.metrics.items()})
-    title = f"{found.rows:,} held-out rows ({found.unknown_rows:,} of unknown items left out)"
-    show(report.table(summary, title, found.k, upright=True))
+    for table in found.tables():
+        show(table)
     if found.value is not None:
         show(found.value.table("What the policy would have earned, from the log's own actions"))
         for note in found.value.notes():
@@ -112,7 +91,12 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
         )
         data = SplitLog.open(log, Path(scratch) / "log")
         return evaluate_checkpoint(
-            checkpoint, data, config.ks, ope=options if config.ope else None, progress=progress
+            checkpoint,
+            data,
+            config.ks,
+            details=config.details,
+            ope=options if config.ope else None,
+            progress=progress,
         )
 
 
@@ -121,6 +105,7 @@ def evaluate_checkpoint(
     data: SplitLog,
     ks: tuple[int, ...] = (10, 50),
     *,
+    details: bool = False,
     ope: ValueOptions | None = None,
     progress: Progress = quiet,
 ) -> Evaluation:
@@ -140,16 +125,61 @@ def evaluate_checkpoint(
         "popularity": popularity_scores(logged[logged >= 0], num_items, rows.action),
         checkpoint.facts["objective"]: policy_scores(checkpoint.actor, test.blocks(ROWS_SCORED)),
     }
+    intervals = {
+        method: held_out_intervals(score, rows, data.bounds, ks)
+        for method, score in scores.items()
+        if method != "random"
+    }
+    alike = held_out_metrics(scores["random"], rows, data.bounds, ks)
+    behind = None
+    if details:
+        behind = _details(checkpoint, data, numbering, test, rows, scores, ks)
     return Evaluation(
-        metrics={
-            method: held_out_metrics(score, rows, data.bounds, ks)
-            for method, score in scores.items()
-        },
+        intervals={"random": {n: Interval(v, math.nan, 1) for n, v in alike.items()}, **intervals},
         rows=len(rows.action),
         unknown_rows=int((~known).sum()),
         k=ks[-1],
+        details=behind,
         value=policy_value(checkpoint, data, numbering, ope, progress) if ope else None,
         warnings=_warnings(checkpoint, data),
+    )
+
+
+def _details(
+    checkpoint: PolicyCheckpoint,
+    data: SplitLog,
+    numbering: Numbering,
+    test: NumberedRows,
+    rows: HeldOut,
+    scores: dict[str, CatalogueScores],
+    ks: tuple[int, ...],
+) -> Details:
+    """See :class:`Details`; of the rows of items that the policy knows."""
+    judged = {name: score for name, score in scores.items() if name != "random"}
+    *_, policy = judged
+    logged = numbering.items[data.train_items()]
+    times = torch.bincount(logged[logged >= 0], minlength=len(checkpoint.items))
+    by_activity = []
+    if data.log.schema.user is not None:
+        users = data.log.split("train").column("user")
+        active = torch.bincount(users, minlength=int(rows.user.max()) + 1)[rows.user]
+        by_activity = frequency_buckets(active, ("seldom", "medium", "often"))
+    by_popularity = frequency_buckets(times[rows.action], ("tail", "middle", "head"))
+    index = checkpoint.index()
+    lists = {
+        "popularity": times.topk(min(ks[-1], len(times))).indices.unsqueeze(0),
+        policy: policy_lists(checkpoint, test, ks[-1]),
+    }
+    weighted = None
+    if data.log.schema.propensity is not None:
+        own = test.column("log_propensity")
+        weighted = weighted_by_propensity(judged, rows, own, data.num_items, data.bounds, ks)
+    return Details(
+        by_activity=bucket_metrics(by_activity, judged, rows, data.bounds, ks),
+        by_popularity=bucket_metrics(by_popularity, judged, rows, data.bounds, ks),
+        exposure=exposures(lists, rows.action, times, index.vectors[:, : index.dim]),
+        weighted=weighted,
+        k=ks[-1],
     )
 
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchrl_drpo.evaluation.off_policy import Difference, Estimate, LoggedRows
 from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior
 from torchrl_drpo.evaluation.off_policy.sensitivity import WeightBounds
-from torchrl_drpo.report.images import Figure
-from torchrl_drpo.report.off_policy import draw_estimates, draw_weights
-from torchrl_drpo.report.plots import axes_of
 from torchrl_drpo.report.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Canvas
 
 NOTE = (
     "Mean quality a row with its 95% interval. The difference is to what the log earned, on the "
@@ -170,18 +164,6 @@ class PolicyValue:
         found = vars(self.differences[name])
         finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
         return plain | {"difference": finite}
-
-
-def value_figure(value: PolicyValue) -> Figure:
-    """The estimates side by side, and the weights that they are made of."""
-
-    def draw(canvas: Canvas) -> None:
-        left, right = axes_of(canvas, 2, width_ratios=(3, 2))
-        draw_estimates(left, value.estimates, value.logging)
-        draw_weights(right, value.rows.log_ratio)
-
-    caption = "Estimates with 95% intervals and verdicts; the weights that they are made of."
-    return Figure("off_policy", caption, draw)
 
 
 def _interval(estimate: Estimate) -> str:

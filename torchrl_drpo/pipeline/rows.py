@@ -42,6 +42,7 @@ class HeldOut:
         labels: 0/1 feedback by name.
         context: numbers of the context columns' values, int64 ``[N, C]``; ``None`` where the log
             has no contexts.
+        has_users: whether the log says whose rows they are.
     """
 
     action: Tensor
@@ -49,12 +50,19 @@ class HeldOut:
     user: Tensor
     labels: dict[str, Tensor]
     context: Tensor | None = None
+    has_users: bool = True
+
+    @property
+    def unit(self) -> Tensor:
+        """Of what intervals are made: whose row it is, or each row by itself without users."""
+        return self.user if self.has_users else torch.arange(len(self.user))
 
     def take(self, rows: Tensor) -> HeldOut:
         """The same columns of some rows."""
         labels = {name: values[rows] for name, values in self.labels.items()}
         context = None if self.context is None else self.context[rows]
-        return HeldOut(self.action[rows], self.quality[rows], self.user[rows], labels, context)
+        columns = (self.action[rows], self.quality[rows], self.user[rows])
+        return HeldOut(*columns, labels, context, self.has_users)
 
 
 class SplitLog:
@@ -164,6 +172,7 @@ class SplitLog:
             user=self.test.column("user") if has_users else torch.zeros(len(quality)).long(),
             labels=self._read_labels(),
             context=self.test.column(("observation", "context")) if has_context else None,
+            has_users=has_users,
         )
 
     def _read_labels(self) -> dict[str, Tensor]:

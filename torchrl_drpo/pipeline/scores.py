@@ -13,9 +13,11 @@ from torchrl_drpo.evaluation.ranking import (
     LOGITS_AT_A_TIME,
     CatalogueScores,
     catalogue_scores,
+    jackknife,
     ranking_metrics,
     static_scores,
 )
+from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.rows import HeldOut
 
 #: Held-out rows whose states are computed together.
@@ -78,6 +80,18 @@ def popularity_scores(logged: Tensor, num_items: int, target: Tensor) -> Catalog
 def random_scores(num_items: int, target: Tensor) -> CatalogueScores:
     """Scores of a ranking drawn at random: all items tie, and ties have exact expectations."""
     return static_scores(torch.zeros(num_items, dtype=torch.double), target)
+
+
+def held_out_intervals(
+    scores: CatalogueScores,
+    rows: HeldOut,
+    bounds: QualityBounds | None = None,
+    ks: Sequence[int] = (10, 50),
+) -> dict[str, Interval]:
+    """:func:`held_out_metrics` with 95% intervals over users; over rows where there are none."""
+    return jackknife(
+        lambda some: held_out_metrics(scores.take(some), rows.take(some), bounds, ks), rows.unit
+    )
 
 
 def held_out_metrics(

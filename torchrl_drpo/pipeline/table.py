@@ -77,6 +77,8 @@ def table(
     *,
     upright: bool = False,
     further: Mapping[str, Mapping[str, str]] | None = None,
+    note: str | None = None,
+    remark: str = "",
 ) -> Table:
     """The table: a row a method, or (``upright``, for narrow terminals) a row a metric.
 
@@ -86,10 +88,14 @@ def table(
         k: list length of the hit rates shown.
         upright: see above.
         further: columns that are text already, cells of each method by heading.
+        note: in place of what is said of the metrics.
+        remark: beside it.
     """
     further = further or {}
     shown = _headings(list(next(iter(summary.values()))), k)
-    note = f"{NOTE} {CONTEXT_NOTE}" if f"lift@{k}_within" in shown else NOTE
+    if note is None:
+        note = f"{NOTE} {CONTEXT_NOTE}" if f"lift@{k}_within" in shown else NOTE
+    note = f"{note} {remark}".strip()
     if upright:
         body = [
             [heading, *(str(values[name]) for values in summary.values())]

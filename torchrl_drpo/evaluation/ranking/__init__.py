@@ -11,6 +11,8 @@ Ties are broken at random and the metrics are the exact expectation over that dr
 with all-equal scores gets precisely what random ranking gets (``k / V``), not rank one.
 """
 
+from torchrl_drpo.evaluation.ranking.buckets import Bucket, frequency_buckets
+from torchrl_drpo.evaluation.ranking.by_user import jackknife
 from torchrl_drpo.evaluation.ranking.gauc import GroupedAUC, grouped_auc
 from torchrl_drpo.evaluation.ranking.metrics import hit_rate, ndcg, top_k_quality
 from torchrl_drpo.evaluation.ranking.scores import (
@@ -21,17 +23,23 @@ from torchrl_drpo.evaluation.ranking.scores import (
     static_scores,
 )
 from torchrl_drpo.evaluation.ranking.table import ranking_metrics
+from torchrl_drpo.evaluation.ranking.weighted import uniform_log_weights, weighted_metrics
 
 __all__ = [
     "LOGITS_AT_A_TIME",
+    "Bucket",
     "CatalogueScores",
     "GroupedAUC",
     "catalogue_scores",
+    "frequency_buckets",
     "grouped_auc",
     "hit_rate",
+    "jackknife",
     "ndcg",
     "ranking_metrics",
     "scores_from_logits",
     "static_scores",
     "top_k_quality",
+    "uniform_log_weights",
+    "weighted_metrics",
 ]

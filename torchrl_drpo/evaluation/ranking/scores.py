@@ -31,6 +31,10 @@ class CatalogueScores(NamedTuple):
         """Expected one-based rank of the logged item, float64 ``[N]`` in ``[1, V]``."""
         return self.better.double() + (self.tied.double() + 1) / 2
 
+    def take(self, rows: Tensor) -> CatalogueScores:
+        """The scores of some rows."""
+        return CatalogueScores(*(column[rows] for column in self))
+
 
 def scores_from_logits(logits: Tensor, target: Tensor) -> CatalogueScores:
     """Ranks the target of each row among all columns of ``logits``.

@@ -19,6 +19,10 @@ class EvaluateConfig:
         test_days: the last so many days are evaluated; quality is fitted on the days before.
         labels: 0/1 columns of the schema for GAUC; all of them by default.
         ks: list lengths of the hit rates; the table shows the last one.
+        details: also metrics by the user's activity and by the item's popularity, what the policy's
+            lists do to the catalogue (coverage, Gini, novelty, share of the popular, diversity)
+            and, where the log has propensities, metrics as they would be had every item been shown
+            alike.
         ope: also estimate what the policy would have earned, from the log's own actions; exit code
             1 if no such estimate means anything.
         behavior: how likely the logging policy was to take its actions, for --ope: "logged" takes
@@ -30,7 +34,8 @@ class EvaluateConfig:
         draws: so many draws of the policy a row give the reward model's expectation for --ope; 0
             adds up over all items.
         ope_rows: --ope scores so many held-out rows at most, drawn at random.
-        plot: PNG file of the estimates with their intervals, and of what they rest on; for --ope.
+        plot: PNG file: of --ope the estimates with their intervals, and the weights that they rest
+            on; of --details the hit rates by activity and popularity.
         json: print the results as JSON instead of a table.
     """
 
@@ -39,6 +44,7 @@ class EvaluateConfig:
     test_days: int = 3
     labels: Names = None
     ks: tuple[int, ...] = (10, 50)
+    details: bool = False
     ope: bool = False
     behavior: Literal["auto", "logged", "fitted"] = "auto"
     reward_model: Literal["auto", "none"] = "auto"
@@ -54,8 +60,8 @@ class EvaluateConfig:
             raise ValueError(f"draws must be at least 0 a row, got {self.draws}")
         if self.ope_rows < 2:
             raise ValueError(f"ope_rows must be at least 2, got {self.ope_rows}")
-        if not self.ope and self.plot is not None:
-            raise ValueError("--plot draws what --ope finds: ask for both")
+        if self.plot is not None and not (self.ope or self.details):
+            raise ValueError("--plot draws what --ope and --details find: ask for one of them")
 
 
 @dataclass(frozen=True)

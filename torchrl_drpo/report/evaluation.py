@@ -1,4 +1,4 @@
-"""Figures of off-policy estimates: side by side with their intervals, and what they rest on."""
+"""Figures of an evaluation: estimates with their intervals, weights, rates by groups of rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from torchrl_drpo.evaluation.off_policy import Estimate
+from torchrl_drpo.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +70,39 @@ def draw_weights(axes: Axes, log_ratio: Tensor, bins: int = 40) -> None:
     axes.set_ylabel("rows")
     never = len(log_ratio) - len(taken)
     axes.set_title("Weights" + (f" ({never:,} rows have none)" if never else ""))
+
+
+def draw_rates(
+    axes: Axes,
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[Interval]],
+    colours: Sequence[str],
+) -> None:
+    """Rates of several groups of rows with their intervals, one series beside the other.
+
+    Args:
+        axes: empty.
+        labels: of the groups.
+        series: by name, a rate for each group; what is not finite is left out.
+        colours: of the series.
+    """
+    step = 0.6 / max(1, len(series))
+    for number, (name, rates) in enumerate(series.items()):
+        place = [x + step * (number - (len(series) - 1) / 2) for x in range(len(labels))]
+        there = [(x, r) for x, r in zip(place, rates, strict=True) if math.isfinite(r.mean)]
+        axes.errorbar(
+            [x for x, _ in there],
+            [r.mean for _, r in there],
+            yerr=[r.half_width if math.isfinite(r.half_width) else 0.0 for _, r in there],
+            fmt="o",
+            capsize=3,
+            color=colours[number],
+            label=name,
+        )
+    axes.set_xticks(range(len(labels)), labels, fontsize=8)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8, loc="best")
 
 
 def _limits(estimates: Sequence[Estimate]) -> tuple[float, float]:
