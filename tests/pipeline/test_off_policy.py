@@ -101,7 +101,38 @@ def test_without_propensities_they_are_fitted_and_it_is_said(
     snips = value.estimates["SNIPS"]
     assert snips.low - 0.03 < truth < snips.high + 0.03
     said = " ".join(value.notes())
-    assert "none that was logged was used" in said
+    assert "Propensities are fitted, the log has none" in said
+    assert all(
+        each.low < value.estimates[each.estimator].value < each.high for each in value.bounds
+    )
+    assert [each.factor for each in value.bounds] == [1.5, 2.0]
+    assert value.to_json()["behavior"]["factor_to_logged"] is None
+    table = value.calibration_table()
+    assert table is not None
+    assert len(table.rows) == len(value.behavior.calibration.predicted)
+    with pytest.raises(ValueError, match="the log has no propensities"):
+        run_evaluate(replace(config, behavior="logged"))
+
+
+def test_fitted_propensities_come_near_the_logged_ones_and_so_does_the_estimate(
+    trained: TrainConfig,
+) -> None:
+    config = EvaluateConfig(
+        trained.output / "positive-only", trained.logs, ks=(3,), ope=True, reward_model="none"
+    )
+    logged, fitted = (
+        run_evaluate(replace(config, behavior=which)).value for which in ("logged", "fitted")
+    )
+    assert logged is not None
+    assert fitted is not None
+    assert logged.calibration_table() is None
+    assert fitted.gap < 1.15
+    assert "though the log has its own" in " ".join(fitted.notes())
+    true, model = logged.estimates["SNIPS"], fitted.estimates["SNIPS"]
+    assert true.low < model.value < true.high
+    assert model.verdict == "weak"  # never usable: nobody knows how good the model is
+    for bound in fitted.bounds:  # IPS within the factor of the logged propensities holds the truth
+        assert bound.low < true.value < bound.high
 
 
 def test_the_command_prints_it_and_says_by_its_code_what_it_is_worth(

@@ -54,6 +54,9 @@ def command(config: EvaluateConfig) -> int:
         show(table)
     if found.value is not None:
         show(found.value.table("What the policy would have earned, from the log's own actions"))
+        calibration = found.value.calibration_table()
+        if calibration is not None:
+            show(calibration)
         for note in found.value.notes():
             say(f"- {note}")
     if config.plot is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.modules import ProbabilisticActor
 
@@ -18,7 +19,7 @@ from torchrl_drpo.evaluation.off_policy import (
     against,
     logging_value,
 )
-from torchrl_drpo.evaluation.off_policy.behavior import fit_behavior
+from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior, fit_behavior
 from torchrl_drpo.evaluation.off_policy.cloning import Cloning
 from torchrl_drpo.evaluation.off_policy.logs import RowSample, gathered
 from torchrl_drpo.evaluation.off_policy.policies import score_log
@@ -34,8 +35,8 @@ from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_act
 #: Estimators of the table that need no reward model, and those that do.
 WEIGHTED = ("IPS", "clipped IPS", "SNIPS")
 MODELLED = ("DM", "DR", "SNDR", "Switch-DR", "DRos")
-#: Gradient steps of each model of the logging policy.
-CLONING_STEPS = 400
+#: Models of the logging policy, and gradient steps of each.
+FOLDS, CLONING_STEPS = 5, 400
 #: By which factors fitted weights may be wrong, for the bounds.
 FACTORS = (1.5, 2.0)
 
@@ -99,7 +100,7 @@ def policy_value(
     rows = NumberedRows(data, "test", numbering, only_known=fitted)
     sample = RowSample(rows, options.max_rows)
     model, source = _reward_model(checkpoint, data, numbering, options, progress)
-    behavior = fit_behavior(sample, _cloning(checkpoint, data)) if fitted else None
+    behavior = _behavior(checkpoint, data, sample, progress) if fitted else None
     scored = score_log(
         checkpoint.actor,
         sample,
@@ -124,6 +125,7 @@ def policy_value(
         else RewardFacts(source, explained, int(known.sum())),
         behavior=behavior,
         bounds=_bounds(scored) if fitted else (),
+        gap=None if behavior is None else _gap(behavior, data, sample),
         left_out=len(data.test) - len(rows),
     )
 
@@ -197,12 +199,36 @@ def _never_taken(rows: LoggedRows, unknown: Tensor) -> LoggedRows:
     return replace(rows, **changes)
 
 
+def _gap(behavior: FittedBehavior, data: SplitLog, sample: RowSample) -> float | None:
+    """The median factor between fitted and logged propensities; ``None`` where none is logged."""
+    if data.log.schema.propensity is None:
+        return None
+    logged = sample.column("log_propensity").double()
+    return (behavior.log_propensity - logged).abs().median().exp().item()
+
+
 def _bounds(rows: LoggedRows) -> list[WeightBounds]:
     name: Literal["SNIPS", "SNDR"] = "SNIPS" if rows.value is None else "SNDR"
     return [weight_bounds(rows, factor, estimator=name) for factor in FACTORS]
 
 
+def _behavior(
+    checkpoint: PolicyCheckpoint, data: SplitLog, sample: RowSample, progress: Progress
+) -> FittedBehavior:
+    """Propensities by models of the logging policy, each fitted without the rows that it judges."""
+    cloning, there = _cloning(checkpoint, data), 0
+
+    def counted(rows: TensorDictBase) -> Any:
+        nonlocal there
+        fitted, there = cloning(rows), there + 1
+        progress("logging policy, folds", there, FOLDS)
+        return fitted
+
+    return fit_behavior(sample, counted, folds=FOLDS)
+
+
 def _cloning(checkpoint: PolicyCheckpoint, data: SplitLog) -> Cloning:
+    """Behaviour cloning by an untrained policy of the checkpoint's shape."""
     model = checkpoint.model
 
     def untrained() -> ProbabilisticActor:

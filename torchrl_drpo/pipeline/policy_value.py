@@ -63,6 +63,7 @@ class PolicyValue:
         reward_model: that the later estimators follow; ``None`` where there are none of these.
         behavior: the model of the logging policy, where propensities are fitted.
         bounds: where estimates lie if every weight is wrong by some factor, where they are fitted.
+        gap: median factor between fitted and logged propensities, where there are both.
         left_out: held-out rows of items that the policy does not know, which are not among ``rows``
             (with logged propensities they are, as actions that it never takes).
     """
@@ -74,6 +75,7 @@ class PolicyValue:
     reward_model: RewardFacts | None = None
     behavior: FittedBehavior | None = None
     bounds: Sequence[WeightBounds] = ()
+    gap: float | None = None
     left_out: int = 0
 
     @property
@@ -104,6 +106,7 @@ class PolicyValue:
             out["reward_model"] = self.reward_model.to_json()
         if self.behavior is not None:
             out["behavior"] = self.behavior.to_json()
+            out["behavior"]["factor_to_logged"] = self.gap
             out["sensitivity"] = [vars(each) for each in self.bounds]
         return out
 
@@ -140,14 +143,47 @@ class PolicyValue:
         if self.reward_model is not None:
             out.append(f"{self.reward_model}.")
         if self.behavior is not None:
-            logged = self.behavior.calibration
-            out.append(
-                "The propensities were fitted, by models of the logging policy that had not seen "
-                f"the row; none that was logged was used. {logged}, and "
-                f"{self.behavior.clip_rate:.1%} were raised to {self.behavior.floor:.2g}."
-            )
-            out += [f"{each.estimator} lies in {each}." for each in self.bounds]
+            out += self._of_behavior(self.behavior)
         return out + self._reasons()
+
+    def calibration_table(self) -> Table | None:
+        """Fitted propensities against what was logged; ``None`` where none were fitted."""
+        if self.behavior is None:
+            return None
+        found = self.behavior.calibration
+        body = [
+            [f"{math.exp(log):.2g}", f"{predicted:.1%}", f"{observed:.1%}", f"{excess:.2f}"]
+            for log, predicted, observed, excess in zip(
+                found.log_propensity, found.predicted, found.observed, found.excess, strict=True
+            )
+        ]
+        header = ["propensity", "predicted rows", "logged rows", "too large by"]
+        note = (
+            "Actions that the fitted models draw at the rows, and those that were logged there, by "
+            "tenths of propensity. Weights are too small by the last column where it is above 1."
+        )
+        return Table("Fitted propensities", header, body, note=note)
+
+    def _of_behavior(self, behavior: FittedBehavior) -> list[str]:
+        out = [
+            "Propensities are fitted, "
+            + ("the log has none" if self.gap is None else "though the log has its own")
+            + f": each row's by a model of the logging policy that had not seen it. "
+            f"{behavior.calibration}, and {behavior.clip_rate:.1%} were raised to "
+            f"{behavior.floor:.2g}."
+        ]
+        if self.gap is not None:
+            out.append(f"Half of them lie within a factor of {self.gap:.2f} of the logged ones.")
+        own = self.logging.value
+        for each in self.bounds:
+            side = (
+                "above" if each.low > own else "below" if each.high < own else "on either side of"
+            )
+            out.append(
+                f"If weights are wrong by a factor of up to {each.factor:g}, {each.estimator} lies "
+                f"in [{each.low:.4g}, {each.high:.4g}], {side} what the log earned."
+            )
+        return out
 
     def _reasons(self) -> list[str]:
         """What speaks against estimates, each with those that it speaks against."""

@@ -23,8 +23,8 @@ class EvaluateConfig:
             lists do to the catalogue (coverage, Gini, novelty, share of the popular, diversity)
             and, where the log has propensities, metrics as they would be had every item been shown
             alike.
-        ope: also estimate what the policy would have earned, from the log's own actions; exit code
-            1 if no such estimate means anything.
+        ope: also estimate what the policy would have earned, from the log's own actions; where no
+            such estimate means anything, the exit code is 1.
         behavior: how likely the logging policy was to take its actions, for --ope: "logged" takes
             the log's propensities, "fitted" those of a model that is fitted to the held-out rows,
             "auto" the logged ones where there are any.
