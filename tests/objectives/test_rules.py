@@ -252,6 +252,16 @@ class TestPropensities:
         with pytest.raises(ValueError, match=r"behavior_log_prob .* row 2 holds inf"):
             loss(logged)
 
+    def test_the_logarithm_of_a_buffer_survives_where_the_propensity_has_underflowed(
+        self, actor: Actor, data: TensorDict
+    ):
+        loss = drpo.TOPRLoss(actor)
+        by_propensity = loss(data)["loss_actor"]
+        data["log_propensity"] = data["propensity"].log()
+        assert loss(data)["loss_actor"] == by_propensity
+        data["propensity"] = torch.zeros_like(data["propensity"])  # 1e-60 in float32
+        assert loss(data)["loss_actor"] == by_propensity
+
     def test_absent_they_are_asked_for(self, actor: Actor, data: TensorDict):
         with pytest.raises(KeyError, match="TOPRLoss reads its propensity from"):
             drpo.TOPRLoss(actor)(data.exclude("propensity"))

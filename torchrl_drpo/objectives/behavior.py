@@ -47,11 +47,15 @@ class BehaviorLoss(AdvantageLoss):
 
         Attributes:
             propensity: mu(a|s), in (0, 1], ``[*B]`` or ``[*B, 1]``.
-            behavior_log_prob: log mu(a|s) in nats, used instead of the propensity where the batch
-                has it. For continuous actions it is a log-density, and the only right choice.
+            log_propensity: its natural logarithm, as this package's buffers give it beside the
+                propensity; used instead where the batch has it, for float32 holds no probability
+                below 1e-45.
+            behavior_log_prob: log mu(a|s) in nats, used instead of both where the batch has it.
+                For continuous actions it is a log-density, and the only right choice.
         """
 
         propensity: NestedKey = "propensity"
+        log_propensity: NestedKey = "log_propensity"
         behavior_log_prob: NestedKey = "behavior_log_prob"
 
     default_keys = _AcceptedKeys
@@ -121,12 +125,14 @@ class BehaviorLoss(AdvantageLoss):
         return None if logged is None else scored.take(logged)
 
     def _logged_log_prob(self, tensordict: TensorDictBase) -> Tensor | None:
-        name = "behavior_log_prob"
-        if _batch.optional_entry(tensordict, self.tensor_keys.behavior_log_prob) is None:
-            name = "propensity"
-            missing = _batch.optional_entry(tensordict, self.tensor_keys.propensity) is None
-            if missing and self.behavior == "auto":
-                return None
+        there = [
+            name
+            for name in ("behavior_log_prob", "log_propensity", "propensity")
+            if _batch.optional_entry(tensordict, getattr(self.tensor_keys, name)) is not None
+        ]
+        if not there and self.behavior == "auto":
+            return None
+        name = there[0] if there else "propensity"
         key = getattr(self.tensor_keys, name)
         values = _batch.read_entry(tensordict, key, name, type(self).__name__).detach()
         values = at_least_float32(values)
