@@ -3,8 +3,16 @@
 Only probabilities of logged actions are needed, as logarithms; no table of rows by items is made
 anywhere. Every estimate comes with an interval for what it converges to and with a verdict,
 ``usable``, ``weak`` or ``meaningless``, from what its weights say.
+
+The way through: :func:`score_log` makes rows of a policy and a log (where no propensity was
+logged, with what :func:`fit_behavior` made of it); an estimator of :data:`ESTIMATORS` makes an
+:class:`Estimate` of the rows; :func:`against` compares estimates on the same rows, and
+:func:`weight_bounds` says what propensities that are wrong by a factor could do.
 """
 
+from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior, fit_behavior
+from torchrl_drpo.evaluation.off_policy.calibration import Calibration
+from torchrl_drpo.evaluation.off_policy.cloning import Cloning, make_logistic_actor
 from torchrl_drpo.evaluation.off_policy.compare import (
     Difference,
     against,
@@ -28,7 +36,19 @@ from torchrl_drpo.evaluation.off_policy.estimators import (
     subgaussian_ips,
     switch_doubly_robust,
 )
+from torchrl_drpo.evaluation.off_policy.gaussian import DecodedPolicy, expected_effective_share
+from torchrl_drpo.evaluation.off_policy.groups import ItemGroups, group_frequencies
+from torchrl_drpo.evaluation.off_policy.logs import LogKeys, RowSample
+from torchrl_drpo.evaluation.off_policy.policies import score_log
+from torchrl_drpo.evaluation.off_policy.predictions import InnerProductReward
 from torchrl_drpo.evaluation.off_policy.rows import LoggedRows
+from torchrl_drpo.evaluation.off_policy.selection import (
+    SelectionQuality,
+    cross_validated,
+    selection_quality,
+    slope,
+)
+from torchrl_drpo.evaluation.off_policy.sensitivity import WeightBounds, weight_bounds
 from torchrl_drpo.evaluation.off_policy.sequences import (
     SEQUENCE_ESTIMATORS,
     LoggedSessions,
@@ -71,26 +91,41 @@ __all__ = [
     "SEQUENCE_ESTIMATORS",
     "SLATE_ESTIMATORS",
     "THRESHOLDS",
+    "Calibration",
+    "Cloning",
+    "DecodedPolicy",
     "Diagnostics",
     "Difference",
     "Estimate",
+    "FittedBehavior",
+    "InnerProductReward",
+    "ItemGroups",
+    "LogKeys",
     "LoggedRows",
     "LoggedSessions",
     "LoggedSlates",
+    "RowSample",
+    "SelectionQuality",
     "SlateWeights",
     "SlotMoments",
     "StepInputs",
+    "WeightBounds",
     "against",
     "cascade_doubly_robust",
     "clipped_ips",
+    "cross_validated",
     "diagnose",
     "difference",
     "direct_method",
     "doubly_robust",
+    "expected_effective_share",
+    "fit_behavior",
     "fitted_q",
+    "group_frequencies",
     "independent_ips",
     "ips",
     "logging_value",
+    "make_logistic_actor",
     "marginalised_ips",
     "off_cem",
     "optimistic_shrinkage",
@@ -102,6 +137,8 @@ __all__ = [
     "pseudo_inverse_weights",
     "reward_interaction_ips",
     "ridge",
+    "score_log",
+    "selection_quality",
     "self_normalised_cascade_doubly_robust",
     "self_normalised_doubly_robust",
     "self_normalised_independent_ips",
@@ -110,6 +147,7 @@ __all__ = [
     "self_normalised_standard_ips",
     "sequential_direct_method",
     "sequential_doubly_robust",
+    "slope",
     "slot_moments",
     "snips",
     "standard_ips",
@@ -117,6 +155,7 @@ __all__ = [
     "subgaussian_ips",
     "switch_doubly_robust",
     "trajectory_is",
+    "weight_bounds",
     "weighted_per_decision_is",
     "weighted_sequential_doubly_robust",
     "weighted_trajectory_is",
