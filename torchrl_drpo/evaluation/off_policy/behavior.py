@@ -46,7 +46,7 @@ class FittedBehavior:
     Attributes:
         log_propensity: logarithm, after clipping, float64 ``[N]``.
         log_group_propensity: of the logged actions' groups, float64 ``[N]``, where groups were
-            given.
+            given; after clipping at the floor times the items of the group.
         action: the rows' actions, by which the log is recognised.
         groups: the groups.
         calibration: observed against predicted, before clipping.
@@ -86,10 +86,15 @@ class FittedBehavior:
         return out | {"log_behavior_group": self.log_group_propensity}
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data, but for the rows."""
-        named = ("log_likelihood", "floor", "clip_rate", "folds")
-        plain = {name: getattr(self, name) for name in named}
-        return {"propensities": "fitted", **plain, "calibration": self.calibration.to_json()}
+        """As strict JSON data, but for the rows."""
+        return {
+            "propensities": "fitted",
+            "log_likelihood": self.log_likelihood if math.isfinite(self.log_likelihood) else None,
+            "floor": self.floor,
+            "clip_rate": self.clip_rate,
+            "folds": self.folds,
+            "calibration": self.calibration.to_json(),
+        }
 
     def __str__(self) -> str:
         return f"fitted propensities: {self.calibration}, {self.clip_rate:.1%} clipped"
@@ -132,7 +137,7 @@ def fit_behavior(
 
     Example:
         >>> from tensordict import TensorDict
-        >>> from torchrl_drpo.evaluation.off_policy.cloning import Cloning, make_logistic_actor
+        >>> from torchrl_drpo.evaluation.off_policy import Cloning, make_logistic_actor
         >>> rows = TensorDict({"observation": torch.randn(600, 1)}, [600])
         >>> rows["action"] = (rows["observation"][:, 0] + torch.randn(600) > 0).long()
         >>> actor = lambda: make_logistic_actor(2, rows["observation"])
@@ -172,6 +177,10 @@ def fit_behavior(
             "other action; evaluate on a log with randomised actions"
         )
     lowest = math.log(least) if least else -math.inf
+    if groups is not None and of_group is not None:
+        # As the items are: a group of one must not part from its item.
+        members = torch.bincount(groups.of(torch.arange(groups.num_items)))
+        of_group = of_group.maximum(lowest + members[groups.of(action.cpu())].double().log())
     return FittedBehavior(
         log_propensity=logged.clamp_min(lowest),
         log_group_propensity=of_group,

@@ -67,23 +67,36 @@ def calibrate(logged: Tensor, drawn: Tensor, bins: int = 10) -> Calibration:
         >>> calibrate(half, half.repeat(2, 1)).observed
         (1.0,)
     """
-    logged, drawn = logged.double().reshape(-1), drawn.double().reshape(-1)
-    ordered = drawn.sort().values
+    logged, drawn = logged.double().reshape(-1), drawn.double().reshape(-1, logged.numel())
+    drawn = drawn.contiguous()
+    ordered = drawn.flatten().sort().values
     places = (torch.arange(1, bins) * len(ordered)) // bins
     # Propensities that differ by rounding are one: a bin ends above its last value.
     edges = torch.unique(ordered[places] + 1e-6)
     edges = edges[edges < ordered[-1]]
     of_drawn, of_logged = torch.bucketize(drawn, edges), torch.bucketize(logged, edges)
     count = len(edges) + 1
-    predicted = torch.bincount(of_drawn, minlength=count).double() / len(drawn)
+    predicted = torch.bincount(of_drawn.flatten(), minlength=count).double() / drawn.numel()
     observed = torch.bincount(of_logged, minlength=count).double() / len(logged)
-    mean = torch.zeros(count, dtype=torch.float64).index_add_(0, of_drawn, drawn) / len(drawn)
-    error = (observed - predicted).abs().sum().item() / 2
-    spread = (predicted * (1 - predicted) * (1 / len(logged) + 1 / len(drawn))).sqrt().sum().item()
+    mean = torch.zeros_like(predicted).index_add_(0, of_drawn.flatten(), drawn.flatten())
+    spread = (_variance_of_a_row(of_drawn, count) * (1 + 1 / len(drawn)) / len(logged)).sqrt()
     return Calibration(
-        tuple((mean / predicted).tolist()),
+        tuple((mean / predicted / drawn.numel()).tolist()),
         tuple(predicted.tolist()),
         tuple(observed.tolist()),
-        error,
-        math.sqrt(2 / math.pi) * spread / 2,
+        (observed - predicted).abs().sum().item() / 2,
+        math.sqrt(2 / math.pi) * spread.sum().item() / 2,
     )
+
+
+def _variance_of_a_row(of_drawn: Tensor, bins: int) -> Tensor:
+    """Of "lies in bin b", between draws at one row and averaged over the rows, ``[bins]``.
+
+    Rows whose state alone decides the bin have none: there chance cannot move the error either.
+    One draw a row says nothing of that, and all spread is then taken for chance.
+    """
+    draws = len(of_drawn)
+    share = torch.stack([(of_drawn == each).double().mean(0) for each in range(bins)])
+    if draws == 1:
+        share = share.mean(1, keepdim=True)
+    return (share * (1 - share)).mean(1) * draws / max(1, draws - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -137,13 +138,19 @@ class Cloning:
             raise ValueError(f"held_out must lie in (0, 0.5], got {self.held_out}")
 
     def __call__(self, rows: TensorDictBase) -> ProbabilisticTensorDictSequential:
-        """An actor fitted to ``rows``, batch size ``[N]``, frozen and in evaluation mode."""
+        """An actor fitted to ``rows``, batch size ``[N]``, frozen and in evaluation mode.
+
+        Raises:
+            ValueError: if held-out actions have no finite log-probability.
+        """
         group = None if self.group_key is None else rows.get(self.group_key)
         parts = round(1 / self.held_out)
         held = assign_folds(len(rows), parts, group=group, seed=self.seed + 1) == 0
-        learned, judged = (~held).nonzero()[:, 0], held.nonzero()[:, 0][:_MOST_HELD]
+        learned, judged = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self.seed)
+            # Not the first ones: a log lies in order of time.
+            judged = judged[torch.randperm(len(judged))[:_MOST_HELD]]
             actor = self.make_actor()
             loss = BehaviorCloningLoss(actor)
             loss.set_keys(action=self.action_key)
@@ -161,6 +168,12 @@ class Cloning:
         for step in range(self.steps + 1):
             if step % self.check_every == 0 or step == self.steps:
                 value = self._value(loss, judged)
+                if not math.isfinite(value):
+                    raise ValueError(
+                        f"the model of the logging policy gives held-out actions a mean "
+                        f"log-probability of {-value} after {step} steps: does every row have a "
+                        "finite state, and an action that the actor can take?"
+                    )
                 improved = value < best
                 best, since = (value, 0) if improved else (best, since + 1)
                 if improved:
