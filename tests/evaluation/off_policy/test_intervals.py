@@ -7,10 +7,16 @@ import math
 import pytest
 import torch
 from scipy import stats
+from tensordict import TensorDict
+from torch.distributions import Categorical
 
 from tests.evaluation.off_policy.worlds import draw, logged
 from torchrl_drpo.evaluation.off_policy import (
+    SEQUENCE_ESTIMATORS,
+    SLATE_ESTIMATORS,
     LoggedRows,
+    LoggedSessions,
+    LoggedSlates,
     against,
     clipped_ips,
     diagnose,
@@ -19,6 +25,7 @@ from torchrl_drpo.evaluation.off_policy import (
     doubly_robust,
     ips,
     logging_value,
+    score_log,
     snips,
 )
 from torchrl_drpo.evaluation.off_policy.diagnostics import pareto_shape
@@ -133,6 +140,70 @@ def test_verdicts() -> None:
     assert capped.clip_rate == pytest.approx(10 / 410)
     assert capped.clipped_mass == pytest.approx(1 - 450 / 900)
     assert diagnose(torch.ones(500).double(), never_logged=0.2).verdict == "weak"
+
+
+def heavy(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Logs of 500 with two heavy ones, which have different clusters."""
+    log_target = torch.full(shape, 1e-4).double().log()
+    log_target[::400] = -1e-3
+    probs = {"log_target": log_target, "log_behavior": log_target.clamp(max=-7)}
+    slots = {f"{name}_slot": each for name, each in probs.items()}
+    return {"reward": torch.rand(shape).double(), **probs, **slots}
+
+
+def without_slots(kind):
+    def make(**columns):
+        return kind(**{name: each for name, each in columns.items() if "slot" not in name})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("estimators", "make", "shape", "unit"),
+    [
+        ({"IPS": ips, "SNIPS": snips}, without_slots(LoggedRows), (500,), "row"),
+        (SEQUENCE_ESTIMATORS, without_slots(LoggedSessions), (500, 1), "session"),
+        (SLATE_ESTIMATORS, LoggedSlates, (500, 1), "slate"),
+    ],
+)
+def test_reasons_speak_of_what_has_a_weight(estimators, make, shape, unit) -> None:
+    alone = make(**heavy(shape))
+    many = make(**heavy(shape), cluster=torch.arange(500) // 2)
+    for name, estimator in estimators.items():
+        if name in ("DM", "DR", "WDR") or "cascade" in name:
+            continue  # they need a model, and diagnose as the others do
+        said = "; ".join(why for _, why in estimator(alone).diagnostics.reasons())
+        assert f" {unit}s" in said
+        assert f"one {unit} has" in said
+        assert ("row" in said) == (unit == "row")
+        of_many = "; ".join(why for _, why in estimator(many).diagnostics.reasons())
+        assert f"clusters of {unit}s" in of_many
+        assert estimator(alone).to_json()["unit"] == unit
+
+
+def test_users_of_a_log_are_the_clusters_of_every_interval() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(600, 5, generator=g)
+    log = TensorDict({"user": torch.arange(600) // 4}, [600])
+    log["action"] = torch.randint(5, (600,), generator=g)
+    log["propensity"] = torch.full((600,), 0.2)
+    taste = torch.rand(150, generator=g).repeat_interleave(4)
+    log["next", "reward"] = (torch.rand(600, generator=g) < taste).float()
+    rows = score_log(Categorical(logits=logits), log)
+    w = (torch.softmax(logits.double(), -1).gather(-1, log["action"][:, None])[:, 0]) / 0.2
+    r = log["next", "reward"].double()
+    value = (w * r).sum() / w.sum()
+    for estimator, phi in ((ips, w * r - (w * r).mean()), (snips, w * (r - value) / w.mean())):
+        by_user = phi.reshape(150, 4).sum(-1)  # the sandwich of the users' sums, by hand
+        want = math.sqrt(150 / 149 * by_user.square().sum().item()) / 600
+        found = estimator(rows)
+        assert found.standard_error == pytest.approx(want, rel=1e-5)
+        assert found.diagnostics.units == 150
+        plain = estimator(score_log(Categorical(logits=logits), log.exclude("user")))
+        assert found.high - found.low > 1.1 * (plain.high - plain.low)
+        assert difference(found, logging_value(rows)).standard_error != pytest.approx(
+            difference(plain, logging_value(rows)).standard_error, rel=1e-3
+        )
 
 
 def test_equal_policies_differ_by_nothing() -> None:

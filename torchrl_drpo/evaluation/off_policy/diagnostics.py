@@ -31,8 +31,8 @@ class Diagnostics:
     """What an estimate rests on.
 
     Attributes:
-        rows: logged rows.
-        units: independent rows or clusters.
+        rows: logged rows, sessions or slates: whatever ``unit`` says has one weight.
+        units: independent ones of these, or clusters.
         effective_rows: Kish's effective sample size, (sum w)^2 / sum w^2, of rows or of clusters.
         largest_share: share of all weight that the heaviest row has.
         mean_weight: mean of w, which is 1 where the policy only takes actions that are logged.
@@ -47,6 +47,7 @@ class Diagnostics:
         relies_on_weights: False for the direct method, which these numbers say nothing about.
         fitted: whether the logging policy's probabilities come of a model of the log.
         log_rows: rows of the log that these were drawn from, where they are a sample.
+        unit: what has one weight: ``"row"``, ``"session"`` or ``"slate"``.
     """
 
     rows: int
@@ -63,6 +64,7 @@ class Diagnostics:
     relies_on_weights: bool = True
     fitted: bool = False
     log_rows: int | None = None
+    unit: str = "row"
 
     def reasons(self) -> list[tuple[Verdict, str]]:
         """What speaks against the estimate, a verdict and a sentence each."""
@@ -74,15 +76,17 @@ class Diagnostics:
             out.append(
                 ("weak", "the propensities are fitted, not logged: no interval knows how well")
             )
+        many = f"{self.unit}s" if self.units == self.rows else f"clusters of {self.unit}s"
         for name, words in _WORDS.items():
             value, (weak, worst) = getattr(self, name), THRESHOLDS[name]
             low = name.startswith("effective")
             if math.isnan(value):
                 continue
+            said = words.format(value, one=self.unit, many=many)
             if (value < worst) if low else (value > worst):
-                out.append(("meaningless", words.format(value)))
+                out.append(("meaningless", said))
             elif (value < weak) if low else (value > weak):
-                out.append(("weak", words.format(value)))
+                out.append(("weak", said))
         return out
 
     @property
@@ -103,12 +107,12 @@ class Diagnostics:
 #: A weight whose square no float holds.
 _BEYOND = 1e150
 _WORDS = {
-    "effective_rows": "the weights are worth {:.1f} rows",
-    "largest_share": "one row has {:.0%} of all weight",
+    "effective_rows": "the weights are worth {:.1f} {many}",
+    "largest_share": "one {one} has {:.0%} of all weight",
     "mean_weight_error": "the mean weight lies {:.1f} standard errors from 1",
     "effective_events": "the weighted rewards are worth {:.1f} equal ones",
     "pareto_k": "the weights' tail has Pareto k {:.2f}",
-    "never_logged": "{:.0%} of the policy is on actions that no row shows",
+    "never_logged": "{:.0%} of the policy is on actions that no {one} shows",
     "clipped_mass": "clipping takes {:.0%} of the weight away",
 }
 
@@ -122,6 +126,7 @@ def diagnose(
     never_logged: float = math.nan,
     fitted: bool = False,
     log_rows: int | None = None,
+    unit: str = "row",
 ) -> Diagnostics:
     """What importance weights say.
 
@@ -133,6 +138,7 @@ def diagnose(
         never_logged: see :class:`Diagnostics`.
         fitted: see there.
         log_rows: see there.
+        unit: see there.
 
     Raises:
         ValueError: if every weight is 0: the policy and the log have no action in common.
@@ -164,6 +170,7 @@ def diagnose(
         never_logged=never_logged,
         fitted=fitted,
         log_rows=log_rows,
+        unit=unit,
     )
 
 

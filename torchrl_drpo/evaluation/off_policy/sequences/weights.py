@@ -58,8 +58,10 @@ def ratio_of_means(log_weight: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return ratio, weight * (values - ratio) / weight.mean(0)
 
 
-def diagnose_products(log_weight: Tensor, cluster: Tensor | None = None) -> Diagnostics:
-    """What weights of whole rows say, ``[S]``, however large they are.
+def diagnose_products(
+    log_weight: Tensor, cluster: Tensor | None = None, *, unit: str = "session"
+) -> Diagnostics:
+    """What weights of whole sessions or slates say, ``[S]``, however large they are.
 
     Raises:
         ValueError: if every weight is 0.
@@ -72,6 +74,6 @@ def diagnose_products(log_weight: Tensor, cluster: Tensor | None = None) -> Diag
         )
     beyond = log_weight.max().item() - _LARGEST
     if beyond <= 0:
-        return diagnose(log_weight.exp(), cluster=cluster)
-    scaled = diagnose((log_weight - beyond).exp(), cluster=cluster)
+        return diagnose(log_weight.exp(), cluster=cluster, unit=unit)
+    scaled = diagnose((log_weight - beyond).exp(), cluster=cluster, unit=unit)
     return replace(scaled, mean_weight=math.inf, mean_weight_error=math.inf)

@@ -153,9 +153,12 @@ def _slots(slates: LoggedSlates) -> tuple[Tensor, Diagnostics]:
             f"at position {never[0]} none of the {len(slates)} logged items is one that the policy "
             "would show there: there is no overlap, and nothing can be said of its value"
         )
-    found = [diagnose_products(slot, slates.cluster) for slot in log_weight.unbind(-1)]
+    found = [
+        diagnose_products(slot, slates.cluster, unit="slate") for slot in log_weight.unbind(-1)
+    ]
     return log_weight, min(found, key=lambda each: each.effective_rows)
 
 
 def _named(name: str, estimate: Estimate) -> Estimate:
-    return replace(estimate, name=name)
+    """An estimate of sequences as one of slates."""
+    return replace(estimate, name=name, diagnostics=replace(estimate.diagnostics, unit="slate"))

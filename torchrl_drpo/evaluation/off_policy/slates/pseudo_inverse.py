@@ -163,7 +163,9 @@ def _diagnosed(slates: LoggedSlates, weights: SlateWeights | None) -> tuple[Tens
     weight = given.weight.detach().to("cpu", torch.float64)
     if weight.shape != (len(slates),):
         raise ValueError(f"{weight.numel()} weights for {len(slates)} slates")
-    found = diagnose(weight.abs(), cluster=slates.cluster, never_logged=given.never_logged)
+    found = diagnose(
+        weight.abs(), cluster=slates.cluster, never_logged=given.never_logged, unit="slate"
+    )
     mean = weight.mean().item()
     error = standard_error(weight - mean, slates.cluster)
     distance = abs(mean - 1)
