@@ -36,6 +36,7 @@ _HOME = {
         "Percentile",
         "ReturnToGo",
         "RewardFormula",
+        "TextFiles",
     ),
     "sources": ("LogError",),
     "store": ("ConversionReport", "StoreError", "StoreReport", "verify_store"),
@@ -72,6 +73,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from .schema import Percentile as Percentile
     from .schema import ReturnToGo as ReturnToGo
     from .schema import RewardFormula as RewardFormula
+    from .schema import TextFiles as TextFiles
     from .sources import LogError as LogError
     from .store import ConversionReport as ConversionReport
     from .store import StoreError as StoreError

@@ -75,7 +75,7 @@ def test_a_formula_that_is_not_finite_names_the_row(frame):
 def test_columns_that_are_missing_or_of_another_kind(frame):
     with pytest.raises(LogError, match=r"no column 'clik' \(did you mean 'click'"):
         RecReplayBuffer.from_pandas(frame, SCHEMA.replace(quality="clik"))
-    with pytest.raises(LogError, match="'user' holds float values"):
+    with pytest.raises(LogError, match=r"row 0: the id user is 1\d\d.5, which is no whole number"):
         RecReplayBuffer.from_pandas(frame.assign(user=frame["user"] + 0.5), SCHEMA)
     with pytest.raises(LogError, match="'play' holds string values"):
         RecReplayBuffer.from_pandas(frame.assign(play="much"), SCHEMA)
@@ -98,7 +98,8 @@ def test_files_that_are_not_what_they_say(frame, tmp_path):
         "truncated.parquet": (whole.read_bytes()[: whole.stat().st_size // 2], "truncated"),
         "foreign.parquet": (b"user,item\n1,2\n" * 50, "truncated, damaged or of another format"),
         "empty.parquet": (b"", r"is empty \(0 bytes\)"),
-        "notes.txt": (b"hello", "neither Parquet"),
+        "notes.xls": (b"hello", "neither Parquet"),
+        "notes.txt": (b"hello\nyou\n", "has no column 'user'"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)

@@ -93,7 +93,9 @@ def test_numbers_and_texts_do_not_meet(tmp_path, column, reverse):
     names = ["a", "b"][:: -1 if reverse else 1]
     save(tmp_path / f"{names[0]}.parquet")
     save(tmp_path / f"{names[1]}.parquet", **{column: TEXT})
-    with pytest.raises(LogError, match=rf"'{column}' is (integer|string) in .* but (?!\1)\w+ in"):
+    with pytest.raises(
+        LogError, match=rf"'{column}' is (integer|string|time) in .* but (?!\1)\w+ in"
+    ):
         convert_log(tmp_path / "*.parquet", tmp_path / "out", SCHEMA)
 
 
@@ -215,9 +217,15 @@ def test_users_with_a_past_and_earlier_logs_decide_likewise(tmp_path):
         LogError, match=r"'u' of .* holds integer ids, 'who' of .* holds string ids"
     ):
         convert_log(tmp_path / "fixed.parquet", tmp_path / "fourth", schema)
-    fractions = pa.table({"who": [1.0, 9.0], "did": [[10], [11]]})
+    whole = pa.table({"who": [1.0, 9.0], "did": [[10], [11]]})
+    pq.write_table(whole, tmp_path / "past.parquet")
+    report = convert_log(tmp_path / "fixed.parquet", tmp_path / "fifth", schema)
+    assert report.initial_history_users == 1
+    fractions = pa.table({"who": [1.0, 9.5], "did": [[10], [11]]})
     pq.write_table(fractions, tmp_path / "past.parquet")
-    with pytest.raises(LogError, match=r"past.parquet: column 'who' holds float values"):
+    with pytest.raises(
+        LogError, match=r"past.parquet, row 1: the id who is 9.5, which is no whole"
+    ):
         convert_log(tmp_path / "fixed.parquet", tmp_path / "fourth", schema)
 
 
@@ -226,7 +234,7 @@ def test_an_item_table_without_an_id_in_a_row_is_refused(tmp_path):
     for ids in (pa.array([0, None, 10]), pa.array([10.5, 11, 12])):
         save(tmp_path / "side.parquet", id=ids, code=[5, 6, 7])
         schema = SCHEMA.replace(items=ItemTable("side.parquet", "id", codes=("code",)))
-        with pytest.raises(LogError, match=r"has no id|holds float values"):
+        with pytest.raises(LogError, match=r"has no id|row 0: the id id is 10.5, which"):
             convert_log(tmp_path / "log.parquet", tmp_path / "out", schema)
 
 
@@ -235,3 +243,75 @@ def test_times_that_no_integer_holds_are_missing():
         table = pa.table({**ROWS, "t": times})
         log = RecReplayBuffer.from_parquet(table, SCHEMA, bad_rows="drop")
         assert log.report.dropped == {"missing time": 1}
+
+
+GAPS = [1.0, None, 2.0]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array(GAPS, pa.float64()),
+        pa.array(GAPS, pa.float32()),
+        pa.array([1.0, float("nan"), 2.0]),
+        pa.array([decimal.Decimal(1), None, decimal.Decimal(2)], pa.decimal128(9, 1)),
+    ],
+)
+@pytest.mark.parametrize("column", ["u", "i"])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_integers_with_gaps_are_integers_and_the_gaps_are_counted(tmp_path, ids, column, suffix):
+    """As pandas writes them: in Parquet as floats, in CSV as 1.0, 2.0."""
+    log = save(tmp_path / f"log{suffix}", **{column: ids})
+    found = RecReplayBuffer.from_parquet(log, SCHEMA, bad_rows="drop")
+    assert found.report.dropped == {"missing id": 1}
+    names = found.users if column == "u" else found.items
+    assert names.decode(range(2)) == [1, 2]
+    assert validate_log(log, SCHEMA).fault("missing id").count == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (pa.array([1.0, 2.5, 3.0]), r"row 1: the id i is 2.5, which is no whole number; write ids"),
+        (pa.array([1.0, 2.0, 2.0**53]), "row 2: .* at or beyond 9007199254740992, where floats of"),
+        (pa.array([1.0, 2.0**24, 1.0], pa.float32()), "row 1: .* at or beyond 16777216"),
+    ],
+)
+def test_floats_that_may_have_lost_an_id_are_refused(ids, message):
+    """2**24 and 2**24 + 1 are one float32: whose row it was is not known any more."""
+    table = pa.table({**ROWS, "i": ids})
+    with pytest.raises(LogError, match=message):
+        RecReplayBuffer.from_parquet(table, SCHEMA)
+
+
+TIMES = ["11/10/2019 1:14:46 PM", "11/11/2019 12:00:00 AM", "1/2/2020 11:59:59 PM"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", "frame"])
+def test_times_as_the_schema_says_that_they_are_written(tmp_path, suffix):
+    frame = pd.DataFrame({**ROWS, "t": TIMES})
+    path = tmp_path / f"log{suffix}"
+    if suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif suffix != "frame":
+        save(path, t=TIMES)
+    log = frame if suffix == "frame" else path
+    with pytest.raises(LogError, match=r"row 0: .*'11/10/2019 1:14:46 PM'.*time_format='%m/%d/%Y"):
+        RecReplayBuffer.from_parquet(log, SCHEMA)
+    form = "%m/%d/%Y %I:%M:%S %p"
+    found = RecReplayBuffer.from_parquet(log, SCHEMA.replace(time_format=form))
+    seconds = sorted(pd.Timestamp(pd.to_datetime(t, format=form)).timestamp() for t in TIMES)
+    assert sorted(t / 1e6 for t in found[:]["time"].tolist()) == seconds
+    with pytest.raises(LogError, match=r"row 0: .* not of the form .*'%d.%m.%Y'; it would fit '%m"):
+        RecReplayBuffer.from_parquet(log, SCHEMA.replace(time_format="%d.%m.%Y"))
+
+
+@pytest.mark.parametrize("zone", ["", "Z", "+02:00"])
+def test_texts_in_iso_8601_are_times_in_every_format(zone):
+    written = [f"2024-05-01T10:00:0{k}{zone}" for k in (2, 0, 1)]
+    found = RecReplayBuffer.from_parquet(pa.table({**ROWS, "t": written}), SCHEMA)
+    expected = sorted(int(pd.Timestamp(text).timestamp() * 1e6) for text in written)
+    assert sorted(found[:]["time"].tolist()) == expected
+    written[1] = "yesterday"
+    with pytest.raises(LogError, match="row 1: the time is 'yesterday'; times are numbers"):
+        RecReplayBuffer.from_parquet(pa.table({**ROWS, "t": written}), SCHEMA)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
+
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -12,6 +15,7 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_drpo.data import LogError, LogSchema, RecReplayBuffer
+from torchrl_drpo.data.sources import LogSource
 
 SCHEMA = LogSchema(user="u", item="i", time="t", quality="r")
 ROWS = {"u": [1, 1, 2], "i": [10, 11, 10], "t": [5, 7, 6], "r": [0, 1, 2]}
@@ -69,6 +73,49 @@ def test_every_frame_is_the_same_log(kind, tmp_path):
     assert log.items.decode(log[:]["action"]) == [10, 11, 10]
     assert log[:]["time"].tolist() == [5, 7, 6]
     assert log.quality.tolist() == [0, 1, 2]
+
+
+class Once:
+    """A stream that can be read once, as readers and cursors can; it counts its batches."""
+
+    def __init__(self, rows: int, of: int) -> None:
+        self.rows, self.of, self.taken = rows, of, 0
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        assert self.taken == 0
+        kinds = pa.schema([("u", pa.int64()), ("i", pa.dictionary(pa.int32(), pa.string())),
+                           ("t", pa.int64()), ("r", pa.float64())])  # fmt: skip
+
+        def batches():
+            for start in range(0, self.rows, self.of):
+                at = list(range(start, min(start + self.of, self.rows)))
+                self.taken += 1
+                names = pa.array([f"i{k % 7}" for k in at]).dictionary_encode()
+                reward = pa.array(at, pa.float64())
+                yield pa.record_batch([pa.array(at), names, pa.array(at), reward], schema=kinds)
+
+        return pa.RecordBatchReader.from_batches(kinds, batches()).__arrow_c_stream__()
+
+
+@pytest.mark.parametrize("of", [1, 7, 64, 1_000])
+def test_a_stream_is_read_once_and_its_file_goes_with_it(of, tmp_path, monkeypatch):
+    """In batches of one size, however small or large those are that it hands out."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stream = Once(200, of)
+    source = LogSource(stream, batch_rows=64)
+    assert stream.taken == -(-200 // of)
+    for _ in range(2):
+        batches = list(source.batches(["u", "i"]))
+        assert [batch.table.num_rows for batch in batches] == [64, 64, 64, 8]
+        assert [batch.first_row for batch in batches] == [0, 64, 128, 192]
+        rows = pa.Table.from_batches([batch.table for batch in batches]).to_pydict()
+        assert rows == {"u": list(range(200)), "i": [f"i{k % 7}" for k in range(200)]}
+    assert source.inputs() == LogSource(Once(200, of), batch_rows=64).inputs()
+    assert source.inputs() != LogSource(Once(199, of), batch_rows=64).inputs()
+    assert list(tmp_path.iterdir())
+    del source, batches, rows
+    gc.collect()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

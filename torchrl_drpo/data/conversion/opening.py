@@ -9,6 +9,7 @@ from ..catalogue import Catalogue
 from ..schema import LogSchema
 from ..sources import BATCH_ROWS, LogError, LogSource
 from ..sources.kinds import column_kind
+from ..sources.reading import Reading
 from .roles import id_columns
 from .side_tables import side_table
 
@@ -29,7 +30,7 @@ def open_source(source: Any, schema: LogSchema, batch_rows: int = BATCH_ROWS) ->
     """
     log = source
     if not isinstance(log, LogSource):
-        log = LogSource(source, batch_rows, beside=schema.side_tables, ids=schema.ids)
+        log = LogSource(source, batch_rows, beside=schema.side_tables, reading=Reading.of(schema))
     log.columns.check(schema.columns)
     for declared in (schema.items, schema.initial_history):
         table, _ = side_table(log, declared)

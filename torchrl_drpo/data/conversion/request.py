@@ -59,5 +59,5 @@ class Request:
     def check_unchanged(self) -> None:
         """Raises ``LogError`` where a file was written since it was looked at."""
         for source, inputs in zip(self.sources, self.inputs, strict=True):
-            if source.table is None and (name := changed(source.files, inputs)) is not None:
+            if source.files and (name := changed(source.files, inputs)) is not None:
                 raise LogError(f"{name} changed while it was converted; convert it again")

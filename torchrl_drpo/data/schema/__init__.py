@@ -4,6 +4,7 @@ Plain Python: neither torch nor numpy is imported here, so that a command's opti
 that only looks at a schema, do not wait for them.
 """
 
+from .files import TextFiles
 from .log import LogSchema
 from .quality import Percentile, ReturnToGo, RewardFormula
 from .tables import InitialHistory, ItemTable
@@ -15,4 +16,5 @@ __all__ = [
     "Percentile",
     "ReturnToGo",
     "RewardFormula",
+    "TextFiles",
 ]

@@ -10,13 +10,19 @@ from typing import Any
 from torchrl_drpo.spelling import did_you_mean
 
 from .checks import check_parts
+from .files import TextFiles
 from .presets import PRESETS
 from .quality import Quality, RewardFormula
 from .tables import InitialHistory, ItemTable
 from .text import SCHEMA_VERSION, as_data, from_data, parse
 from .types import check_types, shown
 
-_CLASSES = {"Quality": Quality, "ItemTable": ItemTable, "InitialHistory": InitialHistory}
+_CLASSES = {
+    "Quality": Quality,
+    "ItemTable": ItemTable,
+    "InitialHistory": InitialHistory,
+    "TextFiles": TextFiles,
+}
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,10 @@ class LogSchema:
         item: the item that was shown: any integer or string.
         quality: what the row was worth; becomes ``("next", "reward")``.
         user: who saw it: any integer or string.
-        time: when: an integer in ``time_unit``, or an Arrow timestamp.
+        time: when: a number in ``time_unit``, an Arrow timestamp, or a text (``time_format``).
         time_unit: of an integer ``time``: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``, since 1970.
+        time_format: how times are written that are texts, as for ``strptime``, such as
+            ``"%m/%d/%Y %I:%M:%S %p"``; ISO 8601 by default.
         utc_offset_hours: local time minus UTC, for day boundaries, in [-24, 24]. With zero, the
             days of timestamps that carry a time zone are that zone's.
         date: the day of the row, where the log has one; else days follow from ``time``. YYYYMMDD,
@@ -62,6 +70,8 @@ class LogSchema:
         initial_history: what users did before the log.
         history_padding: an id in ``history`` lists that stands for no item, such as ``0`` or
             ``"[PAD]"``. Null, empty and negative entries never are items.
+        files: what the log's text files leave open: names of the columns where they have no
+            header, the delimiter, the encoding.
 
     Raises:
         ValueError: if the parts do not fit together; the message says which and what to do.
@@ -82,6 +92,7 @@ class LogSchema:
     user: str | None = None
     time: str | None = None
     time_unit: str = "s"
+    time_format: str | None = None
     utc_offset_hours: float = 0.0
     date: str | None = None
     session: str | None = None
@@ -101,6 +112,7 @@ class LogSchema:
     items: ItemTable | None = None
     initial_history: InitialHistory | None = None
     history_padding: int | str | None = None
+    files: TextFiles | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.quality, str):  # a bare formula is the common case

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchrl_drpo.spelling import did_you_mean
 
+from .files import TextFiles
 from .quality import Percentile, ReturnToGo, RewardFormula
 from .tables import InitialHistory, ItemTable
 from .types import shown
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _KINDS = {"formula": RewardFormula, "percentile": Percentile, "return_to_go": ReturnToGo}
-_LATER = ("features", "history_padding")
-_TABLES = {"items": ItemTable, "initial_history": InitialHistory}
+_LATER = ("features", "history_padding", "time_format", "files")
+_TABLES = {"items": ItemTable, "initial_history": InitialHistory, "files": TextFiles}
 
 
 def as_data(schema: LogSchema) -> dict[str, Any]:

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from torchrl_drpo.spelling import did_you_mean
 
 from .errors import LogError
-from .formats import guarded, is_csv, text_blocks
 from .inference import TextColumn
-from .kinds import column_kind, common_kind
+from .kinds import column_kind, common_kind, is_nested
+from .mending import check_int64, whole_ids, without_empty
+from .reading import LogFile, Reading
+from .times import advice, read_times
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_INT64 = np.iinfo(np.int64)
 
 
 class Columns:
     """The columns of some files that make one log.
 
     Args:
-        schemas: each file's name and Arrow schema; in CSV files all columns are text.
-        ids: columns whose values are names; see :attr:`LogSchema.ids`.
+        files: the log's files.
+        reading: what the schema says about them.
     """
 
-    def __init__(self, schemas: list[tuple[str, pa.Schema]], ids: Collection[str]) -> None:
-        self.schemas = dict(schemas)
-        self.ids = frozenset(ids)
-        self._forced: set[str] = set()
+    def __init__(self, files: Sequence[LogFile], reading: Reading) -> None:
+        self.files, self.reading = files, reading
+        self._forced = set(reading.texts)
+        if reading.time is not None and reading.time_format is not None:
+            self._forced.add(reading.time)
         self._inferred: dict[str, TextColumn] | None = None
         self._text_rows: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that every file has, in the order of the first."""
+        others = [set(file.schema.names) for file in self.files[1:]]
+        return [n for n in self.files[0].schema.names if all(n in other for other in others)]
 
     def check(self, columns: Sequence[str]) -> None:
         """Looks for the columns in every file, which costs no reading.
@@ -41,18 +46,19 @@ class Columns:
         Raises:
             LogError: names the file, and the column that it lacks or has twice.
         """
-        for file, schema in self.schemas.items():
+        for file in self.files:
+            names = file.schema.names
             for column in columns:
-                count = schema.names.count(column)
+                count = names.count(column)
                 if count > 1:
                     raise LogError(
-                        f"{file} has {count} columns named {column!r}; rename them, so that it is "
-                        "clear which is meant"
+                        f"{file.name} has {count} columns named {column!r}; rename them, so that "
+                        "it is clear which is meant"
                     )
                 if count == 0:
-                    hint = did_you_mean(column, schema.names)
-                    hint = hint or f"; it has {schema.names[:20]}"
-                    raise LogError(f"{file} has no column {column!r}{hint}")
+                    hint = did_you_mean(column, names)
+                    hint = hint or f"; it has {names[:20]}{file.about}"
+                    raise LogError(f"{file.name} has no column {column!r}{hint}")
 
     def kind(self, column: str, is_id: bool) -> str:
         """The kind that the column has in all files; ids must be of one kind.
@@ -64,15 +70,16 @@ class Columns:
         for file, of_type in self._typed(column):
             kind = column_kind(of_type)
             if kind == "other":
+                mend = "; take its fields out, as columns of their own" * is_nested(of_type)
                 raise LogError(
-                    f"{file}: column {column!r} has type {of_type}, expected integers, floats, "
-                    "booleans, strings, timestamps or lists of ids"
+                    f"{file.name}: column {column!r} has type {of_type}, expected integers, "
+                    f"floats, booleans, strings, timestamps or lists of ids{mend}"
                 )
-            if kind == "string" and is_csv(file) and self.ids and not is_id:
+            if kind == "string" and column in file.untyped and self.reading.ids and not is_id:
                 self._refuse_text(column)
-            found.setdefault(kind, file)
+            found.setdefault(kind, file.name)
         if not found:
-            files = ", ".join(self.schemas)
+            files = ", ".join(file.name for file in self.files)
             if self._text_rows == 0:
                 raise LogError(f"the log has no rows: {files}")
             raise LogError(f"column {column!r} holds nothing in {files}; fill it or leave it out")
@@ -90,101 +97,92 @@ class Columns:
         return [of_type for _, of_type in self._typed(column)]
 
     def read_as_text(self, column: str) -> None:
-        """From here on the column is text in CSV files, whatever its values look like."""
+        """From here on the column is text in text files, whatever its values look like."""
         self._forced.add(column)
 
-    def csv_types(self) -> dict[str, pa.DataType]:
-        """The type of every column of CSV files, the same in each of them."""
-        return {name: self._csv_type(name) for name in self._text_columns}
+    def text_types(self) -> dict[str, pa.DataType]:
+        """The type in which every untyped column is read, the same in each file."""
+        return {name: self._text_type(name) for name in self._text_columns}
 
-    def mended(self, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:
-        """The batch with empty ids as nulls, and columns without a type in that of other files.
+    def mended(self, batch: pa.RecordBatch, file: str, first_row: int) -> pa.RecordBatch:
+        """The batch with ids and times of one form, and empty columns of the others' types.
 
         Raises:
-            LogError: on an id beyond int64.
+            LogError: on an id beyond int64 or with a fraction, or a text that is no time.
         """
         import pyarrow as pa
 
         for place, (name, values) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
-            fixed = values
+            fixed, kind = values, column_kind(values.type)
             if pa.types.is_null(values.type):
                 fixed = pa.nulls(len(values), next(iter(self.types(name)), values.type))
-            elif name in self.ids and column_kind(values.type) == "string":
-                fixed = _without_empty(values)
-            elif name in self.ids and values.type == pa.uint64():
-                _check_int64(values, f"{file}: {name}")
+            elif name == self.reading.time and kind == "string":
+                fixed = read_times(values, self.reading.time_format, file, first_row)
+            elif name in self.reading.ids and kind == "string":
+                fixed = without_empty(values)
+            elif name in self.reading.ids and kind == "float":
+                fixed = whole_ids(values, name, file, first_row)
+            elif name in self.reading.ids and values.type == pa.uint64():
+                check_int64(values, f"{file}: {name}")
             if fixed is not values:
                 batch = batch.set_column(place, name, fixed)
         return batch
 
-    def _typed(self, column: str) -> Iterator[tuple[str, pa.DataType]]:
-        """Each file that has values in the column, and their type."""
+    def _typed(self, column: str) -> Iterator[tuple[LogFile, pa.DataType]]:
+        """Each file that has values in the column, and the type of what they mean."""
         import pyarrow as pa
 
-        for file, schema in self.schemas.items():
-            if column in schema.names:
-                of_type = self._csv_type(column) if is_csv(file) else schema.field(column).type
-                if not pa.types.is_null(of_type):
-                    yield file, of_type
+        for file in self.files:
+            if column not in file.schema.names:
+                continue
+            text = column in file.untyped
+            of_type = self._text_type(column) if text else file.schema.field(column).type
+            kind = column_kind(of_type)
+            if column in self.reading.ids and kind == "float":
+                of_type = pa.int64()
+            elif (
+                column == self.reading.time
+                and kind == "string"
+                and (not text or self.reading.time_format is not None)
+            ):
+                of_type = pa.timestamp("us")
+            if not pa.types.is_null(of_type):
+                yield file, of_type
 
-    def _csv_type(self, column: str) -> pa.DataType:
+    def _text_type(self, column: str) -> pa.DataType:
         import pyarrow as pa
 
         return pa.string() if column in self._forced else self._text_columns[column].type
 
     @property
     def _text_columns(self) -> dict[str, TextColumn]:
-        """The columns of the CSV files, which are read once to find out what they hold."""
+        """The untyped columns, which are read once to find out what they hold."""
         if self._inferred is None:
-            of_csv = (schema for file, schema in self.schemas.items() if is_csv(file))
-            names = dict.fromkeys(name for schema in of_csv for name in schema.names)
-            columns = {name: TextColumn(name in self.ids) for name in names}
+            untyped = [file for file in self.files if file.untyped]
+            names = [name for file in untyped for name in file.schema.names if name in file.untyped]
+            columns = {name: TextColumn(name in self.reading.ids) for name in names}
             self._text_rows = 0 if names else None
-            for file, row, block in self._blocks():
-                self._text_rows += block.num_rows
-                for name, values in zip(block.schema.names, block.columns, strict=True):
-                    columns[name].see(values, file, row)
+            for file in untyped:
+                row = 0
+                for block in file.text_blocks():
+                    for name, values in zip(block.schema.names, block.columns, strict=True):
+                        columns[name].see(values, file.name, row)
+                    row += block.num_rows
+                self._text_rows = (self._text_rows or 0) + row
             self._inferred = columns
         return self._inferred
 
-    def _blocks(self) -> Iterator[tuple[str, int, pa.RecordBatch]]:
-        for file, schema in self.schemas.items():
-            if is_csv(file):
-                row = 0
-                for block in guarded(file, text_blocks(file, schema.names)):
-                    yield file, row, block
-                    row += block.num_rows
-
     def _refuse_text(self, column: str) -> None:
+        import pyarrow as pa
+
         stray = self._text_columns[column].stray
-        if stray is not None:
-            file, row, text = stray
-            raise LogError(
-                f"{file}, row {row}: {column} is {text!r}, where the schema expects numbers or "
-                "times; mend it, or leave the column out of the schema (lists need Parquet)"
-            )
-
-
-def _without_empty(values: pa.Array) -> pa.Array:
-    """Texts, null where they are empty: what has no name has no id."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    coded = pa.types.is_dictionary(values.type)
-    text = values.dictionary if coded else values
-    if pa.types.is_string_view(text.type):
-        text = text.cast(pa.string())
-    empty = pc.equal(text, "")
-    if not pc.any(empty).as_py():
-        return values
-    if coded:
-        return _without_empty(values.dictionary_decode())
-    return pc.if_else(empty, pa.scalar(None, text.type), text)
-
-
-def _check_int64(values: pa.Array, name: str) -> None:
-    import pyarrow.compute as pc
-
-    largest = pc.max(values).as_py()
-    if largest is not None and largest > _INT64.max:
-        raise LogError(f"{name} is {largest}, expected an id that int64 holds; write ids as text")
+        if stray is None:
+            return
+        file, row, text = stray
+        mend = "mend it, or leave the column out of the schema (lists need Parquet)"
+        if column == self.reading.time:
+            mend = advice(pa.array([text]))
+        raise LogError(
+            f"{file}, row {row}: {column} is {text!r}, where the schema expects numbers or "
+            f"times; {mend}"
+        )

@@ -2,7 +2,8 @@
 
 A type that was guessed from the first megabytes, or from the first file, would be another one where
 the files come in another order. Ids are names: text, until every one of them is spelled as an
-integer is (``07`` is not, and neither is ``7.0``).
+integer is (``07`` is not), or each as an integer or a whole float is (``7.0``: what pandas writes
+where some of them are missing).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_WHOLE = r"^(0|-?[1-9][0-9]{0,15})(\.0)?$"
 
 
 @cache
@@ -61,7 +64,9 @@ class TextColumn:
     def _fits(self, values: pa.Array, chain: tuple[pa.DataType, ...], place: int) -> bool:
         if not self.is_id:
             return _fits(values, chain[self.levels[place]])
-        return place == self.levels[place] == 0 and _is_canonical(values)
+        if place:
+            return False
+        return _is_canonical(values) if self.levels[0] == 0 else _is_whole(values)
 
     def _open(self) -> list[pa.DataType]:
         return [
@@ -109,6 +114,15 @@ def _is_canonical(values: pa.Array) -> bool:
     if integers is None:
         return False
     return bool(pc.all(pc.equal(pc.cast(integers, values.type), values)).as_py())
+
+
+def _is_whole(values: pa.Array) -> bool:
+    """Whether every text is an integer, or one followed by ``.0``, that float64 holds exactly."""
+    import pyarrow.compute as pc
+
+    if not pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
+        return False
+    return pc.max(pc.abs(pc.cast(values, "float64"))).as_py() < 2**53
 
 
 def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array | None:

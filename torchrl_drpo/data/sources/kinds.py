@@ -37,6 +37,13 @@ def column_kind(kind: pa.DataType) -> str:
     return next((name for name, test in tests.items() if test(kind)), "other")
 
 
+def is_nested(kind: pa.DataType) -> bool:
+    """Whether a value has fields of its own."""
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) or pa.types.is_map(kind)
+
+
 def index_names(schema: pa.Schema) -> set[str]:
     """Columns that pandas wrote for an index: as its metadata says, or by their names."""
     names = {name for name in schema.names if _INDEX.fullmatch(name)}

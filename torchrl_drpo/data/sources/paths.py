@@ -8,7 +8,9 @@ from posixpath import join
 from typing import Any
 
 from .errors import LogError
-from .formats import CSV, PARQUET
+from .formats import EXPECTED, is_loose, kind_of
+
+_WORDS = {"parquet": "Parquet", "text": "CSV", "json": "JSON"}
 
 
 def resolve(source: Any, beside: Sequence[str]) -> list[str]:
@@ -16,7 +18,7 @@ def resolve(source: Any, beside: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if nothing matches.
-        LogError: if a folder holds both Parquet and CSV files.
+        LogError: if a folder holds files of two kinds.
     """
     parts = source if isinstance(source, list | tuple) else [source]
     files: list[str] = []
@@ -39,18 +41,31 @@ def _expand(text: str, beside: Sequence[str]) -> list[str]:
     if system.isfile(path):  # a file that is named is wanted, whatever signs its name holds
         return [_named(system, path)]
     if system.isdir(path):
-        everything = sorted(system.find(path))
-        found = [name for name in everything if name.lower().endswith((*PARQUET, *CSV))]
-        kinds = {name.lower().endswith(PARQUET) for name in found}
+        known = [name for name in sorted(system.find(path)) if kind_of(name)]
+        found = [name for name in known if not is_loose(name)] or known
+        found = _listed(found, beside)
+        kinds = {kind_of(name) for name in found}
         if len(kinds) > 1:
-            raise LogError(f"{text} holds Parquet and CSV files; say which, as in {text}/*.parquet")
+            words = " and ".join(word for kind, word in _WORDS.items() if kind in kinds)
+            raise LogError(
+                f"{text} holds {words} files; say which, as in {text}/*{_ending(found[0])}"
+            )
     else:
         found = sorted(system.glob(_escaped(system, path))) if _is_pattern(path) else []
-    found = [name for name in found if not name.rpartition("/")[2].startswith(("_", "."))]
-    found = [n for n in found if all(join(folder_of(n), table) != n for table in beside)]
+    found = _listed(found, beside)
     if not found:
-        raise FileNotFoundError(f"no log file matches {text!r}; expected Parquet or CSV files")
+        raise FileNotFoundError(f"no log file matches {text!r}; expected {EXPECTED}")
     return [_named(system, name) for name in found]
+
+
+def _listed(files: list[str], beside: Sequence[str]) -> list[str]:
+    """Without what is hidden, and without the tables that lie beside the log."""
+    shown = [name for name in files if not name.rpartition("/")[2].startswith(("_", "."))]
+    return [n for n in shown if all(join(folder_of(n), table) != n for table in beside)]
+
+
+def _ending(file: str) -> str:
+    return "." + file.rpartition("/")[2].partition(".")[2]
 
 
 def _is_pattern(path: str) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .columns import Columns
-from .formats import guarded, read_schema, stream
-from .frames import as_table, hash_table
+from .frames import NAME, as_file
 from .inputs import Input, inputs_of
 from .kinds import index_names
+from .opening import open_log_file
 from .paths import folder_of, resolve
+from .reading import LogFile, Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,14 +39,16 @@ class LogSource:
     """A log as numbered batches of Arrow rows, the same batches on every pass.
 
     Args:
-        source: a file, folder, glob or fsspec URI (or a list of these) of Parquet or CSV files,
-            read in the order of their names; or a pandas or polars frame, an Arrow table, or
-            whatever offers one (``__arrow_c_stream__``, ``__dataframe__``).
+        source: a file, folder, glob or fsspec URI (or a list of these) of Parquet, text or JSON
+            lines, read in the order of their names, folders named ``key=value`` as columns; or a
+            pandas or polars frame, an Arrow table, or whatever offers a stream of Arrow data
+            (``__arrow_c_stream__``: duckdb, Hugging Face's datasets, ...), which is read once.
         batch_rows: rows of a batch, at least 1.
         beside: paths of tables that lie beside the log and are not part of it, relative to its
             folder: a folder or a glob leaves them out.
-        ids: columns whose values are names: in CSV files text, unless every value is spelled as
-            an integer is; an empty text is a missing id.
+        ids: columns whose values are names: in text files text, unless every value is spelled as
+            an integer is; an empty text is a missing id, and a whole float its integer.
+        reading: what else the schema says about the files.
 
     Raises:
         FileNotFoundError: if nothing matches.
@@ -59,6 +61,7 @@ class LogSource:
         batch_rows: int = BATCH_ROWS,
         beside: Sequence[str] = (),
         ids: Collection[str] = (),
+        reading: Reading | None = None,
     ) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
@@ -68,20 +71,20 @@ class LogSource:
             raise ImportError(
                 "reading a log needs pyarrow; pip install 'torchrl-drpo[data]'"
             ) from None
+        reading = reading or Reading()
+        reading = replace(reading, ids=reading.ids.union(ids))
         self.batch_rows = batch_rows
-        self.table = as_table(source)
-        self.files = [] if self.table is not None else resolve(source, beside)
+        self.frame = as_file(source, batch_rows)
+        self.files = [] if self.frame is not None else resolve(source, beside)
         self.folder = folder_of(self.files[0]) if self.files else None
-        schemas = [(name, read_schema(name)) for name in self.files]
-        if self.table is not None:
-            schemas = [("the table", self.table.schema)]
-        self.columns = Columns(schemas, ids)
+        opened: list[LogFile] = [open_log_file(name, reading) for name in self.files]
+        self.columns = Columns(opened if self.frame is None else [self.frame], reading)
         self._tables: dict[str, LogSource] = {}
 
     @property
     def name(self) -> str:
         """The log in words, for messages: its first file."""
-        return self.files[0] if self.files else "the table"
+        return self.files[0] if self.files else NAME
 
     def kinds(self, columns: Sequence[str], ids: Collection[str] = ()) -> dict[str, str]:
         """The kind of each column (integer, float, boolean, string, time, list), checked to agree.
@@ -89,7 +92,7 @@ class LogSource:
         Numbers of different kinds may meet in one column of several files, save in ``ids``.
         """
         self.columns.check(columns)
-        named = self.columns.ids.union(ids)
+        named = self.columns.reading.ids.union(ids)
         return {column: self.columns.kind(column, column in named) for column in columns}
 
     def types(self, column: str) -> list[pa.DataType]:
@@ -110,27 +113,18 @@ class LogSource:
             start: number of leading batches to leave out.
         """
         number = 0
-        for file, tables in self._streams(columns):
+        names = None if columns is None else list(columns)
+        types = self.columns.text_types()
+        for file in self.columns.files:
             first_row = 0
-            for table in tables:
+            for table in file.batches(names, self.batch_rows, types):
                 if table.num_rows == 0:
                     continue
                 if number >= start:
-                    yield Batch(self.columns.mended(table, file), file, first_row)
+                    mended = self.columns.mended(table, file.name, first_row)
+                    yield Batch(mended, file.name, first_row)
                 number += 1
                 first_row += table.num_rows
-
-    def _streams(
-        self, columns: Sequence[str] | None
-    ) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
-        if self.table is not None:
-            table = self.table if columns is None else self.table.select(list(columns))
-            yield "the table", iter(table.to_batches(max_chunksize=self.batch_rows))
-            return
-        names = None if columns is None else list(columns)
-        types = self.columns.csv_types()
-        for file in self.files:
-            yield file, guarded(file, stream(file, names, self.batch_rows, types))
 
     @property
     def index_columns(self) -> frozenset[str]:
@@ -138,14 +132,10 @@ class LogSource:
 
         They make every row another, although the rows that they number may be the same.
         """
-        return frozenset(
-            name for schema in self.columns.schemas.values() for name in index_names(schema)
-        )
+        return frozenset(name for file in self.columns.files for name in index_names(file.schema))
 
     def inputs(self, known: Iterable[Mapping[str, Any]] = ()) -> list[Input]:
         """What was read: one entry a file; see :func:`~.inputs.inputs_of`."""
-        if self.table is None:
+        if self.frame is None:
             return inputs_of(self.files, known)
-        sha = hashlib.sha256()
-        hash_table(sha, self.table)
-        return [Input("the table", -1, sha.hexdigest())]
+        return [Input(NAME, -1, self.frame.sha256())]
