@@ -30,6 +30,7 @@ _HOME = {
     "replay": ("RecReplayBuffer", "WindowUnit"),
     "samplers": ("QuantileSampler", "TrajectorySampler"),
     "schema": (
+        "EventValues",
         "InitialHistory",
         "ItemTable",
         "LogSchema",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from .replay import WindowUnit as WindowUnit
     from .samplers import QuantileSampler as QuantileSampler
     from .samplers import TrajectorySampler as TrajectorySampler
+    from .schema import EventValues as EventValues
     from .schema import InitialHistory as InitialHistory
     from .schema import ItemTable as ItemTable
     from .schema import LogSchema as LogSchema

@@ -79,6 +79,7 @@ def convert_log(
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
     log = open_source(source, schema, batch_rows)
+    schema = schema.named(log.columns.names)
     earlier = LogStore(like) if like is not None else None
     options = {
         "test_days": test_days, "test_start": test_start, "bad_rows": bad_rows,

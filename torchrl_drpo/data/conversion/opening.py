@@ -31,7 +31,7 @@ def open_source(source: Any, schema: LogSchema, batch_rows: int = BATCH_ROWS) ->
     log = source
     if not isinstance(log, LogSource):
         log = LogSource(source, batch_rows, beside=schema.side_tables, reading=Reading.of(schema))
-    log.columns.check(schema.columns)
+    log.columns.check(schema.named(log.columns.names).columns)
     for declared in (schema.items, schema.initial_history):
         table, _ = side_table(log, declared)
         if table is not None and declared is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalogue import Catalogue
-from ..schema import LogSchema, Percentile, RewardFormula
+from ..schema import EventValues, LogSchema, Percentile, RewardFormula
 from ..schema.checks import TIME_UNITS
 from ..schema.formula import Formula
 from ..schema.quality import DURATION_BUCKET
@@ -18,15 +18,13 @@ from ..sources.arrow import item_lists, string_codes, to_float, to_int, to_time
 from ..sources.hashing import hash_column, row_hashes
 from ..sources.kinds import column_kind
 from .days import row_days
+from .feedback import Fault, Show, event_values, feedback
 from .labels import label_dtype, label_values
 from .quality import duration_bucket
 from .roles import NO_DAY, check_kinds, id_columns, time_resolution
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Show = Callable[[int], str]
-Fault = Callable[[str, np.ndarray, Show, str], None]
 
 
 @dataclass
@@ -212,16 +210,15 @@ class Encoder:
 
     def _quality(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
         quality = self.schema.quality
-        values = {name: to_float(table.column(name)) for name in quality.columns}
-        for name, value in values.items():  # a comparison would turn NaN into a quiet 0
-            fault(
-                "reward is not finite", ~np.isfinite(value),
-                lambda row, n=name, v=value: f"{n} is {v[row]}", "rewards need finite columns",
-            )  # fmt: skip
+        if isinstance(quality, EventValues):
+            records["value"] = event_values(table.column(quality.column), quality, fault)
+            return
+        values = feedback(table, quality, fault)
         text = quality.formula if isinstance(quality, RewardFormula) else None
         text = text or (quality.value if isinstance(quality, Percentile) else quality.reward)
         value = np.broadcast_to(Formula(text)(values), (table.num_rows,))
-        known = np.all([np.isfinite(v) for v in values.values()], axis=0) if values else True
+        numbers = [v for v in values.values() if isinstance(v, np.ndarray)]
+        known = np.all([np.isfinite(v) for v in numbers], axis=0) if numbers else True
         fault(
             "reward is not finite", ~np.isfinite(value) & known,
             lambda row: f"{text} gives {value[row]}",

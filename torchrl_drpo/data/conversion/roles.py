@@ -31,6 +31,8 @@ def check_kinds(schema: LogSchema, kinds: dict[str, str]) -> None:
     wanted |= {schema.time: {"integer", "float", "time"}} if schema.time else {}
     wanted |= {schema.date: {"integer", "float", "time", "string"}} if schema.date else {}
     wanted |= {schema.history: {"list"}} if schema.history else {}
+    for name in schema.quality.texts:
+        wanted[name] = {"string", "integer"}
     for name in schema.features:  # where the column has another role too: what suits both
         wanted[name] = wanted.get(name, numeric) & numeric
     for column, allowed in wanted.items():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..schema import Percentile, ReturnToGo, RewardFormula
+from ..schema import EventValues, Percentile, ReturnToGo, RewardFormula
 from ..schema.quality import USER
 from ..sources import LogError
 from .journal import Workspace
@@ -54,7 +54,7 @@ class Scorer:
         """Computes the quality of one sorted partition and appends it as the reward."""
         records = self.work.read(sorted_file(part), self.encoder.dtype)
         quality = self.quality
-        if isinstance(quality, RewardFormula):
+        if isinstance(quality, RewardFormula | EventValues):
             reward = records["value"]
         elif isinstance(quality, ReturnToGo):
             last = last_rows(records, self.encoder)

@@ -6,10 +6,11 @@ that only looks at a schema, do not wait for them.
 
 from .files import TextFiles
 from .log import LogSchema
-from .quality import Percentile, ReturnToGo, RewardFormula
+from .quality import EventValues, Percentile, ReturnToGo, RewardFormula
 from .tables import InitialHistory, ItemTable
 
 __all__ = [
+    "EventValues",
     "InitialHistory",
     "ItemTable",
     "LogSchema",

@@ -74,6 +74,10 @@ def evaluate(node: ast.expr, values: Mapping[str, np.ndarray]) -> np.ndarray:
         case ast.BoolOp():
             join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
             return _reduce(join)(*[sub(v) != 0 for v in node.values]).astype(np.float64)
+        case ast.Compare(ops=[op]) if (found := _compared_text(node)) is not None:
+            name, text = found
+            equal = np.asarray(values[name] == text, dtype=bool)
+            return (equal == isinstance(op, ast.Eq)).astype(np.float64)
         case ast.Compare():
             sides = [sub(node.left), *[sub(c) for c in node.comparators]]
             held = [
@@ -86,3 +90,12 @@ def evaluate(node: ast.expr, values: Mapping[str, np.ndarray]) -> np.ndarray:
         case ast.Call(func=ast.Name(id=name)):
             return _FUNCTIONS[name](*[sub(argument) for argument in node.args])
     raise AssertionError(type(node))  # a formula's check lets nothing else through
+
+
+def _compared_text(node: ast.Compare) -> tuple[str, str] | None:
+    """The column and the text of ``column == 'text'``, either way round; a check let it through."""
+    sides = (node.left, node.comparators[0])
+    texts = [each.value for each in sides if isinstance(each, ast.Constant)]
+    if not texts or not isinstance(texts[0], str):
+        return None
+    return next(each.id for each in sides if isinstance(each, ast.Name)), texts[0]

@@ -148,6 +148,10 @@ class LogSchema:
         )  # fmt: skip
         return tuple(dict.fromkeys([*(name for name in single if name), *self.context]))
 
+    def named(self, columns: list[str]) -> LogSchema:
+        """The schema for a log with these columns: a formula that equals a name is that column."""
+        return self.replace(quality=self.quality.named(columns))
+
     @property
     def side_tables(self) -> tuple[str, ...]:
         """Paths of the tables beside the log, as the schema names them."""

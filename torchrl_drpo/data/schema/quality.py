@@ -1,16 +1,18 @@
 """Quality signals, declared: what a logged row was worth.
 
-Three kinds. A :class:`RewardFormula` is arithmetic over the feedback columns. A
-:class:`Percentile` ranks a value among comparable rows: the same user, the same context, the same
-duration bucket. A :class:`ReturnToGo` sums what the rest of the session brought. A conversion
-computes them (:mod:`torchrl_drpo.data.conversion.quality`).
+Four kinds. A :class:`RewardFormula` is arithmetic over the feedback columns. :class:`EventValues`
+say what each event of a funnel is worth, where one column names it. A :class:`Percentile` ranks a
+value among comparable rows: the same user, the same context, the same duration bucket. A
+:class:`ReturnToGo` sums what the rest of the session brought. A conversion computes them
+(:mod:`torchrl_drpo.data.conversion.quality`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from .formula import Formula
+from .quoting import as_name
 from .types import check_once, check_types
 
 DURATION_BUCKET = "duration_bucket"
@@ -34,6 +36,55 @@ class RewardFormula:
     def columns(self) -> tuple[str, ...]:
         """The log columns that the formula reads."""
         return Formula(self.formula).columns
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those that are compared with texts."""
+        return Formula(self.formula).texts
+
+    def named(self, columns: list[str]) -> RewardFormula:
+        """With a formula that equals a column's name as that column."""
+        return replace(self, formula=as_name(self.formula, columns))
+
+
+@dataclass(frozen=True)
+class EventValues:
+    """Quality is what the row's event is worth: a funnel whose steps one column names.
+
+    Args:
+        column: the column of events, such as ``"type"``: texts, or integers that stand for them.
+        values: what each event is worth, such as ``{"click": 1, "cart": 3, "order": 6}``.
+        other: what events are worth that ``values`` does not name; by default they are a fault,
+            since a misspelt event would be worth nothing without a word.
+
+    Examples:
+        >>> EventValues("type", {"click": 1, "order": 6}).columns
+        ('type',)
+        >>> EventValues("type", {})
+        Traceback (most recent call last):
+        ValueError: quality.values must be texts and their finite numbers, such as {"click": 1}, ...
+    """
+
+    column: str
+    values: dict[str, float] = field(hash=False)
+    other: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "quality.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The log column that it reads."""
+        return (self.column,)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """It is one of texts."""
+        return (self.column,)
+
+    def named(self, columns: list[str]) -> EventValues:
+        """As it is: the column is named, and no formula."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -84,6 +135,17 @@ class Percentile:
         return tuple(sorted({*Formula(self.value).columns, *duration}))
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Those that are compared with texts."""
+        duration = Formula(self.duration).texts if self.duration else ()
+        return tuple(sorted({*Formula(self.value).texts, *duration}))
+
+    def named(self, columns: list[str]) -> Percentile:
+        """With formulas that equal a column's name as that column."""
+        duration = None if self.duration is None else as_name(self.duration, columns)
+        return replace(self, value=as_name(self.value, columns), duration=duration)
+
+    @property
     def shared_by(self) -> tuple[str, ...]:
         """The keys without the user: groups whose tables are kept."""
         return tuple(key for key in self.by if key != USER)
@@ -113,5 +175,14 @@ class ReturnToGo:
         """The log columns that the reward reads."""
         return Formula(self.reward).columns
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those that are compared with texts."""
+        return Formula(self.reward).texts
 
-Quality = RewardFormula | Percentile | ReturnToGo
+    def named(self, columns: list[str]) -> ReturnToGo:
+        """With a reward that equals a column's name as that column."""
+        return replace(self, reward=as_name(self.reward, columns))
+
+
+Quality = RewardFormula | EventValues | Percentile | ReturnToGo

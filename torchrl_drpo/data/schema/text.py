@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchrl_drpo.spelling import did_you_mean
 
 from .files import TextFiles
-from .quality import Percentile, ReturnToGo, RewardFormula
+from .quality import EventValues, Percentile, ReturnToGo, RewardFormula
 from .tables import InitialHistory, ItemTable
 from .types import shown
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from .log import LogSchema
 
 SCHEMA_VERSION = 1
-_KINDS = {"formula": RewardFormula, "percentile": Percentile, "return_to_go": ReturnToGo}
+_KINDS = {
+    "formula": RewardFormula,
+    "values": EventValues,
+    "percentile": Percentile,
+    "return_to_go": ReturnToGo,
+}
 _LATER = ("features", "history_padding", "time_format", "files")
 _TABLES = {"items": ItemTable, "initial_history": InitialHistory, "files": TextFiles}
 

@@ -34,6 +34,14 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "int": (_is_whole, "a whole number"),
     "float": (_is_number, "a finite number"),
     "int | str": (lambda value: _is_whole(value) or _is_text(value), "a whole number or a text"),
+    "dict[str, float]": (
+        lambda value: (
+            isinstance(value, dict)
+            and len(value) > 0
+            and all(_is_text(key) and _is_number(worth) for key, worth in value.items())
+        ),
+        'texts and their finite numbers, such as {"click": 1}',
+    ),
     "tuple[str, ...]": (
         lambda value: isinstance(value, tuple) and all(map(_is_text, value)),
         "a tuple of column names",

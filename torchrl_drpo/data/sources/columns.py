@@ -75,7 +75,8 @@ class Columns:
                     f"{file.name}: column {column!r} has type {of_type}, expected integers, "
                     f"floats, booleans, strings, timestamps or lists of ids{mend}"
                 )
-            if kind == "string" and column in file.untyped and self.reading.ids and not is_id:
+            named = is_id or column in self.reading.texts
+            if kind == "string" and column in file.untyped and self.reading.ids and not named:
                 self._refuse_text(column)
             found.setdefault(kind, file.name)
         if not found:

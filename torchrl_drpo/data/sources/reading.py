@@ -37,6 +37,7 @@ class Reading:
         """What a schema says about it."""
         return cls(
             ids=frozenset(schema.ids),
+            texts=frozenset(schema.quality.texts),
             time=schema.time,
             time_format=schema.time_format,
             files=schema.files or TextFiles(),

@@ -48,6 +48,7 @@ def validate_log(
     """
     try:
         log = open_source(source, schema)
+        schema = schema.named(log.columns.names)
         outline = scan_log(log, schema)
         first_test_day = find_test_start(outline.last_day, test_days, test_start)
     except (LogError, FileNotFoundError) as error:
