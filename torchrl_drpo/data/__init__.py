@@ -33,6 +33,7 @@ _HOME = {
         "EventValues",
         "InitialHistory",
         "ItemTable",
+        "Lists",
         "LogSchema",
         "Percentile",
         "ReturnToGo",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from .schema import EventValues as EventValues
     from .schema import InitialHistory as InitialHistory
     from .schema import ItemTable as ItemTable
+    from .schema import Lists as Lists
     from .schema import LogSchema as LogSchema
     from .schema import Percentile as Percentile
     from .schema import ReturnToGo as ReturnToGo

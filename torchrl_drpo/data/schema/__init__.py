@@ -5,6 +5,7 @@ that only looks at a schema, do not wait for them.
 """
 
 from .files import TextFiles
+from .lists import Lists
 from .log import LogSchema
 from .quality import EventValues, Percentile, ReturnToGo, RewardFormula
 from .tables import InitialHistory, ItemTable
@@ -13,6 +14,7 @@ __all__ = [
     "EventValues",
     "InitialHistory",
     "ItemTable",
+    "Lists",
     "LogSchema",
     "Percentile",
     "ReturnToGo",

@@ -11,6 +11,7 @@ from torchrl_drpo.spelling import did_you_mean
 
 from .checks import check_parts
 from .files import TextFiles
+from .lists import Lists
 from .presets import PRESETS
 from .quality import Quality, RewardFormula
 from .tables import InitialHistory, ItemTable
@@ -22,6 +23,7 @@ _CLASSES = {
     "ItemTable": ItemTable,
     "InitialHistory": InitialHistory,
     "TextFiles": TextFiles,
+    "Lists": Lists,
 }
 
 
@@ -72,6 +74,8 @@ class LogSchema:
             ``"[PAD]"``. Null, empty and negative entries never are items.
         files: what the log's text files leave open: names of the columns where they have no
             header, the delimiter, the encoding.
+        lists: columns of lists, of which every entry is a row: items shown in one impression,
+            events of one session. The schema's other fields mean the columns after that.
 
     Raises:
         ValueError: if the parts do not fit together; the message says which and what to do.
@@ -113,6 +117,7 @@ class LogSchema:
     initial_history: InitialHistory | None = None
     history_padding: int | str | None = None
     files: TextFiles | None = None
+    lists: Lists | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.quality, str):  # a bare formula is the common case

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchrl_drpo.spelling import did_you_mean
 
 from .files import TextFiles
+from .lists import Lists
 from .quality import EventValues, Percentile, ReturnToGo, RewardFormula
 from .tables import InitialHistory, ItemTable
 from .types import shown
@@ -24,8 +25,13 @@ _KINDS = {
     "percentile": Percentile,
     "return_to_go": ReturnToGo,
 }
-_LATER = ("features", "history_padding", "time_format", "files")
-_TABLES = {"items": ItemTable, "initial_history": InitialHistory, "files": TextFiles}
+_LATER = ("features", "history_padding", "time_format", "files", "lists")
+_TABLES = {
+    "items": ItemTable,
+    "initial_history": InitialHistory,
+    "files": TextFiles,
+    "lists": Lists,
+}
 
 
 def as_data(schema: LogSchema) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..schema.files import TextFiles
+from ..schema.lists import Lists
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +25,7 @@ class Reading:
         time: the column of times, whose texts are read as such.
         time_format: how they are written, as for ``strptime``; ISO 8601 by default.
         files: what text files leave open.
+        lists: columns of lists, every entry of which is a row.
     """
 
     ids: frozenset[str] = frozenset()
@@ -31,6 +33,7 @@ class Reading:
     time: str | None = None
     time_format: str | None = None
     files: TextFiles = field(default_factory=TextFiles)
+    lists: Lists | None = None
 
     @classmethod
     def of(cls, schema: LogSchema) -> Reading:
@@ -41,6 +44,7 @@ class Reading:
             time=schema.time,
             time_format=schema.time_format,
             files=schema.files or TextFiles(),
+            lists=schema.lists,
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .columns import Columns
+from .exploded import ExplodedFile
 from .frames import NAME, as_file
 from .inputs import Input, inputs_of
 from .kinds import index_names
@@ -78,7 +79,10 @@ class LogSource:
         self.files = [] if self.frame is not None else resolve(source, beside)
         self.folder = folder_of(self.files[0]) if self.files else None
         opened: list[LogFile] = [open_log_file(name, reading) for name in self.files]
-        self.columns = Columns(opened if self.frame is None else [self.frame], reading)
+        opened = opened if self.frame is None else [self.frame]
+        if reading.lists is not None:
+            opened = [ExplodedFile(file, reading.lists, k) for k, file in enumerate(opened)]
+        self.columns = Columns(opened, reading)
         self._tables: dict[str, LogSource] = {}
 
     @property
@@ -128,11 +132,13 @@ class LogSource:
 
     @property
     def index_columns(self) -> frozenset[str]:
-        """Columns that only number the rows: a pandas index, or a nameless column of a CSV file.
+        """Columns that only number the rows: a pandas index, a nameless column of a CSV file.
 
         They make every row another, although the rows that they number may be the same.
         """
-        return frozenset(name for file in self.columns.files for name in index_names(file.schema))
+        names = {name for file in self.columns.files for name in index_names(file.schema)}
+        lists = self.columns.reading.lists
+        return frozenset(names if lists is None else {*names, lists.number})
 
     def inputs(self, known: Iterable[Mapping[str, Any]] = ()) -> list[Input]:
         """What was read: one entry a file; see :func:`~.inputs.inputs_of`."""
