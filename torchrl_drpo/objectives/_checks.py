@@ -28,12 +28,16 @@ def check_signal(name: str, key: NestedKey, values: Tensor, mask: Tensor | None)
     check_float32_range(named, values, mask, hint="rescale the signal")
 
 
-def check_shape(tensordict: TensorDictBase, level: str, owner: str) -> None:
-    """Raises ``ValueError`` for a batch of no rows, or of a shape that holds none."""
+def check_shape(
+    tensordict: TensorDictBase, level: str, owner: str, *, may_be_empty: bool = False
+) -> None:
+    """Raises ``ValueError`` for a batch of a shape that holds no rows, or of none at all."""
     shape = tensordict.shape
-    if shape.numel() == 0:  # TensorDict.numel() of an empty batch is 1
+    if shape.numel() == 0 and not may_be_empty:  # TensorDict.numel() of an empty batch is 1
+        hint = ", or pass over=... to make the rows of all ranks one batch"
         raise ValueError(
             f"{owner} got an empty batch of shape {tuple(shape)}; sample at least one row"
+            f"{hint if world_size() > 1 else ''}"
         )
     if not shape:
         raise ValueError(

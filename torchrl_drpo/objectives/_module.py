@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase, TensorDictParams
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
 from torchrl_drpo.distributed.ranks import world_size
+from torchrl_drpo.distributed.whole_batch import whole_batch
 from torchrl_drpo.functional.checks import check_not_negative
 from torchrl_drpo.functional.precision import as_numbers, at_least_float32
 from torchrl_drpo.objectives import _batch, _checks
@@ -25,6 +26,9 @@ from torchrl_drpo.objectives._ranks import (
     refuse_sharding_that_trains_wrongly,
     tell_of_rank_local_numbers,
 )
+
+if TYPE_CHECKING:
+    from torchrl_drpo.distributed.group import Over
 
 
 class _WrappedOnce(type(LossModule)):
@@ -43,7 +47,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         actor_network: a TorchRL probabilistic actor.
 
     Keyword Args:
-        level, reduction, functional, check_inputs: see the loss.
+        level, reduction, functional, check_inputs, over: see the loss.
 
     Raises:
         ValueError: for an unknown ``level`` or ``reduction``.
@@ -81,6 +85,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         reduction: str | None = None,
         functional: bool = True,
         check_inputs: bool | None = None,
+        over: Over | None = None,
     ) -> None:
         if level not in ("step", "trajectory"):
             raise ValueError(f"level must be 'step' or 'trajectory', got {level!r}")
@@ -99,6 +104,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         self.level = level
         self.reduction = reduction
         self.check_inputs = check_inputs
+        self._whole = whole_batch(over)
 
     # -- coefficients ---------------------------------------------------------------------------
 
@@ -243,7 +249,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
             refuse_sharding_that_trains_wrongly(owner, self._all_modules(), self.functional)
             self._looked_at = type(self)
         ranks = world_size()
-        if ranks > 1:
+        if ranks > 1 and not self._whole.among_ranks:
             tell_of_rank_local_numbers(owner, self._batch_numbers(tensordict), ranks)
 
     @property

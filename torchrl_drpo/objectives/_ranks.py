@@ -19,8 +19,8 @@ def tell_of_rank_local_numbers(owner: str, numbers: tuple[str, ...], ranks: int)
         "rank-local numbers",
         f"{owner} runs in a process group of {ranks} ranks, and takes its {', '.join(numbers)} "
         f"from each rank's own rows{copied if 'kappa' in numbers else ''}: together the ranks "
-        "train another objective than one process would on all rows. Give a rank rows enough for "
-        "these numbers to agree, or train in one process",
+        "train another objective than one process would on all rows. Make the loss with over=, the "
+        "process group or device mesh whose ranks' rows are one batch",
     )
 
 

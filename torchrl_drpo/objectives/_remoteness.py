@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from torchrl_drpo.distributed.whole_batch import WholeBatch
 from torchrl_drpo.distributions.base_space import choices, is_discrete, whitened
-from torchrl_drpo.functional.diagnostics import taper_active_fraction
 from torchrl_drpo.functional.remoteness import categorical_remoteness
 
 RemotenessKind = Literal["auto", "per_dimension"]
@@ -102,11 +102,12 @@ def _squared_distance(
 
 
 def taper_negatives(
-    weight: Tensor, taper: Callable[[Tensor], Tensor], distance: Tensor
+    weight: Tensor, taper: Callable[[Tensor], Tensor], distance: Tensor, whole: WholeBatch
 ) -> tuple[Tensor, Tensor]:
     """Signed weights with the negative ones tapered, and on what share the taper was active."""
     factor, negative = taper(distance), weight < 0
-    active = taper_active_fraction(factor, negative)
+    active, negatives = whole.sums(((factor.detach() < 1) & negative).sum(), negative.sum())
+    active = active / negatives.clamp_min(1)
     return torch.where(negative, weight * factor, weight), active
 
 

@@ -12,20 +12,11 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import negative_mass_ratio
 from torchrl_drpo.functional.groups import group_centred, group_minimum, group_moments
-from torchrl_drpo.functional.reductions import centred, weighted_moments
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives.weighted import WeightedLoss
 
 Baseline = Literal["mean", "min"] | float | None
-
-
-def mass_ratios(advantage: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Rho before and after a rule, both in one pass: small batches cost by the operation."""
-    both = torch.stack([advantage, weight]).flatten(1)
-    before, after = negative_mass_ratio(both, dim=1).unbind()
-    return {"negative_mass_ratio": before, "effective_negative_mass_ratio": after}
 
 
 class AdvantageLoss(WeightedLoss):
@@ -101,7 +92,7 @@ class AdvantageLoss(WeightedLoss):
             advantage = torch.where(mask, advantage, 0.0)
         if self.normalize:
             if group is None:
-                spread = weighted_moments(advantage, mask)[1]
+                spread = self._whole.std(advantage, mask)
             else:
                 spread = group_moments(advantage, group, mask)[1]
             advantage = advantage / (spread + 1e-8)
@@ -110,13 +101,21 @@ class AdvantageLoss(WeightedLoss):
     def _above_baseline(self, reward: Tensor, mask: Tensor | None, group: Tensor | None) -> Tensor:
         """R - b where the mask is true."""
         if self.baseline == "mean":
-            return centred(reward, mask) if group is None else group_centred(reward, group, mask)
+            if group is None:
+                return self._whole.centred(reward, mask)
+            return group_centred(reward, group, mask)
         if self.baseline == "min":
             if group is None:
-                return reward - (reward if mask is None else reward.where(mask, math.inf)).min()
+                return reward - self._whole.minimum(reward, mask)
             return reward - group_minimum(reward, group, mask)
         return reward if self.baseline is None else reward - self.baseline
 
     def _mass(self, advantage: Tensor, mask: Tensor | None) -> Tensor:
         """Every valid sample counts once."""
         return torch.ones_like(advantage) if mask is None else mask.to(advantage.dtype)
+
+    def _mass_ratios(self, advantage: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Rho before and after a rule, both in one pass: small batches cost by the operation."""
+        both = torch.stack([advantage, weight]).flatten(1)
+        before, after = self._whole.negative_mass_ratio(both, dim=1).unbind()
+        return {"negative_mass_ratio": before, "effective_negative_mass_ratio": after}

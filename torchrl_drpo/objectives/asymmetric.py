@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchrl_drpo.functional.weights import asymmetric_weights, signed_weights, topr_weights
 from torchrl_drpo.objectives._weighting import Scored, Weighting
-from torchrl_drpo.objectives.advantage import AdvantageLoss, mass_ratios
+from torchrl_drpo.objectives.advantage import AdvantageLoss
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
 
 _RATIOS = ["negative_mass_ratio", "effective_negative_mass_ratio"]
@@ -93,7 +93,7 @@ class AsymRELoss(AdvantageLoss):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
         weight = signed_weights(advantage, negative_scale=self.negative_weight)
-        report = mass_ratios(advantage, weight)
+        report = self._mass_ratios(advantage, weight)
         return Weighting(weight, self._mass(advantage, mask), report)
 
 
@@ -170,8 +170,9 @@ class TOPRLoss(BehaviorLoss):
         weight = topr_weights(advantage, scored.log_prob, log_mu, beta=self.beta)
         negative = advantage < 0
         tapered = (negative & (scored.log_prob < log_mu)).sum()
+        tapered, negatives = self._whole.sums(tapered, negative.sum())
         report = {
-            **mass_ratios(advantage, weight),
-            "taper_active_fraction": tapered / negative.sum().clamp_min(1),
+            **self._mass_ratios(advantage, weight),
+            "taper_active_fraction": tapered / negatives.clamp_min(1),
         }
         return replace(weighting, weight=weight, report=report)

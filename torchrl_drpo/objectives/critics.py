@@ -147,7 +147,22 @@ class CriticLoss(WeightedLoss):
         if self._has_priority(tensordict):
             steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
             weights = self._priority(tensordict, steps).to(per_step.dtype)
+        if self._whole.among_ranks and self.reduction != "none":
+            return self._reduce_over_ranks(per_step, tensordict, weights)
         return self._reduce_loss(per_step, tensordict, weights=weights)
+
+    def _reduce_over_ranks(
+        self, per_step: Tensor, tensordict: TensorDictBase, weights: Tensor | None
+    ) -> Tensor:
+        """The same of the rows of all ranks, of which this one may have none."""
+        steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
+        if weights is None:
+            weights = torch.ones_like(per_step) if steps is None else steps.to(per_step.dtype)
+        share = torch.where(weights != 0, weights * per_step, 0.0).sum()
+        if self.reduction == "mean":
+            (total,) = self._whole.sums(weights.sum())
+            share = share / total.clamp_min(torch.finfo(total.dtype).tiny)
+        return self._whole.loss(share)
 
     def _td_target(self, inputs: TensorDictBase, next_value: Tensor) -> Tensor:
         """The one-step return R + gamma V(s'), ``[*B]``."""

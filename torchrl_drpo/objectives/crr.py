@@ -13,7 +13,6 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.weights import crr_weights
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._weighting import Scored, Weighting
@@ -178,7 +177,9 @@ class CRRLoss(CriticLoss, AdvantageLoss):
             max_weight=self.max_weight,
             mask=mask,
         )
-        return Weighting(weight, mass, {"effective_sample_size": effective_sample_size(weight)})
+        return Weighting(
+            weight, mass, {"effective_sample_size": self._whole.effective_sample_size(weight)}
+        )
 
     def _own_values(
         self, dist: Distribution, inputs: TensorDictBase, *, target: bool = False

@@ -11,10 +11,8 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.proximal import gbpo_weights
 from torchrl_drpo.objectives._weighting import Scored, Weighting
-from torchrl_drpo.objectives.advantage import mass_ratios
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
 
 
@@ -91,7 +89,7 @@ class GBPOLoss(BehaviorLoss):
         weight = gbpo_weights(weighting.weight, scored.log_prob, old)
         weight = torch.where(weighting.weight != 0, weight, 0.0)
         report = {
-            **mass_ratios(weighting.weight, weight),
-            "effective_sample_size": effective_sample_size(weight),
+            **self._mass_ratios(weighting.weight, weight),
+            "effective_sample_size": self._whole.effective_sample_size(weight),
         }
         return replace(weighting, weight=weight, report=report)

@@ -14,7 +14,6 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._expectation import (
     Expectation,
@@ -180,7 +179,7 @@ class GuidedLoss(AdvantageLoss):
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
         weight = advantage.clamp_min(0.0)
-        report = {"effective_sample_size": effective_sample_size(weight)}
+        report = {"effective_sample_size": self._whole.effective_sample_size(weight)}
         return Weighting(weight, self._mass(advantage, mask), report)
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
@@ -192,7 +191,10 @@ class GuidedLoss(AdvantageLoss):
         action = _batch.fitting_action(scored.dist, scored.action, scored.inputs.shape)
         logged = reward.value(scored.inputs, action) / self.reward_scale
         better = own.detach() - self._per_step(logged, scored)
-        report = {**weighting.report, "guidance_value": _mean_of_kept(better, weighting, scored)}
+        report = {
+            **weighting.report,
+            "guidance_value": self._mean_of_kept(better, weighting, scored),
+        }
         return _Guided(weighting.weight, weighting.mass, report, gain)
 
     def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
@@ -201,6 +203,16 @@ class GuidedLoss(AdvantageLoss):
 
     def _per_step(self, values: Tensor, scored: Scored) -> Tensor:
         return values if scored.mask is None else torch.where(scored.mask, values, 0.0)
+
+    def _mean_of_kept(self, values: Tensor, weighting: Weighting, scored: Scored) -> Tensor:
+        """Mean over the valid steps of the samples with weight; 0 where there is none."""
+        weight = weighting.weight
+        kept = (weight > 0).reshape(weight.shape + (1,) * (values.ndim - weight.ndim))
+        kept = kept.expand_as(values)
+        if scored.mask is not None:
+            kept = kept & scored.mask
+        total, count = self._whole.sums(torch.where(kept, values, 0.0).sum(), kept.sum())
+        return total / count.clamp_min(1)
 
     # -- the reward model ----------------------------------------------------------------------
 
@@ -219,13 +231,3 @@ class GuidedLoss(AdvantageLoss):
     def _needed_keys(self) -> list[NestedKey]:
         optional = self._reads.optional
         return [key for key in super()._needed_keys() if key not in optional]
-
-
-def _mean_of_kept(values: Tensor, weighting: Weighting, scored: Scored) -> Tensor:
-    """Mean over the valid steps of the samples with weight; 0 where there is none."""
-    weight = weighting.weight
-    kept = (weight > 0).reshape(weight.shape + (1,) * (values.ndim - weight.ndim))
-    kept = kept.expand_as(values)
-    if scored.mask is not None:
-        kept = kept & scored.mask
-    return torch.where(kept, values, 0.0).sum() / kept.sum().clamp_min(1)

@@ -35,12 +35,15 @@ class _SurrogateLoss(BehaviorLoss):
         old = self._behavior_log_prob(scored)
         log_ratio = scored.log_prob - (scored.log_prob if old is None else old)
         counted = weighting.weight != 0
-        count = counted.sum().clamp_min(1)
         clipped = self._is_clipped(weighting.weight, log_ratio) & counted
+        count, clips, drift = self._whole.sums(
+            counted.sum(), clipped.sum(), torch.where(counted, log_ratio, 0.0).sum()
+        )
+        count = count.clamp_min(1)
         report = {
             **weighting.report,
-            "clip_fraction": clipped.sum() / count,
-            "kl_approx": -torch.where(counted, log_ratio, 0.0).sum() / count,
+            "clip_fraction": clips / count,
+            "kl_approx": -drift / count,
         }
         return _ProximalWeighting(weighting.weight, weighting.mass, report, old)
 

@@ -10,7 +10,6 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.weights import exponential_weights
 from torchrl_drpo.objectives._weighting import Weighting
 from torchrl_drpo.objectives.advantage import AdvantageLoss
@@ -155,12 +154,12 @@ class AWRLoss(AdvantageLoss):
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
-        weight = exponential_weights(
+        weight = self._whole.exponential_weights(
             advantage,
             temperature=self.temperature,
             max_weight=self.max_weight,
             normalize=self.self_normalize,
             mask=mask,
         )
-        report = {"effective_sample_size": effective_sample_size(weight)}
+        report = {"effective_sample_size": self._whole.effective_sample_size(weight)}
         return Weighting(weight, self._mass(advantage, mask), report)

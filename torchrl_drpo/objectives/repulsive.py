@@ -11,7 +11,6 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import negative_mass_ratio
 from torchrl_drpo.objectives._remoteness import (
     RemotenessKind,
     check_negative_scale,
@@ -119,9 +118,9 @@ class RepulsiveLoss(AdvantageLoss):
         report = {}
         if weight is not advantage or self._has_priority(tensordict):
             # What follows will only see the weights, scaled and multiplied; rho is before that.
-            report["negative_mass_ratio"] = rho = negative_mass_ratio(advantage)
+            report["negative_mass_ratio"] = rho = self._whole.negative_mass_ratio(advantage)
             report["effective_negative_mass_ratio"] = (
-                rho if weight is advantage else negative_mass_ratio(weight)
+                rho if weight is advantage else self._whole.negative_mass_ratio(weight)
             )
         return Weighting(weight, self._mass(advantage, mask), report)
 
@@ -138,10 +137,10 @@ class RepulsiveLoss(AdvantageLoss):
         )
         active = None
         if self.taper is not None:
-            weight, active = taper_negatives(weight, self.taper, distance)
+            weight, active = taper_negatives(weight, self.taper, distance, self._whole)
         # All ratios at once: on small batches a step is as long as the number of its operations.
         force = torch.where(weight == 0, 0.0, weight * score)
-        before, after, forces = negative_mass_ratio(
+        before, after, forces = self._whole.negative_mass_ratio(
             torch.stack([weighting.weight, weight, force]).flatten(1), dim=1
         ).unbind()
         report = {

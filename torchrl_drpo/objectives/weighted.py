@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -29,6 +29,9 @@ from torchrl_drpo.objectives._idle import IdleWatch
 from torchrl_drpo.objectives._module import ActorLoss
 from torchrl_drpo.objectives._policy import distribution_of
 from torchrl_drpo.objectives._weighting import Scored, Weighting, WeightingOfRows
+
+if TYPE_CHECKING:
+    from torchrl_drpo.distributed.group import Over
 
 
 class WeightedLoss(ActorLoss):
@@ -54,14 +57,23 @@ class WeightedLoss(ActorLoss):
             that are all 0 in 20 training steps in a row are warned of once (where nobody looks, a
             ``loss_actor`` of exactly 0 says it). ``None`` does so on the CPU, where it is nearly
             free; ``True`` on an accelerator too, at the price of a synchronisation.
+        over: the ranks whose rows are one batch: a ``torch.distributed`` process group, or a
+            device mesh for all of its ranks. Thresholds, baselines, standard deviations,
+            normalisers, divisors and diagnostics are then those of all rows, and ``loss_actor`` is
+            the loss of the whole batch, the same number on every rank; its gradient is R times the
+            rank's share, so that the mean over ranks, which DDP and FSDP2 take, is the gradient of
+            one process on all rows. Ranks may have unequal numbers of rows, also none; groups
+            (``group_key``) lie on one rank. ``None``: this process's rows alone.
 
     Raises:
         ValueError: for an unknown ``level`` or ``reduction``.
 
     Note:
-        What a rule takes from the batch (a threshold, a baseline, a standard deviation, kappa) it
-        takes from the rows that it is given: in a process group of several ranks these are each
-        rank's own, and a warning says so once a process.
+        Without ``over``, what a rule takes from the batch (a threshold, a baseline, a standard
+        deviation, kappa) it takes from the rows that it is given: in a process group of several
+        ranks these are each rank's own, and a warning says so once a process. With it every rank
+        must call the loss in every step, with rows or without. ``reduction="none"`` returns each
+        rank's own rows.
     """
 
     out_keys: ClassVar[list[NestedKey]] = ["loss_actor"]
@@ -78,6 +90,7 @@ class WeightedLoss(ActorLoss):
         reduction: str | None = None,
         functional: bool = True,
         check_inputs: bool | None = None,
+        over: Over | None = None,
     ) -> None:
         super().__init__(
             actor_network,
@@ -85,6 +98,7 @@ class WeightedLoss(ActorLoss):
             reduction=reduction,
             functional=functional,
             check_inputs=check_inputs,
+            over=over,
         )
         self._backend: str | None = None
         self._idle = IdleWatch()
@@ -146,7 +160,7 @@ class WeightedLoss(ActorLoss):
     def _outputs(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
         """What ``forward`` returns, before a subclass adds the losses of other networks."""
         owner = type(self).__name__
-        _checks.check_shape(tensordict, self.level, owner)
+        _checks.check_shape(tensordict, self.level, owner, may_be_empty=self._whole.among_ranks)
         if self._looked_at is not type(self) or world_size() > 1:
             self._look_at_ranks(tensordict)
         steps = _batch.valid_steps(tensordict, self._loss_mask_keys(), tensordict.shape)
@@ -163,7 +177,8 @@ class WeightedLoss(ActorLoss):
             if isinstance(weighting, WeightingOfRows):
                 rows, total = weighting.rows, weighting.total
             else:
-                rows, total = self._rows_to_score(weighting.weight), weighting.mass.sum()
+                rows = self._rows_to_score(weighting.weight)
+                (total,) = self._whole.sums(weighting.mass.sum())
                 weighting = weighting if rows is None else weighting.take(rows)
             if steps is not None and rows is not None:
                 steps = steps.index_select(0, rows)
@@ -177,6 +192,8 @@ class WeightedLoss(ActorLoss):
                 scored = Scored(dist, action, log_prob.detach(), steps, inputs, tensordict, rows)
                 weighting = self._reweigh(weighting, scored)
         loss = self._reduce_weighted(log_prob, weighting, total)
+        if self.reduction != "none":
+            loss = self._whole.loss(loss)
         self._look_at_outcome(weighed, weighting, loss)
         report = weighting.report
         out = {"loss_actor": loss, **{key: report[key] for key in self.out_keys if key in report}}

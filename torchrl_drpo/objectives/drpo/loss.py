@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
@@ -13,9 +14,8 @@ from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_positive
 from torchrl_drpo.functional.controllers import AdaptiveKappa
-from torchrl_drpo.functional.diagnostics import effective_sample_size
 from torchrl_drpo.functional.host import reads_are_free
-from torchrl_drpo.functional.selection import Ties, TopSelection, best_rows, select_top
+from torchrl_drpo.functional.selection import Ties, TopSelection, best_rows
 from torchrl_drpo.objectives import _checks
 from torchrl_drpo.objectives._remoteness import RemotenessKind
 from torchrl_drpo.objectives._weighting import Scored, Weighting
@@ -196,6 +196,11 @@ class DRPOLoss(SelectionOnDevice):
         if path == "reference":
             options["skip_filtered"] = False
         super().__init__(actor_network, **options)
+        if path == "fused" and self._whole.among_ranks:
+            raise ValueError(
+                "path='fused' selects among this rank's rows alone, and over= among those of all "
+                "ranks; use path='auto'"
+            )
         self.path = path
         self._ceiling = KappaCeiling()
         self.controller = controller
@@ -235,7 +240,7 @@ class DRPOLoss(SelectionOnDevice):
         disliked = self.negative.dislikes(tensordict, quality.shape, mask, owner)
         if disliked is not None:
             mask = ~disliked if mask is None else mask & ~disliked
-        top = select_top(
+        top = self._whole.select_top(
             quality,
             kappa,
             mask=mask,
@@ -243,18 +248,21 @@ class DRPOLoss(SelectionOnDevice):
             group=self._group_ids(tensordict, self.group_key, quality.shape),
         )
         grouped = self.group_key is not None
-        weight, mass = weigh_all(quality, top, kappa, mask, self.weighting, grouped, **rule)
+        weight, mass = weigh_all(
+            quality, top, kappa, mask, self.weighting, grouped, self._whole, **rule
+        )
         self._move_kappa(kappa, top.kept_std, top.batch_std)
-        count = quality.numel() if mask is None else mask.sum().clamp_min(1)
+        count = self._count(quality, mask)
         kept_threshold = top.threshold
-        if kept_threshold.ndim:
+        if grouped:
             kept_threshold = (top.threshold.where(top.mass > 0, 0.0) * top.mass).sum()
+            (kept_threshold,) = self._whole.sums(kept_threshold)
             kept_threshold = kept_threshold / top.quota.clamp_min(1.0)
         report = {
             "kappa": kappa,
             "threshold": kept_threshold.to(weight.dtype),
             "kept_fraction": (top.quota / count).to(weight.dtype),
-            "effective_sample_size": effective_sample_size(weight),
+            "effective_sample_size": self._whole.effective_sample_size(weight),
             "kept_mean_quality": top.kept_mean,
         }
         if self.negative.active:
@@ -263,7 +271,7 @@ class DRPOLoss(SelectionOnDevice):
             else:
                 repulsion = self._repulsion(quality, top)
                 weight = self.negative.repel_rejected(weight, repulsion, top, mask)
-            report.update(report_of(weight))
+            report.update(report_of(weight, self._whole))
         return Weighting(weight, mass, report)
 
     def _picks_rows(self, tensordict: TensorDictBase, quality: Tensor) -> bool:
@@ -277,7 +285,15 @@ class DRPOLoss(SelectionOnDevice):
             and quality.ndim == 1
             and reads_are_free(quality)
             and not self._has_priority(tensordict)
+            and not self._whole.among_ranks
         )
+
+    def _count(self, quality: Tensor, mask: Tensor | None) -> Tensor | int:
+        """Valid samples of the batch, at least 1."""
+        if mask is None and not self._whole.among_ranks:
+            return quality.numel()
+        valid = torch.ones_like(quality, dtype=torch.bool) if mask is None else mask
+        return self._whole.sums(valid.sum())[0].clamp_min(1)
 
     def _move_kappa(self, kappa: Tensor, kept_std: Tensor, batch_std: Tensor) -> None:
         """Lets the controller move the buffer from this step's ``kappa`` to the next."""
@@ -288,7 +304,7 @@ class DRPOLoss(SelectionOnDevice):
         return self.negative.taper is not None
 
     def _reweigh(self, weighting: Weighting, scored: Scored) -> Weighting:
-        return self.negative.tapered(weighting, scored)
+        return self.negative.tapered(weighting, scored, self._whole)
 
     def _repulsion(self, quality: Tensor, top: TopSelection) -> Tensor | None:
         """How strongly a rejected row repels, before the scale; ``None`` for -1."""

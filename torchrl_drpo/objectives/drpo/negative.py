@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.functional.diagnostics import negative_mass_ratio
+from torchrl_drpo.distributed.whole_batch import WholeBatch
 from torchrl_drpo.functional.selection import TopSelection
 from torchrl_drpo.objectives import _batch
 from torchrl_drpo.objectives._remoteness import (
@@ -81,21 +81,22 @@ class NegativeBranch:
             return self.repel_dislikes(weight, rejected)
         return torch.where(rejected, self.scale * advantage, weight)
 
-    def tapered(self, weighting: Weighting, scored: Scored) -> Weighting:
+    def tapered(self, weighting: Weighting, scored: Scored, whole: WholeBatch) -> Weighting:
         """The weights with negatives tapered by their remoteness from the current policy."""
         if self.taper is None:
             return weighting
         distance, _ = remoteness_and_score(
             scored.dist, scored.action, scored.log_prob, scored.batch, self.remoteness, scored.mask
         )
-        weight, active = taper_negatives(weighting.weight, self.taper, distance)
+        weight, active = taper_negatives(weighting.weight, self.taper, distance, whole)
         weighting = weighting.with_report(
-            effective_negative_mass_ratio=negative_mass_ratio(weight), taper_active_fraction=active
+            effective_negative_mass_ratio=whole.negative_mass_ratio(weight),
+            taper_active_fraction=active,
         )
         return replace(weighting, weight=weight)
 
 
-def report_of(weight: Tensor) -> dict[str, Tensor]:
+def report_of(weight: Tensor, whole: WholeBatch) -> dict[str, Tensor]:
     """The report before any taper has been asked."""
-    rho = negative_mass_ratio(weight)
+    rho = whole.negative_mass_ratio(weight)
     return dict(zip(REPORT, (rho, rho, torch.zeros_like(rho)), strict=True))

@@ -132,6 +132,7 @@ class SelectionOnDevice(WeightedLoss):
             and self.group_key is None
             and not self.negative.active
             and not self._has_priority(tensordict)
+            and not self._whole.among_ranks
         )
         if self.path == "fused" and not possible:
             raise ValueError(

@@ -152,7 +152,8 @@ class DRPOQLoss(CriticLoss, DRPOLoss):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The three losses and DRPO's diagnostics; the batch itself is left as it was."""
-        _checks.check_shape(tensordict, self.level, type(self).__name__)
+        empty = self._whole.among_ranks
+        _checks.check_shape(tensordict, self.level, type(self).__name__, may_be_empty=empty)
         inputs = self._critic_inputs(tensordict)
         with torch.no_grad():
             quality = self._q_values(inputs, target=True).amin(0)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchrl_drpo.distributed.whole_batch import WholeBatch
 from torchrl_drpo.functional.diagnostics import effective_sample_size
-from torchrl_drpo.functional.dro_programs import kl_dro_weights
-from torchrl_drpo.functional.reductions import centred, weighted_moments
+from torchrl_drpo.functional.reductions import centred
 from torchrl_drpo.functional.selection import BestRows, TopSelection
 from torchrl_drpo.objectives._weighting import WeightingOfRows
 
@@ -62,6 +62,7 @@ def weigh_all(
     mask: Tensor | None,
     weighting: str,
     grouped: bool,
+    whole: WholeBatch,
     *,
     temperature: float,
     normalize: bool,
@@ -70,18 +71,18 @@ def weigh_all(
     if weighting == "uniform":
         return top.mass, top.mass
     if weighting == "kl":
-        weight = kl_dro_weights(quality, kappa, temperature, mask)
+        weight = whole.kl_weights(quality, kappa, temperature, mask)
         return weight, torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
     if weighting == "linear" and not grouped and mask is None:
         # Rows at the threshold weigh nothing, so there is no mass to share.
         advantage = (quality - top.threshold).clamp_min(0.0)
         return advantage / (top.kept_std + 1e-8) if normalize else advantage, top.mass
     if weighting == "exponential":
-        return top.mass * torch.exp(centred(quality, top.mass) / temperature), top.mass
+        return top.mass * torch.exp(whole.centred(quality, top.mass) / temperature), top.mass
     # Rows that are not kept may hold anything.
     advantage = torch.where(top.mass > 0, quality.to(top.mass.dtype) - top.threshold, 0.0)
     if normalize:
         # A common threshold shifts nothing; with one for each group it does.
-        spread = weighted_moments(advantage, top.mass)[1] if grouped else top.kept_std
+        spread = whole.std(advantage, top.mass) if grouped else top.kept_std
         advantage = advantage / (spread + 1e-8)
     return top.mass * advantage, top.mass
