@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Callable
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,4 +72,4 @@ def cut(rows: int, size: int, seed: int) -> list[slice]:
     generator = torch.Generator().manual_seed(seed)
     inner = torch.randint(0, rows + 1, (size - 1,), generator=generator).sort().values.tolist()
     ends = [0, *inner, rows]
-    return [slice(low, high) for low, high in zip(ends, ends[1:], strict=False)]
+    return [slice(low, high) for low, high in pairwise(ends)]

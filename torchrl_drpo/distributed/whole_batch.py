@@ -1,10 +1,10 @@
 """What an objective takes from a batch as a whole, and of which rows the batch consists.
 
 A rule for the weights asks for thresholds, means, deviations and sums. Of one process they are the
-pure functions of :mod:`torchrl_drpo.functional` (:class:`WholeBatch`); where the rows of several
-ranks are one batch
-(:class:`~torchrl_drpo.distributed.over_ranks.BatchOverRanks`), every rank gets the numbers of them all. A rank may
-have no rows at all. Whichever it is, a rule asks the same questions in the same order.
+pure functions of :mod:`torchrl_drpo.functional` (:class:`WholeBatch`). Where the rows of several
+ranks are one batch (:class:`~torchrl_drpo.distributed.over_ranks.BatchOverRanks`), every rank gets
+the numbers of them all, one without any row too. Whichever it is, a rule asks the same questions
+in the same order.
 """
 
 from __future__ import annotations
