@@ -88,9 +88,9 @@ def test_a_conversion_of_the_version_before_is_replaced_whole(log, tmp_path):
     (old / "rows" / "meta.json").write_text("{}")
     manifest = {"format": "torchrl-drpo-log", "version": 1, "data": old.name, "files": {}}
     (root / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"expected version 2, got 1, .*convert the log again"):
+    with pytest.raises(ValueError, match=r"expected version 3, got 1, .*convert the log again"):
         RecReplayBuffer.open(root)
-    with pytest.raises(FileExistsError, match="expected version 2, got 1"):
+    with pytest.raises(FileExistsError, match="expected version 3, got 1"):
         convert_log(log, root, SCHEMA)
     assert old.is_dir()
     convert_log(log, root, SCHEMA, overwrite=True)

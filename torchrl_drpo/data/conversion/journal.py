@@ -45,6 +45,9 @@ class Progress:
     slates: int = 0
     last_slate: int | None = None
     history_items: int = 0
+    history_rows: int = 0
+    cut_histories: int = 0
+    tied_rows: int = 0
     parts: dict[str, int] = field(default_factory=dict)
 
 

@@ -67,6 +67,7 @@ class Encoder:
             ("log_propensity", "f4", schema.propensity),
             ("policy", "i4", schema.policy), ("terminal", "?", schema.terminal),
             ("split", "i4", schema.split), ("history", "i4", schema.history),
+            ("enters", "?", schema.history_rows != "all"),
         ]  # fmt: skip
         fields: list = [(name, kind) for name, kind, wanted in optional if wanted]
         if schema.context:
@@ -225,6 +226,8 @@ class Encoder:
             "guard the formula, as in log(max(x, 1))",
         )  # fmt: skip
         records["value"] = np.where(np.isfinite(value), value, 0.0)
+        if self.schema.history_rows != "all":
+            records["enters"] = self._enters(table, records["value"], fault)
         if isinstance(quality, Percentile):
             for place, key in enumerate(quality.shared_by):
                 if key == DURATION_BUCKET:
@@ -239,6 +242,18 @@ class Encoder:
                 else:
                     number = records["context"][:, self.schema.context.index(key)]
                 records["keys"][:, place] = number
+
+    def _enters(self, table: pa.RecordBatch, value: np.ndarray, fault: Fault) -> np.ndarray:
+        """Which rows stand in later histories, bool ``[N]``."""
+        formula = self.schema.history_formula
+        if formula is None:  # "positive"
+            return value > 0
+        columns = {name: to_float(table.column(name)) for name in formula.columns}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.broadcast_to(formula(columns), (table.num_rows,))
+        advice = f"{self.schema.history_rows} must be a number; guard the formula"
+        fault("history_rows is not finite", np.isnan(found), lambda row: str(found[row]), advice)
+        return found > 0
 
     def _history(self, table: pa.RecordBatch, records: np.ndarray, keep: np.ndarray) -> np.ndarray:
         flat, lengths = item_lists(table.column(self.schema.history), self.schema.history_padding)

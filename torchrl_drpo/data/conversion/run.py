@@ -146,7 +146,7 @@ class Conversion:
             sessions_cut=state.sessions_cut, slates=state.slates, parts=dict(state.parts),
             first_test_day=None if first_test_day is None
             else str(np.datetime64(first_test_day, "D")),
-            missing_tables=outline.missing,
+            missing_tables=outline.missing, tied_rows=state.tied_rows,
         )  # fmt: skip
 
     def _items_logged(self) -> int:
@@ -168,7 +168,7 @@ class Conversion:
         arrays = self._item_tables(outline)
         history, with_history = write_initial_history(self.schema, outline, self.work)
         report = report.replace(initial_history_users=with_history)
-        arrays |= history
+        arrays |= history | self._history_arrays()
         arrays |= {
             name: Array(f"index/{name}.bin", "int64", (length,))
             for name, length in (
@@ -202,6 +202,20 @@ class Conversion:
         self.work.close()
         publish(self.root, folder, manifest)
         return report
+
+    def _history_arrays(self) -> dict[str, Array]:
+        """Where histories end, unless that is everywhere before the row itself."""
+        state, every = self.work.state, self.schema.history_rows == "all"
+        if every and not state.cut_histories:
+            self.work.drop("index/history_ends.bin")
+            self.work.save()
+            return {}
+        arrays = {"history_ends": Array("index/history_ends.bin", "int64", (state.rows,))}
+        if not every:
+            before, entering = (state.rows,), (state.history_rows,)
+            arrays["history_before"] = Array("index/history_before.bin", "int64", before)
+            arrays["history_items"] = Array("index/history_items.bin", "int32", entering)
+        return arrays
 
     def _item_tables(self, outline: Outline) -> dict[str, Array]:
         """Writes the items' codes and embeddings, where the item table has any."""

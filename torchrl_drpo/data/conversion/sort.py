@@ -8,6 +8,7 @@ import numpy as np
 
 from ..sources import LogError
 from .groups import again, begins, check_slates, group_ids, in_order
+from .instants import history_ends, tied_rows
 from .journal import Workspace
 from .layout import REWARD, columns_of
 from .parts import Parts
@@ -92,6 +93,8 @@ class PartitionSorter:
             values["slate",] = state.slates + np.cumsum(fresh) - 1
             self._index("slate_offsets", state.rows + np.flatnonzero(fresh))
             state.slates += int(fresh.sum())
+        if self.schema.by_user:
+            self._histories(records)
         if self.schema.history:
             ends = state.history_items + np.cumsum(records["history"], dtype=np.int64)
             if not self.work.has("index/initial_offsets.bin"):
@@ -101,6 +104,21 @@ class PartitionSorter:
         for column in self.columns:
             value = values[column.key] if column.field is None else records[column.field]
             self.work.append(column.file, value.astype(column.dtype))
+
+    def _histories(self, records: np.ndarray) -> None:
+        """Where each row's history ends; rows that do not enter histories are not counted."""
+        state = self.work.state
+        ends = history_ends(records, self.schema, self.encoder.per_second)
+        state.tied_rows += tied_rows(records["user"], records["time"])
+        state.cut_histories += int((ends < np.arange(len(records))).sum())
+        if self.schema.history_rows == "all":
+            self._index("history_ends", state.rows + ends)
+            return
+        entered = np.append(0, np.cumsum(records["enters"]))
+        self._index("history_ends", state.history_rows + entered[ends])
+        self._index("history_before", state.history_rows + entered[1:])
+        self.work.append("index/history_items.bin", records["item"][records["enters"]])
+        state.history_rows += int(entered[-1])
 
     def _ended(self, records: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Ends for good: as logged; else a session's end is one, the mere end of a log is not."""

@@ -49,12 +49,15 @@ def open_log(root: Path | str, *, verify: bool = False) -> OpenLog:
     schema = store.schema
     if schema is None:
         return OpenLog(store, store.rows)
+    entering = store.index("history_items")
     histories = Histories(
-        items=store.rows.get("action"),
+        items=store.rows.get("action") if entering is None else entering,
         users=store.rows.get("user") if schema.by_user else None,
         offsets=store.index("user_offsets") if schema.by_user else None,
         values=store.index("initial_values"),
         bounds=store.index("initial_offsets"),
+        ends=store.index("history_ends"),
+        before=store.index("history_before"),
     )
     named = {"trajectory_id": "trajectory_offsets", "slate": "slate_offsets"}
     starts = {key: store.index(name) for key, name in named.items()}

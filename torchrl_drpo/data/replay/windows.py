@@ -25,7 +25,7 @@ def history_windows(
     """The items of the rows before each row, within its segment, most recent last.
 
     Args:
-        items: the flat item column, int64 ``[N]``.
+        items: the flat item column, int ``[N]``.
         rows: int64 ``[B]`` in [0, N].
         starts: first row of each one's segment, int64 ``[B]``.
         length: window length L.
@@ -61,8 +61,10 @@ def _windows(
 ) -> Tensor:
     place = rows.unsqueeze(-1) - torch.arange(length, 0, -1)
     inside = place >= starts.unsqueeze(-1)
-    found = torch.index_select(items, 0, place.clamp_min(0).view(-1)).view(place.shape)
-    out = torch.where(inside, found, -1)
+    out = torch.full(place.shape, -1)
+    if len(items):
+        found = torch.index_select(items, 0, place.clamp(0, len(items) - 1).view(-1))
+        out = torch.where(inside, found.view(place.shape).long(), -1)
     if initial is not None:
         values, begins, ends = initial
         earlier = place + (ends - starts).unsqueeze(-1)
@@ -75,12 +77,17 @@ def _windows(
 class Histories:
     """Where the history of every row lies.
 
+    A place counts the rows that enter histories: it is a row's number where all of them do.
+
     Args:
-        items: the flat item column, int64 ``[N]``.
+        items: items of the rows that enter, int ``[M]``: the flat item column ``[N]`` if all do.
         users: user number of each row, None where every row is a segment of its own.
         offsets: first row of each user, int64 ``[U]``, None likewise.
         values: items from before each segment, int32 ``[M]``, None where there are none.
         bounds: int64 ``[segments + 1]`` into ``values``.
+        ends: the place at which each row's history ends, int64 ``[N]``; None where that is its
+            own, for no two rows share an instant or a slate.
+        before: places up to and including each row, int64 ``[N]``; None where all rows enter.
     """
 
     items: Tensor
@@ -88,6 +95,8 @@ class Histories:
     offsets: Tensor | None = None
     values: Tensor | None = None
     bounds: Tensor | None = None
+    ends: Tensor | None = None
+    before: Tensor | None = None
 
     def segments(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's segment, and the segment's first row."""
@@ -97,23 +106,40 @@ class Histories:
         return segment, torch.index_select(self.offsets, 0, segment)
 
     def window(self, rows: Tensor, length: int, *, after: bool = False) -> Tensor:
-        """Histories int64 ``[B, length]`` before each row, or ``after`` (the row included)."""
+        """Histories int64 ``[B, length]`` before each row, or ``after``: the row's item behind it.
+
+        A row that does not enter histories changes none, its own successor's neither.
+        """
         segment, start = self.segments(rows)
-        return self._cut(rows + int(after), segment, start, length)
+        ends = self._places(rows) if self.ends is None else torch.index_select(self.ends, 0, rows)
+        past = self._cut(ends, segment, start, length)
+        if not after:
+            return past
+        places = self._places(rows + 1)
+        enters = (places > self._places(rows)).unsqueeze(-1)
+        own = torch.index_select(self.items, 0, (places - 1).clamp_min(0)).long()
+        return torch.where(enters, torch.cat([past[:, 1:], own.unsqueeze(-1)], dim=1), past)
 
     def latest(self, users: Tensor, length: int) -> Tensor:
         """Histories int64 ``[B, length]`` after each user's last row."""
-        if self.offsets is None:
+        if self.offsets is None or self.users is None:
             raise ValueError("this log is stored as logged: its users have no sequences")
-        ends = torch.cat([self.offsets[1:], self.offsets.new_tensor([len(self.items)])])
-        return self._cut(ends[users], users, self.offsets[users], length)
+        ends = torch.cat([self.offsets[1:], self.offsets.new_tensor([len(self.users)])])
+        return self._cut(self._places(ends[users]), users, self.offsets[users], length)
 
-    def _cut(self, rows: Tensor, segment: Tensor, start: Tensor, length: int) -> Tensor:
+    def _places(self, rows: Tensor) -> Tensor:
+        """How many rows before each of ``rows``, in [0, N], enter histories."""
+        if self.before is None:
+            return rows
+        found = torch.index_select(self.before, 0, (rows - 1).clamp_min(0))
+        return torch.where(rows > 0, found, 0)
+
+    def _cut(self, places: Tensor, segment: Tensor, start: Tensor, length: int) -> Tensor:
         initial = None
         if self.values is not None and self.bounds is not None:
             begins = torch.index_select(self.bounds, 0, segment)
             initial = (self.values, begins, torch.index_select(self.bounds, 0, segment + 1))
-        return history_windows(self.items, rows, start, length, initial)
+        return history_windows(self.items, places, self._places(start), length, initial)
 
 
 class WindowUnit(SampleUnit):

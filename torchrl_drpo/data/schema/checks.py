@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 MAX_OFFSET_HOURS = 24
 DUPLICATES = ("drop", "keep", "error")
+#: Which rows enter histories, where no formula says it.
+HISTORY_ROWS = ("all", "positive")
 
 
 def check_parts(schema: LogSchema) -> None:
@@ -32,6 +34,8 @@ def check_parts(schema: LogSchema) -> None:
         raise ValueError("give `session` or `session_gap`, not both: each ends trajectories")
     if schema.session_gap is not None and not schema.session_gap > 0:
         raise ValueError(f"session_gap must be above 0 seconds, got {schema.session_gap}")
+    if not 0 <= schema.history_gap < float("inf"):
+        raise ValueError(f"history_gap must be 0 seconds or more, got {schema.history_gap}")
     if not schema.by_user:
         _check_as_logged(schema)
     _check_percentile(schema)
@@ -59,6 +63,11 @@ def _check_as_logged(schema: LogSchema) -> None:
                 f"{name} needs `user` and `time` columns and no `history` column, so that "
                 "rows can be put in order"
             )
+    if schema.history_rows != "all" or schema.history_gap:
+        raise ValueError(
+            "history_rows and history_gap choose among a user's earlier rows: they need `user` and "
+            "`time` columns and no `history` column"
+        )
     if isinstance(schema.quality, ReturnToGo):
         raise ValueError("a return-to-go needs `user` and `time` columns: no trajectories here")
 

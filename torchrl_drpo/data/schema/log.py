@@ -9,8 +9,9 @@ from typing import Any
 
 from torchrl_drpo.spelling import did_you_mean
 
-from .checks import check_parts
+from .checks import HISTORY_ROWS, check_parts
 from .files import TextFiles
+from .formula import Formula
 from .lists import Lists
 from .presets import PRESETS
 from .quality import Quality, RewardFormula
@@ -32,8 +33,9 @@ class LogSchema:
     """Names and meanings of a log's columns.
 
     A log with ``user`` and ``time`` is stored by user and, within a user, by time (the log's own
-    order breaks ties); histories are then the user's earlier rows. A log without a user, or with
-    a ``history`` column, is stored as logged, and every row is a trajectory of its own.
+    order breaks ties); histories are then the user's rows of earlier instants and slates. A log
+    without a user, or with a ``history`` column, is stored as logged, and every row is a trajectory
+    of its own.
 
     Args:
         item: the item that was shown: any integer or string.
@@ -70,6 +72,10 @@ class LogSchema:
             ``"keep"`` or ``"error"``. Only logs with user and time can find them.
         items: the item table.
         initial_history: what users did before the log.
+        history_rows: which rows enter histories: ``"all"``, ``"positive"`` (those whose quality's
+            formula is above 0), or a formula over the log's columns, above 0 where a row enters.
+        history_gap: seconds by which a row must be older to stand in another's history; with 0
+            all rows of earlier times do, those of the same time never do.
         history_padding: an id in ``history`` lists that stands for no item, such as ``0`` or
             ``"[PAD]"``. Null, empty and negative entries never are items.
         files: what the log's text files leave open: names of the columns where they have no
@@ -116,6 +122,8 @@ class LogSchema:
     items: ItemTable | None = None
     initial_history: InitialHistory | None = None
     history_padding: int | str | None = None
+    history_rows: str = "all"
+    history_gap: float = 0.0
     files: TextFiles | None = None
     lists: Lists | None = None
 
@@ -123,13 +131,18 @@ class LogSchema:
         if isinstance(self.quality, str):  # a bare formula is the common case
             object.__setattr__(self, "quality", RewardFormula(self.quality))
         check_types(self, classes=_CLASSES)
-        _ = self.quality.columns  # parses every formula now, not in the middle of a conversion
+        _ = self.columns  # parses every formula now, not in the middle of a conversion
         check_parts(self)
 
     @property
     def by_user(self) -> bool:
         """Whether rows are stored by user and time; else as logged."""
         return self.user is not None and self.time is not None and self.history is None
+
+    @property
+    def history_formula(self) -> Formula | None:
+        """The formula of ``history_rows``, None where it is one of the words."""
+        return None if self.history_rows in HISTORY_ROWS else Formula(self.history_rows)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -140,6 +153,7 @@ class LogSchema:
         )  # fmt: skip
         named = [name for name in single if name is not None]
         several = [*self.context, *self.features, *self.labels, *self.quality.columns]
+        several += self.history_formula.columns if self.history_formula else ()
         return tuple(dict.fromkeys([*named, *several]))
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 from torchrl_drpo.files import fingerprint, read_json, write_json
 
 FORMAT = "torchrl-drpo-log"
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 #: Sizes of what a column may hold, in bytes, by torch's name.
 SIZES = {
@@ -32,6 +32,7 @@ _COLUMNS = {
 #: Arrays beside the rows; those not named here are offsets and rows, int64 in one dimension.
 _ARRAYS = {
     "item_codes": ("int64", 2), "item_embeddings": ("float32", 2), "initial_values": ("int32", 1),
+    "history_items": ("int32", 1),
 }  # fmt: skip
 _DATA = re.compile(r"data-[0-9a-f]{16}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

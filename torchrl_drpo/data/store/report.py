@@ -28,6 +28,7 @@ class ConversionReport:
         first_test_day: first day of the test period, ``YYYY-MM-DD``.
         initial_history_users: users with a history from before the log.
         missing_tables: optional side tables that were not there.
+        tied_rows: rows that share user and time with another: neither is in the other's history.
     """
 
     rows_read: int = 0
@@ -45,6 +46,7 @@ class ConversionReport:
     first_test_day: str | None = None
     initial_history_users: int = 0
     missing_tables: tuple[str, ...] = ()
+    tied_rows: int = 0
 
     def replace(self, **changes: Any) -> ConversionReport:
         """A copy with some counts changed."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..conversion.groups import advice as slate_advice
 from ..conversion.groups import group_ids
+from ..conversion.instants import tied_rows
 from ..conversion.records import Encoder, Show
 from ..conversion.roles import SECONDS_A_DAY
 from ..conversion.scan import Outline
@@ -37,6 +38,7 @@ class Checks:
         self.rows = 0
         self.encoder = Encoder(schema, log, outline.catalogues, True, observer=self._observe)
         self.hashes: list[np.ndarray] = []
+        self.instants: list[tuple[np.ndarray, np.ndarray]] = []  # user and time of each row
         self.places: list[tuple[int, str, int]] = []  # first row overall, file, first row there
         users = len(outline.catalogues.get("users", ())) or 1
         self.last_time = np.full(users, np.iinfo(np.int64).min)
@@ -77,6 +79,8 @@ class Checks:
                 value = records["value"]
                 self.quality_range = (min(low, value.min()), max(high, value.max()))
             self._note_groups(records)
+            if self.schema.by_user and not self.schema.slate:
+                self.instants.append((records["user"].copy(), records["time"].copy()))
             if self.schema.features:
                 every = -(-self.outline.rows // FEATURE_ROWS)
                 some = (self.rows + self.encoder.kept) % every == 0
@@ -86,6 +90,7 @@ class Checks:
     def finish(self, first_test_day: int | None) -> None:
         """Looks at the log as a whole."""
         self._check_duplicates()
+        self._check_instants()
         self._check_plausible_times()
         low, high = self.quality_range
         if low == high and self.rows > 1:
@@ -220,6 +225,19 @@ class Checks:
         severity = "error" if self.schema.duplicates == "error" else "warning"
         advice = "exact duplicates of an earlier row; a conversion keeps the first"
         self.add("duplicate rows", severity, len(repeated), advice, examples)
+
+    def _check_instants(self) -> None:
+        """Rows whose order only the file knows; those of a slate are meant to share their time."""
+        if not self.instants:
+            return
+        user, time = (np.concatenate(part) for part in zip(*self.instants, strict=True))
+        order = np.lexsort((time, user))
+        tied = tied_rows(user[order], time[order])
+        advice = (
+            f"{tied / max(len(user), 1):.0%} of the rows share user and time with another; none of "
+            "them stands in the other's history, for only the file orders them"
+        )
+        self.add("rows of one user and time", "warning", tied, advice)
 
     def _at(self, row: int) -> dict[str, Any]:
         first, file, there = next(p for p in reversed(self.places) if p[0] <= row)
