@@ -28,7 +28,8 @@ START = 1_600_041_600  # midnight of 14 September 2020
 
 @pytest.fixture
 def clean(frame) -> pd.DataFrame:
-    return frame.drop_duplicates().assign(time=lambda f: f["time"] + START).reset_index(drop=True)
+    frame = frame.drop_duplicates(["user", "time"])
+    return frame.assign(time=lambda f: f["time"] + START).reset_index(drop=True)
 
 
 def kinds(report):

@@ -11,6 +11,7 @@ finished batch or partition and ends with the same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..store.store import LogStore
 from .opening import open_source
 from .request import Request
 from .run import Conversion
+from .split import Split
 
 PARTITION_ROWS = 1 << 20
 
@@ -36,6 +38,9 @@ def convert_log(
     *,
     test_days: int | None = None,
     test_start: str | None = None,
+    test_share: float | None = None,
+    test_by: str | None = None,
+    test_seed: int = 0,
     bad_rows: str = "error",
     overwrite: bool = False,
     like: Path | str | None = None,
@@ -56,6 +61,10 @@ def convert_log(
         schema: what the columns mean.
         test_days: the last so many days become the part ``"test"``, the others ``"train"``.
         test_start: or: the first day of the test part, ``"YYYY-MM-DD"``.
+        test_share: or: about this share of the rows, taken as
+        test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's latest)
+            or ``"random"`` says, with
+        test_seed: the draw's seed.
         bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` counts and leaves out.
         overwrite: replace a different conversion, or what is left of one.
         like: folder of an earlier conversion (of last week's log, say) whose numbers of items,
@@ -78,11 +87,13 @@ def convert_log(
     root = Path(root)
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
+    split = Split(test_days, test_start, test_share, test_by, test_seed)
+    split.check(schema)
     log = open_source(source, schema, batch_rows)
     schema = schema.named(log.columns.names)
     earlier = LogStore(like) if like is not None else None
     options = {
-        "test_days": test_days, "test_start": test_start, "bad_rows": bad_rows,
+        "split": asdict(split), "bad_rows": bad_rows,
         "like": earlier.data.name if earlier is not None else None,
         "batch_rows": log.batch_rows, "partition_rows": partition_rows,
     }  # fmt: skip
@@ -100,7 +111,7 @@ def convert_log(
         if not overwrite:
             _refuse_another(root, request)
         known = earlier.catalogues() if earlier is not None else {}
-        return Conversion(log, schema, root, request, options, known, progress).run()
+        return Conversion(log, schema, root, request, split, options, known, progress).run()
 
 
 def _known_inputs(root: Path) -> tuple[Any, ...]:

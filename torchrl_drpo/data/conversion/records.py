@@ -22,6 +22,7 @@ from .feedback import Fault, Show, event_values, feedback
 from .labels import label_dtype, label_values
 from .quality import duration_bucket
 from .roles import NO_DAY, check_kinds, id_columns, time_resolution
+from .split import NO_SPLIT, Split
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,7 @@ class Encoder:
         source: the log; its column kinds are checked here.
         catalogues: numbers of ids, by the names of :func:`id_columns`.
         drop_bad_rows: count and leave out rows with a fault, instead of raising.
+        split: says whether rows are drawn.
         observer: told of every fault first, as ``observer(batch, kind, bad rows, show, advice)``.
 
     Attributes:
@@ -48,6 +50,7 @@ class Encoder:
     drop_bad_rows: bool = False
     faults: dict[str, int] = field(default_factory=dict)
     observer: Callable[[Batch, str, np.ndarray, Show, str], None] | None = None
+    split: Split = NO_SPLIT
 
     def __post_init__(self) -> None:
         self.kinds = self.source.kinds(self.schema.columns, list(id_columns(self.schema).values()))
@@ -67,7 +70,7 @@ class Encoder:
             ("log_propensity", "f4", schema.propensity),
             ("policy", "i4", schema.policy), ("terminal", "?", schema.terminal),
             ("split", "i4", schema.split), ("history", "i4", schema.history),
-            ("enters", "?", schema.history_rows != "all"),
+            ("enters", "?", schema.history_rows != "all"), ("drawn", "?", self.split.draws),
         ]  # fmt: skip
         fields: list = [(name, kind) for name, kind, wanted in optional if wanted]
         if schema.context:
@@ -82,8 +85,12 @@ class Encoder:
         """The numpy dtype that holds a label of every file."""
         return label_dtype(self.source.types(name))
 
-    def encode(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+    def encode(self, batch: Batch, first: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
         """Records of a batch, and the item numbers of its ``history`` lists, one after another.
+
+        Args:
+            batch: rows of the log.
+            first: number of the first of them in the log; rows are drawn by it.
 
         Raises:
             LogError: on the first faulty row (unless bad rows are dropped): which file, row and
@@ -100,6 +107,8 @@ class Encoder:
                 records["context"][:, place] = self._ids(f"context.{column}", column, table, fault)
         if schema.features:
             records["features"] = _features(schema.features, table, fault)
+        if self.split.draws:
+            records["drawn"] = self.split.drawn(np.arange(first, first + table.num_rows))
         self._times(table, records, fault)
         self._quality(table, records, fault)
         for name in ("session", "slate"):

@@ -22,10 +22,11 @@ from .layout import columns_of, label_file
 from .parts import Parts
 from .records import Encoder
 from .request import Request
-from .scan import Outline, find_test_start, scan_log
+from .scan import Outline, scan_log
 from .score import Scorer
 from .side_tables import item_codes, item_embeddings
 from .sort import PartitionSorter, records_file
+from .split import Split
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Conversion:
         schema: what its columns mean.
         root: folder of the result.
         request: what was asked for.
+        split: what is held out.
         options: as for ``convert_log``.
         known: catalogues whose numbers are kept.
         progress: told how far it is.
@@ -46,6 +48,7 @@ class Conversion:
     schema: LogSchema
     root: Path
     request: Request
+    split: Split
     options: dict[str, Any]
     known: dict[str, Catalogue]
     progress: Callable[[str, int, int], None] | None
@@ -57,18 +60,18 @@ class Conversion:
         # The outline is small and quick to find again, and only its catalogues are kept.
         outline = scan_log(self.log, self.schema, self.known)
         self._tell("scan", 1, 1)
-        first_test_day = find_test_start(
-            outline.last_day, self.options["test_days"], self.options["test_start"]
+        parts = Parts.of_log(
+            self.split, outline.catalogues.get("splits"), outline.last_day, outline.times
         )
         encoder = Encoder(
             self.schema, self.log, outline.catalogues, self.options["bad_rows"] == "drop",
-            dict(self.work.state.faults),
+            dict(self.work.state.faults), split=self.split,
         )  # fmt: skip
-        parts = Parts.of_log(outline.catalogues.get("splits"), first_test_day)
         bounds = self._bounds(outline)
         self._partition(encoder, bounds, outline.rows)
         self._sort_and_score(encoder, parts, bounds, len(outline.user_rows))
-        report = self._report(outline, first_test_day)
+        self._check_parts(parts)
+        report = self._report(outline, parts, encoder.per_second)
         self.request.check_unchanged()
         return self._finish(outline, encoder, parts, report)
 
@@ -92,7 +95,7 @@ class Conversion:
             return
         for batch in self.log.batches(None if encoder.hashed else self.schema.columns,
                                       state.batches):  # fmt: skip
-            records, flat = encoder.encode(batch)
+            records, flat = encoder.encode(batch, state.rows_read)
             if self.schema.by_user:
                 part = np.searchsorted(bounds, records["user"], side="right") - 1
                 order = np.argsort(part, kind="stable")
@@ -136,16 +139,29 @@ class Conversion:
         if state.rows == 0:
             raise LogError(f"no row is left; dropped: {state.faults}")
 
-    def _report(self, outline: Outline, first_test_day: int | None) -> ConversionReport:
+    def _check_parts(self, parts: Parts) -> None:
+        """A part that was asked for is there."""
+        empty = [name for name in parts.names if not self.work.state.parts.get(name)]
+        if self.split.asked and empty:
+            counts = self.work.state.parts
+            raise LogError(
+                f"no row is left in the part {empty[0]!r} ({self.work.state.rows} rows: {counts}); "
+                "hold out fewer or more: test_days, test_start, or test_share of the rows"
+            )
+
+    def _report(self, outline: Outline, parts: Parts, per_second: int) -> ConversionReport:
         state = self.work.state
+        starts = parts.starts(per_second, self.schema.time is None)
+        held_out = parts.split.describe(starts) if parts.split.asked else None
+        if held_out is None and parts.names:
+            held_out = f"as the column {self.schema.split!r} says"
         return ConversionReport(
             rows_read=state.rows_read, rows=state.rows, duplicates=state.duplicates,
             dropped=dict(state.faults), users=len(outline.catalogues.get("users", ())),
             items=len(outline.catalogues["items"]), items_logged=self._items_logged(),
             unknown_items=outline.unknown_items, trajectories=state.trajectories,
             sessions_cut=state.sessions_cut, slates=state.slates, parts=dict(state.parts),
-            first_test_day=None if first_test_day is None
-            else str(np.datetime64(first_test_day, "D")),
+            first_test_day=None if starts is None else starts[:10], held_out=held_out,
             missing_tables=outline.missing, tied_rows=state.tied_rows,
         )  # fmt: skip
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..catalogue import Catalogue
 from ..schema import LogSchema
+from ..schema.checks import TIME_UNITS
 from ..sources import Batch, LogError, LogSource
-from ..sources.arrow import item_lists, unique_ids
+from ..sources.arrow import item_lists, to_time, unique_ids
 from ..sources.kinds import column_kind
 from .days import row_days
 from .ids import IdCounter
@@ -31,6 +32,7 @@ class Outline:
         listed_items: size of the item table (their numbers come first), zero without one.
         unknown_items: logged items that the item table lacks.
         last_day: last day of the log in days since 1970, None without times.
+        times: some of its times in ticks (days, without a time column), None without any.
         item_table: the item table's source, None where there is none.
         history_table: the initial histories' source, None where there is none.
         missing: optional tables that were not there.
@@ -42,6 +44,7 @@ class Outline:
     listed_items: int
     unknown_items: int
     last_day: int | None
+    times: np.ndarray | None
     item_table: LogSource | None
     history_table: LogSource | None
     missing: tuple[str, ...]
@@ -69,7 +72,9 @@ def scan_log(
     columns = list(dict.fromkeys([*named.values(), schema.time, schema.date, schema.history]))
     columns = [name for name in columns if name is not None]
     rows, last_day = 0, None
+    times = _Sample()
     for batch in source.batches(columns):
+        times.add(_instants(batch.table, schema, per_second), rows)
         rows += batch.table.num_rows
         for name, column in named.items():
             _count(counters[name], batch, column)
@@ -107,7 +112,7 @@ def scan_log(
     missing = tuple(name for name in (missing_items, missing_history) if name)
     return Outline(
         rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,
-        last_day, item_table, history_table, missing,
+        last_day, times.taken(), item_table, history_table, missing,
     )  # fmt: skip
 
 
@@ -121,33 +126,33 @@ def _count(counter: IdCounter, batch: Batch, column: str, padding: Any = None) -
         raise LogError(f"{batch.file}, column {column!r}: {error}") from None
 
 
+class _Sample:
+    """Every k-th value of a stream, k a power of two that grows with it."""
+
+    most = 1 << 17
+
+    def __init__(self) -> None:
+        self._every, self._taken = 1, np.empty(0, dtype=np.int64)
+
+    def add(self, values: np.ndarray | None, first: int) -> None:
+        """Takes in values, the first of which is number ``first`` of the stream."""
+        if values is None:
+            return
+        self._taken = np.append(self._taken, values[-first % self._every :: self._every])
+        while len(self._taken) > self.most:
+            self._every, self._taken = 2 * self._every, self._taken[::2]
+
+    def taken(self) -> np.ndarray | None:
+        """The sample, None where there was nothing."""
+        return self._taken if len(self._taken) else None
+
+
+def _instants(table: Any, schema: LogSchema, per_second: int) -> np.ndarray | None:
+    """What orders a log's rows: their times, else their days; None where neither is there."""
+    if schema.time:
+        return to_time(table.column(schema.time), per_second, TIME_UNITS[schema.time_unit])[0]
+    return row_days(table, schema, per_second) if schema.date else None
+
+
 def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:
     return int(row_days(table, schema, per_second).max()) if schema.date or schema.time else None
-
-
-def find_test_start(last_day: int | None, days: int | None, start: str | None) -> int | None:
-    """First day of the test part in days since 1970, None where no split was asked for.
-
-    Args:
-        last_day: the log's last day, None where it has no times.
-        days: the last so many days; or
-        start: ``"YYYY-MM-DD"``.
-
-    Raises:
-        ValueError: if both are given, ``days`` is below 1, or ``start`` is no date.
-        LogError: if the log has no times.
-    """
-    if days is None and start is None:
-        return None
-    if days is not None and start is not None:
-        raise ValueError(f"give test_days or test_start, not both ({days}, {start!r})")
-    if last_day is None:
-        raise LogError("a split by day needs a `time` or `date` column in the schema")
-    if start is not None:
-        try:
-            return int(np.datetime64(start, "D").astype(np.int64))
-        except ValueError:
-            raise ValueError(f"test_start must be YYYY-MM-DD, got {start!r}") from None
-    if days < 1:
-        raise ValueError(f"test_days must be at least 1, got {days}")
-    return last_day - days + 1

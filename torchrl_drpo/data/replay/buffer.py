@@ -91,6 +91,9 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         root: Path | str | None = None,
         test_days: int | None = None,
         test_start: str | None = None,
+        test_share: float | None = None,
+        test_by: str | None = None,
+        test_seed: int = 0,
         bad_rows: str = "error",
         overwrite: bool = False,
         like: Path | str | None = None,
@@ -108,6 +111,10 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
                 one it lies in a temporary folder that goes with the buffer.
             test_days: the last so many days become the part ``"test"``, the others ``"train"``.
             test_start: or: first day of the test part, ``"YYYY-MM-DD"``.
+            test_share: or: about this share of the rows, taken as
+            test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's
+                latest) or ``"random"`` says, with
+            test_seed: the draw's seed.
             bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` leaves it out.
             overwrite: replace another conversion at ``root``.
             like: folder of an earlier conversion whose numbers of items and users are kept.
@@ -128,6 +135,7 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         try:
             convert_log(
                 source, where, schema, test_days=test_days, test_start=test_start,
+                test_share=test_share, test_by=test_by, test_seed=test_seed,
                 bad_rows=bad_rows, overwrite=overwrite, like=like,
             )  # fmt: skip
         except BaseException:

@@ -151,4 +151,4 @@ class LogFacts:
         parts = self.report.parts if self.report is not None else {}
         if parts:
             return f"it has {', '.join(parts)}"
-        return "it was not split; convert it with test_days=... or test_start=..."
+        return "it was not split; convert it with test_days, test_start or test_share"

@@ -25,7 +25,8 @@ class ConversionReport:
             is a trajectory of its own.
         slates: slates, zero where the schema has none.
         parts: rows of each part (train, test, ...).
-        first_test_day: first day of the test period, ``YYYY-MM-DD``.
+        first_test_day: first day of the test period, ``YYYY-MM-DD``; None where no time decides.
+        held_out: what the test part is, for people; None without one.
         initial_history_users: users with a history from before the log.
         missing_tables: optional side tables that were not there.
         tied_rows: rows that share user and time with another: neither is in the other's history.
@@ -44,6 +45,7 @@ class ConversionReport:
     slates: int = 0
     parts: dict[str, int] = field(default_factory=dict)
     first_test_day: str | None = None
+    held_out: str | None = None
     initial_history_users: int = 0
     missing_tables: tuple[str, ...] = ()
     tied_rows: int = 0

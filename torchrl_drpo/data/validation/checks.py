@@ -9,6 +9,7 @@ import numpy as np
 from ..conversion.groups import advice as slate_advice
 from ..conversion.groups import group_ids
 from ..conversion.instants import tied_rows
+from ..conversion.parts import Parts
 from ..conversion.records import Encoder, Show
 from ..conversion.roles import SECONDS_A_DAY
 from ..conversion.scan import Outline
@@ -38,7 +39,7 @@ class Checks:
         self.rows = 0
         self.encoder = Encoder(schema, log, outline.catalogues, True, observer=self._observe)
         self.hashes: list[np.ndarray] = []
-        self.instants: list[tuple[np.ndarray, np.ndarray]] = []  # user and time of each row
+        self.instants: list[tuple[np.ndarray, ...]] = []  # user, time and hash of each row
         self.places: list[tuple[int, str, int]] = []  # first row overall, file, first row there
         users = len(outline.catalogues.get("users", ())) or 1
         self.last_time = np.full(users, np.iinfo(np.int64).min)
@@ -80,14 +81,15 @@ class Checks:
                 self.quality_range = (min(low, value.min()), max(high, value.max()))
             self._note_groups(records)
             if self.schema.by_user and not self.schema.slate:
-                self.instants.append((records["user"].copy(), records["time"].copy()))
+                hashes = self.hashes[-1][self.encoder.kept] if whole else np.arange(len(records))
+                self.instants.append((records["user"].copy(), records["time"].copy(), hashes))
             if self.schema.features:
                 every = -(-self.outline.rows // FEATURE_ROWS)
                 some = (self.rows + self.encoder.kept) % every == 0
                 self.some_rows.append((records["features"][some], records["value"][some]))
             self.rows += batch.table.num_rows
 
-    def finish(self, first_test_day: int | None) -> None:
+    def finish(self, parts: Parts) -> None:
         """Looks at the log as a whole."""
         self._check_duplicates()
         self._check_instants()
@@ -103,7 +105,8 @@ class Checks:
         for name in self.outline.missing:
             self.add("missing table", "warning", 1, f"{name} is not beside the log; left out")
         if table is not None and self.outline.item_table is not None and table.features:
-            found = leaking_features(self.schema, self.outline, self.item_days, first_test_day)
+            first_day = parts.first_day_of(self.encoder.per_second, self.schema.time is None)
+            found = leaking_features(self.schema, self.outline, self.item_days, first_day)
             self._add_findings(found)
         if self.some_rows:
             features, value = (np.concatenate(part) for part in zip(*self.some_rows, strict=True))
@@ -230,7 +233,10 @@ class Checks:
         """Rows whose order only the file knows; those of a slate are meant to share their time."""
         if not self.instants:
             return
-        user, time = (np.concatenate(part) for part in zip(*self.instants, strict=True))
+        user, time, hashes = (np.concatenate(part) for part in zip(*self.instants, strict=True))
+        if self.hashes:  # a conversion drops exact duplicates, which is said elsewhere
+            kept = np.unique(hashes, return_index=True)[1]
+            user, time = user[kept], time[kept]
         order = np.lexsort((time, user))
         tied = tied_rows(user[order], time[order])
         advice = (

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..conversion.opening import open_source
-from ..conversion.scan import find_test_start, scan_log
+from ..conversion.parts import Parts
+from ..conversion.scan import scan_log
+from ..conversion.split import Split
 from ..schema import LogSchema
 from ..sources import LogError
 from .checks import Checks
@@ -23,6 +25,9 @@ def validate_log(
     *,
     test_days: int | None = None,
     test_start: str | None = None,
+    test_share: float | None = None,
+    test_by: str | None = None,
+    test_seed: int = 0,
     max_examples: int = 3,
 ) -> ValidationReport:
     """Reads a log twice and reports every fault.
@@ -35,6 +40,10 @@ def validate_log(
         schema: what the columns mean.
         test_days: the last so many days are the test period, for the leakage check.
         test_start: or: its first day, ``"YYYY-MM-DD"``.
+        test_share: or: about this share of the rows, taken as
+        test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's latest)
+            or ``"random"`` says, with
+        test_seed: the draw's seed.
         max_examples: most examples of each fault.
 
     Examples:
@@ -47,10 +56,13 @@ def validate_log(
         (False, [('reward is not finite', 1), ('duplicate rows', 1)])
     """
     try:
+        split = Split(test_days, test_start, test_share, test_by, test_seed)
+        split.check(schema)
         log = open_source(source, schema)
         schema = schema.named(log.columns.names)
         outline = scan_log(log, schema)
-        first_test_day = find_test_start(outline.last_day, test_days, test_start)
+        splits = outline.catalogues.get("splits")
+        parts = Parts.of_log(split, splits, outline.last_day, outline.times)
     except (LogError, FileNotFoundError) as error:
         unreadable = Fault("unreadable", "error", 1, str(error))
         return ValidationReport(faults=[unreadable])
@@ -59,7 +71,7 @@ def validate_log(
         checks.read()
     except LogError as error:
         checks.add("unreadable", "error", 1, str(error))
-    checks.finish(first_test_day)
+    checks.finish(parts)
     order = {"error": 0, "warning": 1}
     return ValidationReport(
         files=len(log.files),
