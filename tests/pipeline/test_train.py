@@ -129,7 +129,7 @@ def test_everything_is_written_for_people_and_machines(trained) -> None:
     table = (settings.output / "table.md").read_text().splitlines()
     assert table[0] == "1,080 held-out rows, 2 seeds, 95% t intervals."
     assert table[2].startswith("| policy | HR@5 best ↑ | HR@5 worst ↓ | lift ↑ |")
-    assert [line.split("|")[1].strip() for line in table[4:-2]] == list(results.runs)
+    assert [line.split("|")[1].strip() for line in table[4:-4]] == list(results.runs)
     assert "GAUC liked" in table[2]
     assert "GAUC play" not in table[2]  # a label, but not 0/1
     names = {path.name for path in settings.output.iterdir()}

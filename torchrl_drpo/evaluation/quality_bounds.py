@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,6 +23,16 @@ class QualityBounds:
     worst: float = 0.25
     good: float = 0.5
     best: float = 0.75
+
+    @classmethod
+    def of_positives(cls, quality: float) -> QualityBounds:
+        """Where every row is worth the same: all are good, and no row is among the worst.
+
+        Example:
+            >>> QualityBounds.of_positives(1.0)
+            QualityBounds(worst=-inf, good=1.0, best=1.0)
+        """
+        return cls(-math.inf, quality, quality)
 
     @classmethod
     def from_quality(cls, quality: Tensor) -> QualityBounds:

@@ -6,6 +6,7 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from torchrl_drpo.data import LogSchema
 from torchrl_drpo.evaluation.ranking import CatalogueScores, frequency_buckets
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
-from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.pipeline.config.log import SPLIT, LogConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.details import (
     Details,
@@ -24,7 +25,13 @@ from torchrl_drpo.pipeline.details import (
 )
 from torchrl_drpo.pipeline.evaluation import Evaluation
 from torchrl_drpo.pipeline.numbered import NumberedRows, Numbering
-from torchrl_drpo.pipeline.off_policy import Progress, ValueOptions, policy_value, quiet
+from torchrl_drpo.pipeline.off_policy import (
+    Progress,
+    ValueOptions,
+    may_have_learned,
+    policy_value,
+    quiet,
+)
 from torchrl_drpo.pipeline.rows import HeldOut, SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
@@ -88,7 +95,7 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
         log = LogConfig(
             logs=config.logs,
             schema=schema,
-            test_days=config.test_days,
+            **_held_out(config, checkpoint),
             history=max(1, checkpoint.window),  # rows that know no history have one empty place
             labels=config.labels,
         )
@@ -101,6 +108,15 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
             ope=options if config.ope else None,
             progress=progress,
         )
+
+
+def _held_out(config: EvaluateConfig, checkpoint: PolicyCheckpoint) -> dict[str, Any]:
+    """What the command says is held out, or what was in training."""
+    asked = {name: getattr(config, name) for name in SPLIT}
+    if all(asked[name] is None for name in ("test_days", "test_start", "test_share")):
+        trained = checkpoint.facts.get("config", {})
+        return {name: trained.get(name, asked[name]) for name in SPLIT}
+    return asked
 
 
 def evaluate_checkpoint(
@@ -187,14 +203,13 @@ def _details(
 
 
 def _warnings(checkpoint: PolicyCheckpoint, data: SplitLog) -> tuple[str, ...]:
-    """Whether the policy may have learned from the very rows that it is judged by."""
-    theirs, ours = data.facts["first_test_day"], checkpoint.facts["data"]["first_test_day"]
-    if theirs is None or ours is None or theirs >= ours:
-        return ()
-    return (
-        f"These rows begin on {theirs}; the policy has learned from its own log until {ours}. If "
-        "they are rows of that log, all numbers flatter it: ask for fewer --test-days.",
+    """What the table means little for, first whether the policy may have learned from its rows."""
+    trained = checkpoint.facts["data"].get("held_out") or "other rows"
+    flattering = (
+        f"Judged are {data.facts['held_out']}; the policy's own log held out {trained}. If these "
+        "are rows of that log, the policy may have learned from some, and all numbers flatter it.",
     )
+    return (flattering if may_have_learned(checkpoint, data) else ()) + data.parts.warnings
 
 
 def _schema_of(checkpoint: PolicyCheckpoint) -> LogSchema:

@@ -12,7 +12,7 @@ from torchrl_drpo.data import (
     verify_store,
 )
 from torchrl_drpo.data import validate_log as validate
-from torchrl_drpo.pipeline.config.log import ConvertConfig, ValidateConfig
+from torchrl_drpo.pipeline.config.log import ConvertConfig, ValidateConfig, split_of
 from torchrl_drpo.pipeline.terminal import progress_bars, say
 
 
@@ -23,27 +23,24 @@ def run_validate(config: ValidateConfig) -> int:
         report = verify_store(config.store)
         say(report.to_json() if config.json else str(report))
         return 0 if report.ok else 1
-    report = validate(
-        config.logs,
-        config.log_schema(),
-        test_days=config.test_days,
-        max_examples=config.examples,
-    )
+    schema = config.log_schema()
+    report = validate(config.logs, schema, max_examples=config.examples, **split_of(config, schema))
     say(report.to_json() if config.json else str(report))
     return 0 if report.ok else 1
 
 
 def run_convert(config: ConvertConfig) -> None:
     """Carries out ``drpo convert``."""
+    schema = config.log_schema()
     with progress_bars() as progress:
         report: ConversionReport = convert_log(
             config.logs,
             config.root,
-            config.log_schema(),
-            test_days=config.test_days,
+            schema,
             bad_rows=config.bad_rows,
             overwrite=config.overwrite,
             progress=progress,
+            **split_of(config, schema),
         )
     if config.json:
         say(report.to_json())

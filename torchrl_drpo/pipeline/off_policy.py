@@ -173,8 +173,14 @@ def _reward_model(
 
 
 def may_have_learned(checkpoint: PolicyCheckpoint, data: SplitLog) -> bool:
-    """Whether the held-out rows begin before those that the policy's own run had held out."""
-    theirs, ours = data.facts["first_test_day"], checkpoint.facts["data"]["first_test_day"]
+    """Whether the policy's own run may have had some of the held-out rows to learn from.
+
+    It had not where they begin no earlier than those that it held out, or are the very same.
+    """
+    trained = checkpoint.facts["data"]
+    if data.facts["held_out"] == trained.get("held_out"):
+        return False
+    theirs, ours = data.facts["first_test_day"], trained["first_test_day"]
     return theirs is None or ours is None or theirs < ours
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.parts import PartFacts
 from torchrl_drpo.pipeline.policy_value import VERDICTS
 from torchrl_drpo.pipeline.run_value import ValueColumns
 from torchrl_drpo.report.tables import Table
@@ -26,6 +27,7 @@ class TrainResults:
         config: the settings, as JSON data.
         k: list length of the table.
         checkpoints: by objective, the folder of the first seed's policy.
+        parts: what was learned from and what was held out.
         reward_model: how good the log's reward model is, where an objective followed one.
         values: what the policies would have earned, where the log has propensities.
     """
@@ -36,6 +38,7 @@ class TrainResults:
     config: dict[str, Any]
     k: int
     checkpoints: dict[str, Path]
+    parts: PartFacts
     reward_model: dict[str, Any] | None = None
     values: ValueColumns | None = None
 
@@ -49,6 +52,7 @@ class TrainResults:
             "version": RESULTS_VERSION,
             "config": self.config,
             "data": self.data,
+            "parts": self.parts.to_json(),
             **modelled,
             "summary": report.summary_json(self.summary),
             **values,

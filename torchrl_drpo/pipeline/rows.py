@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
-from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.pipeline.config.log import LogConfig, split_of
+from torchrl_drpo.pipeline.parts import HeldOut, PartCounts, PartFacts
 from torchrl_drpo.spelling import did_you_mean
 
 #: How many of a user's latest items a checkpoint keeps, to know what was seen.
@@ -29,40 +29,6 @@ _USERS_AT_A_TIME = 4096
 _FEATURES = ("observation", "features")
 #: Numbers of a block of features whose moments are taken together: 16 MiB of float64.
 _NUMBERS_AT_A_TIME = 2**21
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The columns of the held-out rows that metrics are made of, each ``[N]`` but ``context``.
-
-    Attributes:
-        action: logged item, int64.
-        quality: float32.
-        user: whose row it is, int64; all zero where the log has no users, and GAUC is then AUC.
-        labels: 0/1 feedback by name.
-        context: numbers of the context columns' values, int64 ``[N, C]``; ``None`` where the log
-            has no contexts.
-        has_users: whether the log says whose rows they are.
-    """
-
-    action: Tensor
-    quality: Tensor
-    user: Tensor
-    labels: dict[str, Tensor]
-    context: Tensor | None = None
-    has_users: bool = True
-
-    @property
-    def unit(self) -> Tensor:
-        """Of what intervals are made: whose row it is, or each row by itself without users."""
-        return self.user if self.has_users else torch.arange(len(self.user))
-
-    def take(self, rows: Tensor) -> HeldOut:
-        """The same columns of some rows."""
-        labels = {name: values[rows] for name, values in self.labels.items()}
-        context = None if self.context is None else self.context[rows]
-        columns = (self.action[rows], self.quality[rows], self.user[rows])
-        return HeldOut(*columns, labels, context, self.has_users)
 
 
 class SplitLog:
@@ -91,10 +57,16 @@ class SplitLog:
             config.logs,
             schema,
             root=root,
-            test_days=config.test_days,
             history=config.history,
             overwrite=True,
+            **split_of(config, schema),
         )
+        absent = {"train", "test"} - log.report.parts.keys()
+        if absent:
+            raise ValueError(
+                f"the log has no part {min(absent)!r} ({log.known_parts()}); its split column must "
+                "name the rows of 'train' and of 'test'"
+            )
         return cls(log, config.labels)
 
     @property
@@ -158,7 +130,38 @@ class SplitLog:
         """Quarters of the quality; those of the training rows unless it is a percentile."""
         if isinstance(self.log.schema.quality, Percentile):
             return QualityBounds()
-        return QualityBounds.from_quality(self.log.split("train").quality)
+        quality = self.log.split("train").quality
+        if self.is_constant:
+            return QualityBounds.of_positives(quality[0].item())
+        return QualityBounds.from_quality(quality)
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """Whether all training rows are worth the same, as in a log of purchases alone."""
+        low, high = self.log.split("train").quality.aminmax()
+        return bool(low == high)
+
+    @cached_property
+    def parts(self) -> PartFacts:
+        """What both parts hold, and what the held-out one holds that training never showed."""
+        train = self.log.split("train")
+        held, trained = self.held_out, self.trained_items()
+        strangers = 0
+        if held.has_users:
+            known = torch.zeros(len(self.log.users), dtype=torch.bool)
+            known[train.column("user")] = True
+            strangers = int((~known[held.user.unique()]).sum())
+        users = train.column("user") if held.has_users else None
+        return PartFacts(
+            held_out=self.facts["held_out"],
+            first_test_day=self.facts["first_test_day"],
+            train=PartCounts.of(train.quality, users, self.bounds),
+            test=PartCounts.of(held.quality, held.user if held.has_users else None, self.bounds),
+            cold_rows=int((~trained[held.action]).sum()),
+            cold_items=int((~trained[held.action.unique()]).sum()),
+            cold_users=strangers,
+            constant=self.is_constant,
+        )
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -172,6 +175,7 @@ class SplitLog:
             user=self.test.column("user") if has_users else torch.zeros(len(quality)).long(),
             labels=self._read_labels(),
             context=self.test.column(("observation", "context")) if has_context else None,
+            warm=self.trained_items()[self.test.column("action")],
             has_users=has_users,
         )
 
@@ -186,6 +190,11 @@ class SplitLog:
             elif self._labels is not None:
                 raise ValueError(f"label {name!r} is not 0/1 and has no AUC")
         return out
+
+    def trained_items(self) -> Tensor:
+        """Which items some training row showed, bool ``[V]``."""
+        seen = torch.zeros(self.num_items, dtype=torch.bool)
+        return seen.index_fill_(0, self.train_items(), True)
 
     def train_items(self) -> Tensor:
         """Logged item of every training row."""

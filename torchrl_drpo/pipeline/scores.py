@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from tensordict import TensorDictBase
@@ -107,9 +108,13 @@ def held_out_metrics(
         rows: their columns.
         bounds: of the quality; percentiles' by default.
         ks: list lengths.
+
+    Returns:
+        The metrics of all rows; and, where some rows are of items that training never showed, the
+        same of the others, their names ending in ``_warm``.
     """
     bounds = bounds or QualityBounds()
-    return ranking_metrics(
+    found = ranking_metrics(
         scores,
         rows.quality,
         rows.user,
@@ -120,3 +125,8 @@ def held_out_metrics(
         worst=bounds.worst,
         good=bounds.good,
     )
+    if rows.warm is None or bool(rows.warm.all()) or not bool(rows.warm.any()):
+        return found
+    some = rows.warm.nonzero().squeeze(1)
+    warm = held_out_metrics(scores.take(some), replace(rows.take(some), warm=None), bounds, ks)
+    return found | {f"{name}_warm": value for name, value in warm.items()}

@@ -17,7 +17,8 @@ Summary = Mapping[str, Mapping[str, Interval]]
 NOTE = (
     "Each held-out row's item is ranked in the full catalogue. Best and worst rows are the "
     "quarters by quality; lift is the ratio of their hit rates and says nothing by itself where "
-    "the hit rate on the best rows is low. GAUC is the AUC within users."
+    "the hit rate on the best rows is low. GAUC is the AUC within users. A row has one item, so "
+    "its hit rate is its recall."
 )
 #: What the note says besides where a log has contexts.
 CONTEXT_NOTE = (
@@ -92,7 +93,12 @@ def table(
         remark: beside it.
     """
     further = further or {}
-    shown = _headings(list(next(iter(summary.values()))), k)
+    known = [
+        name
+        for name in next(iter(summary.values()))
+        if not all(math.isnan(values[name].mean) for values in summary.values())
+    ]
+    shown = _headings(known, k)
     if note is None:
         note = f"{NOTE} {CONTEXT_NOTE}" if f"lift@{k}_within" in shown else NOTE
     note = f"{note} {remark}".strip()
@@ -167,6 +173,13 @@ def _headings(metrics: Sequence[str], k: int) -> dict[str, str]:
         f"hr@{k}_best_lowest": f"HR@{k} best, lowest context ↑",
         f"ndcg@{k}_best": f"NDCG@{k} best ↑",
         "top100_quality": "top-100 quality ↑",
+        f"hr@{k}": f"HR@{k} (recall) ↑",
+        f"ndcg@{k}": f"NDCG@{k} ↑",
+        "mrr": "MRR ↑",
     }
-    wanted |= {m: "GAUC " + m[5:].replace("_", " ") for m in metrics if m.startswith("gauc_")}
+    gauc = [m for m in metrics if m.startswith("gauc_") and not m.endswith("_warm")]
+    wanted |= {m: "GAUC " + m[5:].replace("_", " ") for m in gauc}
+    for name in (f"hr@{k}_best", f"hr@{k}_worst", f"lift@{k}", f"hr@{k}"):
+        heading, arrow = wanted[name].rsplit(" ", 1)
+        wanted[f"{name}_warm"] = f"{heading}, warm rows {arrow}"
     return {name: heading for name, heading in wanted.items() if name in metrics}

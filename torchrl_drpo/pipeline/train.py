@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import CatalogueScores
 from torchrl_drpo.files import (
     fingerprint,
@@ -54,8 +53,10 @@ def command(config: TrainConfig) -> None:
     users = f" of {data['users']:,} users" if data["users"] else ""
     say(
         f"{data['rows']:,} rows{users} and {data['items']:,} items "
-        f"({data['duplicates']:,} exact duplicates left out); tested from {data['first_test_day']}"
+        f"({data['duplicates']:,} exact duplicates left out)"
     )
+    for line in (*results.parts.sentences, *results.parts.warnings):
+        say(line)
     show(results.table(upright=True))
     if results.reward_model is not None:
         facts = results.reward_model
@@ -88,8 +89,8 @@ def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
     """
     _check_device(config.device)
     data = SplitLog.open(config, config.output / "log")
-    # Rows that are worth the same, or too few for a batch, are refused before a model is fitted.
-    QualityBounds.from_quality(data.log.split("train").quality)
+    # What cannot be learned from this log is refused before a model is fitted.
+    _check_quality(config, data)
     data.train_buffer(config.batch_size, 0, "cpu")
     training: PolicyTraining = KINDS[config.policy].load_training()(data, config, progress)
     reward = training.reward
@@ -116,15 +117,30 @@ def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
         config=config.settings() | {"objectives": config.objectives, "seeds": config.seeds},
         k=config.ks[-1],
         checkpoints={name: config.output / name for name in config.objectives},
+        parts=data.parts,
         reward_model=None if reward is None else reward.facts,
         values=None if judge is None else ValueColumns(judge.of_log(), values),
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()
     notes = [*training.notes, *([] if reward is None else [reward.describe()])]
-    paragraphs = [f"{table.title}.", table.to_markdown(), table.note, *notes]
+    said = " ".join((*data.parts.sentences, *data.parts.warnings))
+    paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
     write_text(config.output / "table.md", "\n\n".join(paragraphs) + "\n")
     return results
+
+
+def _check_quality(config: TrainConfig, data: SplitLog) -> None:
+    """Raises ``ValueError`` where objectives compare rows that are all worth the same."""
+    comparing = [name for name in config.objectives if config.objective(name).compares]
+    if not (data.is_constant and comparing):
+        return
+    train = data.log.split("train").quality
+    raise ValueError(
+        f"all {len(train)} training rows have quality {train[0].item():g}, and {comparing[0]!r} "
+        "learns from the differences between rows; train what imitates alone (--objectives bc), or "
+        "declare a quality that tells rows apart in the log's schema"
+    )
 
 
 def _check_device(name: str) -> None:

@@ -27,11 +27,12 @@ def test_a_kind_that_is_not_there_is_refused() -> None:
         TrainConfig(logs="log", preset="kuairand", policy="sid")
 
 
-def test_identities_of_runs_are_those_of_earlier_releases() -> None:
-    """What a run's fingerprint is made of, as release 0.1.0 wrote it into run folders."""
+def test_identities_of_runs_are_those_that_were_written() -> None:
+    """What a run's fingerprint is made of: a change of it trains everything once more."""
     shape = {"dim": 64, "hidden": [128]}
     shared = {
-        "logs": "log.parquet", "preset": "kuairand", "schema": None, "test_days": 3,
+        "logs": "log.parquet", "preset": "kuairand", "schema": None, "test_days": None,
+        "test_start": None, "test_share": None, "test_by": None, "test_seed": 0,
         "history": 20, "labels": None, "steps": 1200, "batch_size": 1024,
         "learning_rate": 0.002, "ks": [10, 50], "device": "cpu",
     }  # fmt: skip

@@ -33,6 +33,18 @@ def ndcg(scores: CatalogueScores, k: int) -> Tensor:
     return (gain[last] - gain[first]) / scores.tied
 
 
+def reciprocal_rank(scores: CatalogueScores) -> Tensor:
+    """1 / rank of each row's item, averaged over the places that tied items share, float64 ``[N]``.
+
+    Example:
+        >>> second = CatalogueScores(torch.zeros(1), torch.tensor([1]), torch.tensor([1]))
+        >>> reciprocal_rank(second)
+        tensor([0.5000], dtype=torch.float64)
+    """
+    first = scores.better.double() + 1
+    return (torch.digamma(first + scores.tied) - torch.digamma(first)) / scores.tied
+
+
 def top_k_quality(scores: CatalogueScores, quality: Tensor, k: int) -> Tensor:
     """Mean quality of those logged rows whose item the policy ranks among its first ``k``.
 

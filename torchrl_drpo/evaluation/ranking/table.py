@@ -8,7 +8,12 @@ from torch import Tensor
 
 from torchrl_drpo.evaluation.contexts import context_groups, within_contexts
 from torchrl_drpo.evaluation.ranking.gauc import grouped_auc
-from torchrl_drpo.evaluation.ranking.metrics import hit_rate, ndcg, top_k_quality
+from torchrl_drpo.evaluation.ranking.metrics import (
+    hit_rate,
+    ndcg,
+    reciprocal_rank,
+    top_k_quality,
+)
 from torchrl_drpo.evaluation.ranking.scores import CatalogueScores
 from torchrl_drpo.functional.checks import check_finite, check_same_shape
 
@@ -45,8 +50,9 @@ def ranking_metrics(
             percentile, those are the plays above the median of their duration bucket.
 
     Returns:
-        ``hr@k``, ``hr@k_best``, ``hr@k_worst``, ``lift@k`` (their ratio), the same for ``ndcg``
-        without lift, ``top<k>_quality``, and the GAUCs. With ``context`` also ``lift@k_within``,
+        ``hr@k`` (which is recall: a row has one item), ``hr@k_best``, ``hr@k_worst``, ``lift@k``
+        (the ratio of these two), the same for ``ndcg`` without lift, ``mrr`` of all rows,
+        ``top<k>_quality``, and the GAUCs. With ``context`` also ``lift@k_within``,
         the lift at one mix of contexts, and ``hr@k_best_lowest``, the lowest ``hr@k_best`` of a
         context; see :func:`~torchrl_drpo.evaluation.contexts.within_contexts`. NaN marks what the
         rows cannot answer (no best row, no user with both classes, no context with both best and
@@ -73,8 +79,10 @@ def ranking_metrics(
             within = within_contexts(hit, is_best, is_worst, group)
             out[f"lift@{k}_within"] = within.lift
             out[f"hr@{k}_best_lowest"] = within.best_lowest
+        out[f"ndcg@{k}"] = gain.mean()
         out[f"ndcg@{k}_best"] = gain[is_best].mean()
         out[f"ndcg@{k}_worst"] = gain[is_worst].mean()
+    out["mrr"] = reciprocal_rank(scores).mean()
     out[f"top{top}_quality"] = top_k_quality(scores, quality, top)
     for name, label in {"quality": quality >= good, **(labels or {})}.items():
         out[f"gauc_{name}"] = grouped_auc(scores.log_prob, label, user).value

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchrl_drpo.evaluation.ranking.metrics import hit_rate, ndcg
+from torchrl_drpo.evaluation.ranking.metrics import hit_rate, ndcg, reciprocal_rank
 from torchrl_drpo.evaluation.ranking.scores import CatalogueScores
 from torchrl_drpo.functional.checks import check_finite, check_same_shape
 
@@ -85,8 +85,10 @@ def weighted_metrics(
         out[f"hr@{k}_best"] = _mean(hit, is_best)
         out[f"hr@{k}_worst"] = _mean(hit, is_worst)
         out[f"lift@{k}"] = out[f"hr@{k}_best"] / out[f"hr@{k}_worst"]
+        out[f"ndcg@{k}"] = _mean(gain, weight)
         out[f"ndcg@{k}_best"] = _mean(gain, is_best)
         out[f"ndcg@{k}_worst"] = _mean(gain, is_worst)
+    out["mrr"] = _mean(reciprocal_rank(scores), weight)
     out[f"top{top}_quality"] = _mean(quality.double(), weight * hit_rate(scores, top))
     return {name: value.item() for name, value in out.items()}
 

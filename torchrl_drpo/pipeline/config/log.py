@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torchrl_drpo.pipeline.config.words import Name, Names
 
 if TYPE_CHECKING:
     from torchrl_drpo.data import LogSchema
+
+
+#: What says which rows are held out, in the settings of every command that reads a log.
+SPLIT = ("test_days", "test_start", "test_share", "test_by", "test_seed")
+#: What is held out where nobody says it: days, or, without times, a share at random.
+DAYS, SHARE = 3, 0.2
+
+
+def check_split(config: Any) -> None:
+    """Raises ``ValueError`` for settings of what is held out that no log could meet."""
+    if config.test_days is not None and config.test_days < 1:
+        raise ValueError(f"test_days must be at least 1, got {config.test_days}")
+    if config.test_share is not None and not 0 < config.test_share < 1:
+        raise ValueError(f"test_share must lie in (0, 1), got {config.test_share}")
+    if config.test_by is not None and config.test_share is None:
+        raise ValueError(f"test_by={config.test_by!r} says how a share is taken; give test_share")
+
+
+def split_of(config: Any, schema: LogSchema) -> dict[str, Any]:
+    """The keywords of a conversion that hold out what the settings say, or what a log allows."""
+    asked = {name: getattr(config, name) for name in SPLIT}
+    given = any(asked[name] is not None for name in ("test_days", "test_start", "test_share"))
+    if given or schema.split:
+        return asked
+    if schema.time or schema.date:
+        return asked | {"test_days": DAYS}
+    return asked | {"test_share": SHARE, "test_by": "random"}
 
 
 @dataclass(frozen=True)
@@ -20,13 +47,23 @@ class SchemaConfig:
         logs: Parquet or CSV file, folder, glob or URI of the log.
         preset: name of a published log's schema, such as kuairand.
         schema: JSON file with the log's schema (LogSchema.to_json), instead of a preset.
-        test_days: the last so many days are held out.
+        test_days: the last so many days are held out; 3 where nothing else is said and the log has
+            times. Where the schema names a split column, that one says it.
+        test_start: or: the first day held out, YYYY-MM-DD.
+        test_share: or: about this share of the rows; 0.2 at random where a log has no times.
+        test_by: how a share is taken: the log's latest rows ("time", the default), each user's
+            latest ("user"), or any ("random").
+        test_seed: of the draw.
     """
 
     logs: str
     preset: Name = None
     schema: Path | None = None
-    test_days: int = 3
+    test_days: int | None = None
+    test_start: Name = None
+    test_share: float | None = None
+    test_by: Literal["time", "user", "random"] | None = None
+    test_seed: int = 0
 
     def __post_init__(self) -> None:
         if (self.preset is None) == (self.schema is None):
@@ -34,8 +71,7 @@ class SchemaConfig:
                 "say what the log's columns mean, by a preset (--preset NAME) or a schema file "
                 "(--schema FILE), and not by both"
             )
-        if self.test_days < 1:
-            raise ValueError(f"test_days must be at least 1, got {self.test_days}")
+        check_split(self)
 
     def log_schema(self) -> LogSchema:
         """The schema that was asked for.

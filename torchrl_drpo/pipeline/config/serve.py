@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torchrl_drpo.pipeline.config.words import Id, Names
+from torchrl_drpo.pipeline.config.log import check_split
+from torchrl_drpo.pipeline.config.words import Id, Name, Names
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,13 @@ class EvaluateConfig:
     Attributes:
         checkpoint: folder of the policy, as `drpo train` writes it.
         logs: Parquet or CSV file, folder, glob or URI of the log.
-        test_days: the last so many days are evaluated; quality is fitted on the days before.
+        test_days: the last so many days are evaluated, and quality is fitted on the rows before;
+            where neither it nor the two below are given, what was held out in training is.
+        test_start: or: the first day that is evaluated, YYYY-MM-DD.
+        test_share: or: about this share of the rows.
+        test_by: how a share is taken: the log's latest rows ("time", the default), each user's
+            latest ("user"), or any ("random").
+        test_seed: of the draw.
         labels: 0/1 columns of the schema for GAUC; all of them by default.
         ks: list lengths of the hit rates; the table shows the last one.
         details: also metrics by the user's activity and by the item's popularity, what the policy's
@@ -41,7 +48,11 @@ class EvaluateConfig:
 
     checkpoint: Path
     logs: str
-    test_days: int = 3
+    test_days: int | None = None
+    test_start: Name = None
+    test_share: float | None = None
+    test_by: Literal["time", "user", "random"] | None = None
+    test_seed: int = 0
     labels: Names = None
     ks: tuple[int, ...] = (10, 50)
     details: bool = False
@@ -54,6 +65,7 @@ class EvaluateConfig:
     json: bool = False
 
     def __post_init__(self) -> None:
+        check_split(self)
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
         if self.draws < 0:

@@ -64,6 +64,11 @@ class Objective:
     policies: tuple[str, ...] = ()
 
     @property
+    def compares(self) -> bool:
+        """Whether it learns nothing from rows that are all worth the same."""
+        return self.loss != "bc"
+
+    @property
     def follows_model(self) -> bool:
         """Whether a reward model of the log is fitted first."""
         return self.moves or self.climbs or self.signal != "logged"
