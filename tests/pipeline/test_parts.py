@@ -182,3 +182,28 @@ def test_the_order_of_a_file_of_one_date_says_nothing(log, settings):
     assert parts[0] == parts[1]
     for first, second in runs:
         assert first[0] == pytest.approx(second[0], nan_ok=True)
+
+
+def test_counting_stands_in_the_table_and_beats_chance_where_choices_follow(settings):
+    """Everybody walks round a ring of items: what followed last follows again."""
+    draw = np.random.default_rng(2)
+    users, steps, items = 40, 60, 30
+    start = draw.integers(0, items, users)
+    frame = pd.DataFrame(
+        [
+            {"u": u, "i": (start[u] + s) % items, "t": 1_600_041_600 + s * 7_200, "r": s % 2}
+            for u in range(users)
+            for s in range(steps)
+        ]
+    )
+    frame["i"] = frame.i.where(draw.random(len(frame)) > 0.1, draw.integers(0, items, len(frame)))
+    results = run_train(config := settings(frame, test_days=1, history=1))
+    names = ["random", "popularity", "recent-popularity", "co-occurrence", "item-knn", "bc"]
+    assert list(results.runs) == names
+    assert results.runs["random"][0]["hr@5"] == pytest.approx(5 / items)
+    assert results.runs["co-occurrence"][0]["hr@5"] > 0.7
+    again = run_evaluate(EvaluateConfig(config.output / "bc", config.logs, ks=(5,)))
+    for name in names[:5]:
+        for metric in ("hr@5", "mrr", "gauc_quality"):
+            expected = results.runs[name][0][metric]
+            assert again.intervals[name][metric].mean == pytest.approx(expected, nan_ok=True)

@@ -14,6 +14,7 @@ from torchrl_drpo.data import LogSchema
 from torchrl_drpo.evaluation.ranking import CatalogueScores, frequency_buckets
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
 from torchrl_drpo.pipeline.config.log import SPLIT, LogConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.details import (
@@ -38,8 +39,6 @@ from torchrl_drpo.pipeline.scores import (
     held_out_intervals,
     held_out_metrics,
     policy_scores,
-    popularity_scores,
-    random_scores,
 )
 from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
 from torchrl_drpo.report.images import png, write_png
@@ -137,11 +136,9 @@ def evaluate_checkpoint(
     test = NumberedRows(data, "test", numbering)
     known = numbering.items[data.held_out.action] >= 0
     rows = replace(data.held_out.take(known), action=test.column("action"))
-    logged = numbering.items[data.train_items()]
-    num_items = len(checkpoint.items)
+    seen = history_rows(test.blocks(ROWS_SCORED))
     scores = {
-        "random": random_scores(num_items, rows.action),
-        "popularity": popularity_scores(logged[logged >= 0], num_items, rows.action),
+        **baseline_scores(data, numbering, seen, rows.action, len(checkpoint.items)),
         checkpoint.facts["objective"]: policy_scores(checkpoint.actor, test.blocks(ROWS_SCORED)),
     }
     intervals = {

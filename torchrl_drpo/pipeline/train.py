@@ -25,9 +25,11 @@ from torchrl_drpo.files import (
 )
 from torchrl_drpo.pipeline import table as report
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_fingerprint
+from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
 from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress
+from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -36,8 +38,6 @@ from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
     held_out_metrics,
     policy_scores,
-    popularity_scores,
-    random_scores,
 )
 from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
 
@@ -94,12 +94,14 @@ def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
     data.train_buffer(config.batch_size, 0, "cpu")
     training: PolicyTraining = KINDS[config.policy].load_training()(data, config, progress)
     reward = training.reward
-    target = data.held_out.action
-    popularity = popularity_scores(data.train_items(), data.num_items, target)
-    runs = {
-        "random": [_metrics(random_scores(data.num_items, target), data, config)],
-        "popularity": [_metrics(popularity, data, config)],
-    }
+    baselines = baseline_scores(
+        data,
+        Numbering.identity(data),
+        history_rows(data.test_batches(ROWS_SCORED)),
+        data.held_out.action,
+        data.num_items,
+    )
+    runs = {name: [_metrics(scores, data, config)] for name, scores in baselines.items()}
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
     for objective in config.objectives:
