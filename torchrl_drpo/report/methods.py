@@ -68,6 +68,9 @@ METHODS: dict[str, Method] = {
     # what no policy learns
     "random": Method("random", "#999999"),
     "popularity": Method("popularity", "#7A6652"),
+    "recent-popularity": Method("recent popularity", "#7A6652", "--"),
+    "co-occurrence": Method("co-occurrence", "#9D4328"),
+    "item-knn": Method("item-kNN", "#CAD994"),
     "oracle": Method("oracle", "#000000"),
 }
 _BY_NAME = {method.name: method for method in METHODS.values()}
