@@ -163,5 +163,13 @@ def test_what_a_schema_cannot_mean_is_refused(change, message):
 
 def test_a_rule_that_gives_no_number_is_a_fault_of_its_row(frame):
     frame.loc[7, "watched"] = np.nan
-    with pytest.raises(ValueError, match="history_rows is not finite"):
+    with pytest.raises(ValueError, match="reward is not finite"):
         RecReplayBuffer.from_pandas(frame, SCHEMA.replace(history_rows="watched"))
+
+
+def test_a_rule_may_name_events(frame):
+    frame["type"] = np.where(frame.click > 0, "click", "view")
+    frame["row"] = np.arange(len(frame))
+    by_event = SCHEMA.replace(labels=("row",), history_rows="type == 'click'")
+    by_number = by_event.replace(history_rows="positive")
+    assert windows(frame, by_event) == windows(frame, by_number)

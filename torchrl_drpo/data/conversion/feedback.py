@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..schema import EventValues
+from ..schema import EventValues, LogSchema
+from ..schema.formula import Formula
 from ..schema.quality import Quality
 from ..sources.arrow import string_codes, to_float
 from ..sources.kinds import column_kind
@@ -56,6 +57,19 @@ def feedback(table: pa.RecordBatch, quality: Quality, fault: Fault) -> dict[str,
             lambda row, n=name, v=value: f"{n} is {v[row]}", "rewards need finite columns",
         )  # fmt: skip
     return values
+
+
+def entering(
+    table: pa.RecordBatch, schema: LogSchema, value: np.ndarray, fault: Fault
+) -> np.ndarray:
+    """Which rows stand in later histories, bool ``[N]``; ``value`` is what their quality reads."""
+    rows = schema.history_formula
+    if rows is None:  # "positive"
+        return value > 0
+    found = np.broadcast_to(Formula(rows.formula)(feedback(table, rows, fault)), len(value))
+    shown = lambda row: f"{rows.formula} gives {found[row]}"  # noqa: E731
+    fault("history_rows is not a number", np.isnan(found), shown, "guard the formula")
+    return found > 0
 
 
 def event_values(column: pa.Array, quality: EventValues, fault: Fault) -> np.ndarray:

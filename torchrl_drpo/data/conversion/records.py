@@ -18,7 +18,7 @@ from ..sources.arrow import item_lists, string_codes, to_float, to_int, to_time
 from ..sources.hashing import hash_column, row_hashes
 from ..sources.kinds import column_kind
 from .days import row_days
-from .feedback import Fault, Show, event_values, feedback
+from .feedback import Fault, Show, entering, event_values, feedback
 from .labels import label_dtype, label_values
 from .quality import duration_bucket
 from .roles import NO_DAY, check_kinds, id_columns, time_resolution
@@ -111,6 +111,8 @@ class Encoder:
             records["drawn"] = self.split.drawn(np.arange(first, first + table.num_rows))
         self._times(table, records, fault)
         self._quality(table, records, fault)
+        if schema.history_rows != "all":
+            records["enters"] = entering(table, schema, records["value"], fault)
         for name in ("session", "slate"):
             if getattr(schema, name):
                 records[name] = _group(getattr(schema, name), table, fault)
@@ -235,8 +237,6 @@ class Encoder:
             "guard the formula, as in log(max(x, 1))",
         )  # fmt: skip
         records["value"] = np.where(np.isfinite(value), value, 0.0)
-        if self.schema.history_rows != "all":
-            records["enters"] = self._enters(table, records["value"], fault)
         if isinstance(quality, Percentile):
             for place, key in enumerate(quality.shared_by):
                 if key == DURATION_BUCKET:
@@ -251,18 +251,6 @@ class Encoder:
                 else:
                     number = records["context"][:, self.schema.context.index(key)]
                 records["keys"][:, place] = number
-
-    def _enters(self, table: pa.RecordBatch, value: np.ndarray, fault: Fault) -> np.ndarray:
-        """Which rows stand in later histories, bool ``[N]``."""
-        formula = self.schema.history_formula
-        if formula is None:  # "positive"
-            return value > 0
-        columns = {name: to_float(table.column(name)) for name in formula.columns}
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.broadcast_to(formula(columns), (table.num_rows,))
-        advice = f"{self.schema.history_rows} must be a number; guard the formula"
-        fault("history_rows is not finite", np.isnan(found), lambda row: str(found[row]), advice)
-        return found > 0
 
     def _history(self, table: pa.RecordBatch, records: np.ndarray, keep: np.ndarray) -> np.ndarray:
         flat, lengths = item_lists(table.column(self.schema.history), self.schema.history_padding)

@@ -11,7 +11,6 @@ from torchrl_drpo.spelling import did_you_mean
 
 from .checks import HISTORY_ROWS, check_parts
 from .files import TextFiles
-from .formula import Formula
 from .lists import Lists
 from .presets import PRESETS
 from .quality import Quality, RewardFormula
@@ -140,9 +139,9 @@ class LogSchema:
         return self.user is not None and self.time is not None and self.history is None
 
     @property
-    def history_formula(self) -> Formula | None:
+    def history_formula(self) -> RewardFormula | None:
         """The formula of ``history_rows``, None where it is one of the words."""
-        return None if self.history_rows in HISTORY_ROWS else Formula(self.history_rows)
+        return None if self.history_rows in HISTORY_ROWS else RewardFormula(self.history_rows)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -169,7 +168,9 @@ class LogSchema:
 
     def named(self, columns: list[str]) -> LogSchema:
         """The schema for a log with these columns: a formula that equals a name is that column."""
-        return self.replace(quality=self.quality.named(columns))
+        rows = self.history_formula
+        changes = {} if rows is None else {"history_rows": rows.named(columns).formula}
+        return self.replace(quality=self.quality.named(columns), **changes)
 
     @property
     def side_tables(self) -> tuple[str, ...]:

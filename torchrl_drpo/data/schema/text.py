@@ -25,7 +25,11 @@ _KINDS = {
     "percentile": Percentile,
     "return_to_go": ReturnToGo,
 }
-_LATER = ("features", "history_padding", "time_format", "files", "lists")
+#: Fields that came later, with what they are where nobody says anything.
+_LATER = {
+    "features": (), "history_padding": None, "time_format": None, "files": None, "lists": None,
+    "history_rows": "all", "history_gap": 0,
+}  # fmt: skip
 _TABLES = {
     "items": ItemTable,
     "initial_history": InitialHistory,
@@ -39,8 +43,8 @@ def as_data(schema: LogSchema) -> dict[str, Any]:
     data = dataclasses.asdict(schema)
     kind = next(name for name, cls in _KINDS.items() if type(schema.quality) is cls)
     data["quality"] = {"kind": kind, **data["quality"]}
-    for name in _LATER:  # logs converted before there were these fields keep their fingerprint
-        if not data[name] and data[name] != 0:
+    for name, default in _LATER.items():  # a schema of before reads as it was written
+        if data[name] == default:
             del data[name]
     if schema.initial_history is not None and schema.initial_history.padding is None:
         del data["initial_history"]["padding"]
