@@ -6,12 +6,14 @@ import json
 import pytest
 
 from torchrl_drpo.data import (
+    EventValues,
     InitialHistory,
     ItemTable,
     LogSchema,
     Percentile,
     ReturnToGo,
     RewardFormula,
+    TextFiles,
 )
 from torchrl_drpo.data.schema.presets import PRESETS
 
@@ -98,6 +100,19 @@ def test_parts_that_do_not_fit_are_refused(changes, message):
         ('{"version": 1, "item": ' + "[" * 900 + "]" * 900 + "}", "item must be the name of"),
         ('{"version": 1, "item": 1' + "0" * 5_000 + "}", "must be JSON: Exceeds the limit"),
         ('{"version": 1, "item": "i", "items": 3}', "items must be a JSON object"),
+        (
+            '{"version": 1, "item": "i", "files": {"heder": []}}',
+            r"files has .*did you mean 'header'",
+        ),
+        (
+            '{"version": 1, "item": "i", "items": {"path": "p", "id": "i", "files": {"x": 1}}}',
+            r"items.files has unknown fields",
+        ),
+        ('{"version": 1, "item": "i", "lists": {"columns": "a"}}', "lists.columns must be a tuple"),
+        (
+            '{"version": 1, "quality": {"kind": "values", "column": "t", "values": 1}}',
+            "quality.values must be texts and their finite numbers",
+        ),
     ],
 )
 def test_foreign_json_is_refused(text, message):
@@ -133,6 +148,9 @@ def test_later_fields_are_written_only_where_they_are_used():
     with_some = plain.replace(features=("age", "state_0"))
     assert json.loads(with_some.to_json())["features"] == ["age", "state_0"]
     assert LogSchema.from_json(with_some.to_json()) == with_some
+    for name in ("files", "lists", "time_format"):
+        assert name not in json.loads(plain.to_json())
+    assert '"files"' not in plain.replace(items=ItemTable("x.csv", "id")).to_json()
     past = InitialHistory("p.parquet", "u", "items")
     assert "padding" not in plain.replace(initial_history=past).to_json()
     for padding in (0, "[PAD]"):
@@ -140,6 +158,20 @@ def test_later_fields_are_written_only_where_they_are_used():
             history_padding=padding, initial_history=dataclasses.replace(past, padding=padding)
         )
         assert LogSchema.from_json(padded.to_json()) == padded
+
+
+def test_what_was_declared_later_survives_json_too():
+    dat = TextFiles(header=["item", "title"], delimiter="::", encoding="latin-1")
+    schema = LogSchema(
+        **BASE,
+        quality=EventValues("type", {"click": 1, "order": 6.5}, other=0.0),
+        time_format="%d.%m.%Y",
+        files=TextFiles(header=["u", "i", "t", "type"]),
+        items=ItemTable("movies.dat", "item", files=dat),
+        initial_history=InitialHistory("past.parquet", "u", "items"),
+    )
+    assert LogSchema.from_json(schema.to_json()) == schema
+    assert {schema.quality} == {schema.quality}
 
 
 def test_unknown_presets_list_the_known():

@@ -14,9 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrl_drpo.data import LogError, LogSchema, RecReplayBuffer, TextFiles, convert_log
+from torchrl_drpo.data import (
+    ItemTable,
+    LogError,
+    LogSchema,
+    RecReplayBuffer,
+    TextFiles,
+    convert_log,
+)
 from torchrl_drpo.data.sources import LogSource, delimited, jsonlines
 from torchrl_drpo.data.sources.delimiters import Replaced, find_delimiter
+from torchrl_drpo.data.sources.reading import Reading
 
 SCHEMA = LogSchema(user="u", item="i", time="t", quality="r")
 ROWS = [[1, 10, 5, 0.5], [1, 11, 7, 1.0], [2, 10, 6, 2.5]]
@@ -212,3 +220,25 @@ def test_notes_beside_a_log_are_no_part_of_it(tmp_path):
     (tmp_path / "a.csv").rename(tmp_path / "a.xls")
     with pytest.raises(LogError, match=r"a.xls is neither Parquet .* nor JSON lines"):
         RecReplayBuffer.from_parquet(tmp_path / "a.xls", SCHEMA)
+
+
+def test_movielens_1m_goes_in_as_it_is_published(tmp_path):
+    """Two files without a header, two colons between columns, titles in Latin-1."""
+    ratings = ["1::1193::5::978300760", "1::661::3::978302109", "2::1193::4::978298413"]
+    (tmp_path / "ratings.dat").write_text("\n".join(ratings))
+    movies = (
+        '661::James: the Giant, 1996::Animation|Musical\n1193::Caf\u00e9::Drama\n7::"X"::Drama\n'
+    )
+    (tmp_path / "movies.dat").write_bytes(movies.encode("latin-1"))
+    table = TextFiles(header=["movie", "title", "genres"], encoding="latin-1")
+    schema = LogSchema(
+        user="user", item="movie", time="time", quality="rating",
+        files=TextFiles(header=["user", "movie", "rating", "time"]),
+        items=ItemTable("movies.dat", "movie", files=table),
+    )  # fmt: skip
+    log = RecReplayBuffer.from_parquet(tmp_path, schema)
+    assert log.items.decode(range(3)) == [7, 661, 1193]
+    assert log.items.decode(log[:]["action"]) == [1193, 661, 1193]
+    titles = LogSource(tmp_path / "movies.dat", reading=Reading(files=table))
+    found = next(titles.batches(["title"])).table.column(0).to_pylist()
+    assert found == ["James: the Giant, 1996", "Caf\u00e9", '"X"']

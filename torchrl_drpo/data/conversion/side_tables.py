@@ -24,7 +24,7 @@ def side_table(
     absolute = table.path.startswith("/") or "://" in table.path or source.folder is None
     path = table.path if absolute else f"{source.folder}/{table.path}"
     try:
-        return source.table_beside(path, table.ids), None
+        return source.table_beside(path, table.ids, table.files), None
     except FileNotFoundError:
         if table.required:
             raise

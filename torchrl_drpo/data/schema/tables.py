@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
+from .files import TextFiles
 from .types import check_once, check_types
 
 
@@ -22,6 +23,7 @@ class ItemTable:
         features_until: last day (``"YYYY-MM-DD"``) whose rows went into ``features`` that are
             aggregates. Features that reach into the test period tell the answers.
         required: whether a missing file is an error; else it is reported and left out.
+        files: what the table leaves open where it is a text file.
     """
 
     path: str
@@ -31,9 +33,10 @@ class ItemTable:
     features: tuple[str, ...] = ()
     features_until: str | None = None
     required: bool = True
+    files: TextFiles | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "items.")
+        check_types(self, "items.", {"TextFiles": TextFiles})
         check_once(self.codes, "items: code")
         check_once(self.features, "items: feature")
         if self.features_until is not None and not _is_day(self.features_until):
@@ -63,6 +66,7 @@ class InitialHistory:
         items: list column of item ids; what is null, empty or negative is padding, no item.
         required: whether a missing file is an error; else it is reported and left out.
         padding: another id that stands for no item, such as ``0`` or ``"[PAD]"``.
+        files: what the table leaves open where it is a text file.
     """
 
     path: str
@@ -70,9 +74,10 @@ class InitialHistory:
     items: str
     required: bool = True
     padding: int | str | None = None
+    files: TextFiles | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "initial_history.")
+        check_types(self, "initial_history.", {"TextFiles": TextFiles})
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -46,8 +46,10 @@ def as_data(schema: LogSchema) -> dict[str, Any]:
     for name, default in _LATER.items():  # a schema of before reads as it was written
         if data[name] == default:
             del data[name]
-    if schema.initial_history is not None and schema.initial_history.padding is None:
-        del data["initial_history"]["padding"]
+    for name, later in (("items", ("files",)), ("initial_history", ("padding", "files"))):
+        for field in later:
+            if data[name] is not None and data[name][field] is None:
+                del data[name][field]
     return {"version": SCHEMA_VERSION, **data}
 
 
@@ -95,8 +97,15 @@ def from_data(cls: type[LogSchema], data: Any) -> LogSchema:
         fields["quality"] = _build(_KINDS[kind], quality, "quality")
     for name, table in _TABLES.items():
         if fields.get(name) is not None:
-            fields[name] = _build(table, fields[name], name)
+            fields[name] = _build_table(table, fields[name], name)
     return _build(cls, fields, "schema")
+
+
+def _build_table(cls: type, data: Any, where: str) -> Any:
+    """As :func:`_build`, of a part that may say itself how its file is written."""
+    if isinstance(data, Mapping) and data.get("files") is not None:
+        data = {**data, "files": _build(TextFiles, data["files"], f"{where}.files")}
+    return _build(cls, data, where)
 
 
 def _build(cls: type, data: Mapping[str, Any], where: str) -> Any:

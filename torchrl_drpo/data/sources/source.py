@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..schema.files import TextFiles
 from .columns import Columns
 from .exploded import ExplodedFile
 from .frames import NAME, as_file
@@ -103,10 +104,13 @@ class LogSource:
         """The column's Arrow type in each file that does not leave it empty."""
         return self.columns.types(column)
 
-    def table_beside(self, path: str, ids: Collection[str]) -> LogSource:
+    def table_beside(
+        self, path: str, ids: Collection[str], files: TextFiles | None = None
+    ) -> LogSource:
         """A table that lies beside the log, opened once."""
         if path not in self._tables:
-            self._tables[path] = LogSource(path, ids=ids)
+            reading = Reading(frozenset(ids), files=files or TextFiles())
+            self._tables[path] = LogSource(path, reading=reading)
         return self._tables[path]
 
     def batches(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[Batch]:
