@@ -31,6 +31,11 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.pipeline.config.log:SimulateConfig",
         "torchrl_drpo.pipeline.simulate:run_simulate",
     ),
+    "schema": Command(
+        "look at a log and draft its schema, with the reasons and what is left to answer",
+        "torchrl_drpo.pipeline.config.draft:SchemaDraftConfig",
+        "torchrl_drpo.pipeline.schema:run_schema",
+    ),
     "validate": Command(
         "report every fault of a log, with counts and example rows",
         "torchrl_drpo.pipeline.config.log:ValidateConfig",

@@ -27,6 +27,7 @@ _HOME = {
     "catalogue": ("Catalogue",),
     "conversion": ("convert_log",),
     "datasets": ("load_log",),
+    "draft": ("Draft", "draft_schema"),
     "replay": ("RecReplayBuffer", "WindowUnit"),
     "samplers": ("QuantileSampler", "TrajectorySampler"),
     "schema": (
@@ -65,6 +66,8 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from .catalogue import Catalogue as Catalogue
     from .conversion import convert_log as convert_log
     from .datasets import load_log as load_log
+    from .draft import Draft as Draft
+    from .draft import draft_schema as draft_schema
     from .replay import RecReplayBuffer as RecReplayBuffer
     from .replay import WindowUnit as WindowUnit
     from .samplers import QuantileSampler as QuantileSampler

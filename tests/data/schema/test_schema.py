@@ -24,6 +24,7 @@ BASE = {"user": "u", "item": "i", "time": "t"}
 def test_presets_survive_json(name):
     schema = LogSchema.preset(name)
     assert LogSchema.from_json(schema.to_json()) == schema
+    assert LogSchema.from_json(schema.to_json(compact=True)) == schema
     assert schema.item in schema.columns
 
 
@@ -126,6 +127,14 @@ def test_a_mark_before_the_text_is_no_part_of_it():
     assert LogSchema.from_json(text) == schema
 
 
+def test_json_as_one_would_write_it_says_nothing_twice():
+    schema = LogSchema(**BASE, quality=Percentile("r", by=("user",)), labels=("r",))
+    assert json.loads(schema.to_json(compact=True)) == {
+        "version": 1, "user": "u", "item": "i", "time": "t", "labels": ["r"],
+        "quality": {"kind": "percentile", "value": "r", "by": ["user"]},
+    }  # fmt: skip
+
+
 def test_json_explains_itself():
     data = json.loads(LogSchema.preset("kuairand").to_json())
     assert data["quality"]["kind"] == "percentile"
@@ -171,6 +180,7 @@ def test_what_was_declared_later_survives_json_too():
         initial_history=InitialHistory("past.parquet", "u", "items"),
     )
     assert LogSchema.from_json(schema.to_json()) == schema
+    assert LogSchema.from_json(schema.to_json(compact=True)) == schema
     assert {schema.quality} == {schema.quality}
 
 

@@ -15,7 +15,7 @@ from .lists import Lists
 from .presets import PRESETS
 from .quality import Quality, RewardFormula
 from .tables import InitialHistory, ItemTable
-from .text import SCHEMA_VERSION, as_data, from_data, parse
+from .text import SCHEMA_VERSION, as_data, declared, from_data, parse
 from .types import check_types, shown
 
 _CLASSES = {
@@ -177,9 +177,15 @@ class LogSchema:
         """Paths of the tables beside the log, as the schema names them."""
         return tuple(table.path for table in (self.items, self.initial_history) if table)
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """The schema as JSON text, defaults included (save empty features): it explains itself."""
-        return json.dumps(as_data(self), indent=indent)
+    def to_json(self, indent: int | None = 2, *, compact: bool = False) -> str:
+        """The schema as JSON text.
+
+        Args:
+            indent: as for ``json.dumps``.
+            compact: leave out what holds a default, as one would write it by hand; else defaults
+                are included (save those of fields that came later), and the text explains itself.
+        """
+        return json.dumps(declared(self) if compact else as_data(self), indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> LogSchema:

@@ -53,6 +53,22 @@ def as_data(schema: LogSchema) -> dict[str, Any]:
     return {"version": SCHEMA_VERSION, **data}
 
 
+def declared(schema: LogSchema) -> dict[str, Any]:
+    """The schema as JSON data, without what holds its default."""
+
+    def given(part: Any) -> dict[str, Any]:
+        out = {}
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if _is_required(field) or value != field.default:
+                out[field.name] = given(value) if dataclasses.is_dataclass(value) else value
+        return out
+
+    kind = next(name for name, cls in _KINDS.items() if type(schema.quality) is cls)
+    data = {"version": SCHEMA_VERSION, **given(schema)}
+    return data | {"quality": {"kind": kind, **given(schema.quality)}}
+
+
 def parse(text: str) -> Any:
     """JSON text as data, read strictly: no key twice, no depth that the parser cannot take.
 

@@ -95,6 +95,16 @@ def read_times(texts: pa.Array, form: str | None, file: str, first_row: int) -> 
     raise LogError(f"{file}, row {first_row + row}: the time is {texts[row].as_py()!r}; {mend}")
 
 
+def is_iso(texts: pa.Array) -> bool:
+    """Whether every text is a time in ISO 8601.
+
+    >>> import pyarrow as pa
+    >>> is_iso(pa.array(["2024-05-01", "2024-05-01 10:00:00.5"])), is_iso(pa.array(["1"]))
+    (True, False)
+    """
+    return _cast_iso(texts) is not None
+
+
 def _cast_iso(texts: pa.Array) -> pa.Array | None:
     import pyarrow as pa
     import pyarrow.compute as pc
