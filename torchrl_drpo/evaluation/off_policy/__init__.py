@@ -12,6 +12,7 @@ logged, with what :func:`fit_behavior` made of it); an estimator of :data:`ESTIM
 
 from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior, fit_behavior
 from torchrl_drpo.evaluation.off_policy.calibration import Calibration
+from torchrl_drpo.evaluation.off_policy.choice import PolicyChoice, choose_policy
 from torchrl_drpo.evaluation.off_policy.cloning import Cloning, make_logistic_actor
 from torchrl_drpo.evaluation.off_policy.compare import (
     Difference,
@@ -104,6 +105,7 @@ __all__ = [
     "LoggedRows",
     "LoggedSessions",
     "LoggedSlates",
+    "PolicyChoice",
     "RowSample",
     "SelectionQuality",
     "SlateWeights",
@@ -112,6 +114,7 @@ __all__ = [
     "WeightBounds",
     "against",
     "cascade_doubly_robust",
+    "choose_policy",
     "clipped_ips",
     "cross_validated",
     "diagnose",
