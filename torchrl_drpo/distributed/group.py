@@ -11,6 +11,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 Over = DeviceMesh | ProcessGroup
 
+#: torch 2.13's name for it, and the one before.
+_reduce_scatter = getattr(
+    distributed, "reduce_scatter_single", getattr(distributed, "reduce_scatter_tensor", None)
+)
+
 
 class Ranks:
     """The ranks of a process group, each of which must make the same calls in the same order.
@@ -82,7 +87,7 @@ class Ranks:
         parts = torch.cat([_padded(part, most) for part in values.split(counts)])
         out = parts.new_empty((most, *values.shape[1:]))
         self._note(parts)
-        distributed.reduce_scatter_tensor(out, parts, group=self.group)
+        _reduce_scatter(out, parts, group=self.group)
         return out[: counts[self.rank]]
 
     def exchange(self, values: Tensor, sent: list[int], received: list[int]) -> Tensor:

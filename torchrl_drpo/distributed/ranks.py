@@ -44,3 +44,9 @@ def warn_once(topic: str, message: str) -> bool:
     _told.add(topic)
     warnings.warn(message, stacklevel=2)
     return True
+
+
+def names_of_shards(module: nn.Module) -> list[str]:
+    """Parameters that hold shards, named as DDP asks for what it is to leave alone."""
+    names = [n for n, p in module.named_parameters() if getattr(p, "_ddp_ignored", False)]
+    return names + [f".{name}" for name in names if "." not in name]

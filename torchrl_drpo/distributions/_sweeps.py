@@ -69,10 +69,21 @@ def topk(
     hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float, *, k: int
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities ``[N, k]`` and indices ``[N, k]`` of the largest scores, descending."""
+    scores, indices, lse = best_scores(hidden, items, bias, inverse_temperature, k=k)
+    check_scores(lse)
+    return scores - lse[:, None], indices
+
+
+@torch.no_grad()
+def best_scores(
+    hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float, *, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest scores ``[N, k]``, descending, their indices, and each row's log-normaliser."""
     values = hidden.new_empty((hidden.shape[0], k), dtype=accumulation_dtype(hidden.dtype))
     indices = torch.empty((hidden.shape[0], k), dtype=torch.long, device=hidden.device)
+    normaliser = values.new_full((hidden.shape[0],), -torch.inf)
     for rows in _blocks(hidden, items):
-        lse = values.new_full((rows.stop - rows.start,), -torch.inf)
+        lse = normaliser[rows]
         top, where = values[rows, :0], indices[rows, :0]
         for tile, scores in score_tiles(hidden[rows], items, bias, inverse_temperature):
             lse = torch.logaddexp(lse, scores.logsumexp(-1))
@@ -81,9 +92,8 @@ def topk(
             where = torch.cat([where, index + tile.start], -1)
             top, keep = top.topk(min(k, top.shape[-1]))
             where = where.gather(-1, keep)
-        check_scores(lse, rows.start)
-        values[rows], indices[rows] = top - lse[:, None], where
-    return values, indices
+        values[rows], indices[rows], normaliser[rows] = top, where, lse
+    return values, indices, normaliser
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
-from torchrl_drpo.distributed.ranks import world_size
+from torchrl_drpo.distributed.ranks import names_of_shards, world_size
 from torchrl_drpo.distributed.whole_batch import whole_batch
 from torchrl_drpo.functional.checks import check_not_negative
 from torchrl_drpo.functional.precision import as_numbers, at_least_float32
@@ -231,6 +231,11 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         for network in self.children():
             if any(parameter.requires_grad for parameter in network.parameters()):
                 network.reset_parameters_recursive()
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DistributedDataParallel leaves alone: tables whose rows lie on several ranks."""
+        return names_of_shards(self)
 
     def _all_modules(self) -> Iterator[nn.Module]:
         """Every module that the loss runs; functional ones are no children of it."""

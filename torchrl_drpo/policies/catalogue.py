@@ -9,6 +9,7 @@ and no ``[N, V, D]`` expansion of it ever enters a tensordict.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,15 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
+from torchrl_drpo.distributed.ranks import names_of_shards
 from torchrl_drpo.distributions import CatalogueCategorical
 from torchrl_drpo.functional.checks import check_positive
 from torchrl_drpo.policies.encoders import HistoryEncoder, Pooling
+
+if TYPE_CHECKING:
+    from torchrl_drpo.distributed.categorical import ShardedCatalogueCategorical
+    from torchrl_drpo.distributed.group import Over
+    from torchrl_drpo.distributed.items import ItemShards
 
 
 class CataloguePolicy(nn.Module):
@@ -28,9 +35,11 @@ class CataloguePolicy(nn.Module):
     See :func:`make_catalogue_actor` for the arguments.
 
     Attributes:
-        items: item embeddings of the softmax, parameter ``[V, D]``.
+        items: item embeddings of the softmax, parameter ``[V, D]``; this rank's rows of it where
+            the table is sharded, and so for ``bias`` and ``history_items``.
         bias: one logit an item (what is popular with everyone), parameter ``[V]``, or ``None``.
         history_items: the embeddings that histories look up, where they are not ``items`` itself.
+        shards: which rank holds which items; ``None`` where every process has the whole table.
     """
 
     def __init__(
@@ -47,10 +56,12 @@ class CataloguePolicy(nn.Module):
         tie_embeddings: bool = True,
         num_features: int = 0,
         device: torch.device | str | None = None,
+        mesh: Over | None = None,
     ) -> None:
         super().__init__()
         if num_items < 1:
             raise ValueError(f"num_items must be at least 1, got {num_items}")
+        self.shards = None if mesh is None else _shards(mesh, num_items)
         check_positive("temperature", temperature)
         self.temperature = temperature
         self.encoder = HistoryEncoder(
@@ -62,21 +73,29 @@ class CataloguePolicy(nn.Module):
             num_features=num_features,
             device=device,
         )
-        self.items = nn.Parameter(torch.empty(num_items, dim, device=device))
+        self.items = self._table(num_items, dim, device=device)
+        self.register_parameter("bias", self._table(num_items, device=device) if bias else None)
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(num_items, device=device)) if bias else None
-        )
-        self.register_parameter(
-            "history_items", None if tie_embeddings else nn.Parameter(torch.empty_like(self.items))
+            "history_items", None if tie_embeddings else self._table(num_items, dim, device=device)
         )
         self.reset_parameters()
+
+    def _table(self, num_items: int, *width: int, device: torch.device | str | None) -> Any:
+        if self.shards is not None:
+            return self.shards.parameter(*width, device=device)
+        return nn.Parameter(torch.empty(num_items, *width, device=device))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws the tables anew; the encoder does so itself."""
         for table in (self.items, self.history_items):
-            if table is not None:  # rows of about unit length: logits start near 0 at any width
-                table.copy_(torch.randn_like(table) * table.shape[1] ** -0.5)
+            if table is None:
+                continue
+            std = table.shape[1] ** -0.5  # rows of about unit length: logits start near 0
+            if self.shards is None:
+                table.copy_(torch.randn_like(table) * std)
+            else:
+                self.shards.fill_normal_(table, self.shards.shared_seed(), std)
         if self.bias is not None:
             self.bias.zero_()
 
@@ -91,7 +110,11 @@ class CataloguePolicy(nn.Module):
             features: raw numbers, ``[*B, F]``; ``None`` without features.
         """
         table = self.items if self.history_items is None else self.history_items
-        embedded = F.embedding(history.clamp(min=0), table)
+        known = history.clamp(min=0)
+        if self.shards is None:
+            embedded = F.embedding(known, table)
+        else:
+            embedded = self.shards.look_up(table, known)
         return self.encoder(embedded, history >= 0, context, features)
 
     def usual_features(self) -> Tensor | None:
@@ -99,11 +122,29 @@ class CataloguePolicy(nn.Module):
         scaler = self.encoder.scaler
         return None if scaler is None else scaler.mean
 
-    def distribution(self, hidden: Tensor) -> CatalogueCategorical:
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DistributedDataParallel leaves alone: a rank's own rows of the table."""
+        return names_of_shards(self)
+
+    def distribution(self, hidden: Tensor) -> CatalogueCategorical | ShardedCatalogueCategorical:
         """The policy at states ``hidden [*B, D]``, over the item table as it is now."""
+        if self.shards is not None:
+            from torchrl_drpo.distributed.categorical import ShardedCatalogueCategorical
+
+            return ShardedCatalogueCategorical(
+                hidden, self.items, self.bias, self.temperature, shards=self.shards
+            )
         return CatalogueCategorical(
             hidden, self.items, bias=self.bias, temperature=self.temperature
         )
+
+
+def _shards(mesh: Over, num_items: int) -> ItemShards:
+    from torchrl_drpo.distributed.group import Ranks  # not every torch has ranks
+    from torchrl_drpo.distributed.items import ItemShards
+
+    return ItemShards(Ranks(mesh), num_items)
 
 
 def make_catalogue_actor(
@@ -122,6 +163,7 @@ def make_catalogue_actor(
     context_key: NestedKey = ("observation", "context"),
     features_key: NestedKey = ("observation", "features"),
     device: torch.device | str | None = None,
+    mesh: Over | None = None,
 ) -> ProbabilisticActor:
     """A softmax policy over ``num_items`` items, from a user's recent items and the situation.
 
@@ -149,6 +191,13 @@ def make_catalogue_actor(
         context_key: where the context lies, read only with ``context_sizes``.
         features_key: where the features lie, read only with ``num_features``.
         device: where the parameters live.
+        mesh: the ranks that share out the item tables among them, a device mesh (of one
+            dimension) or a process group: each holds the rows of its own items alone, and
+            ``get_dist`` gives a
+            :class:`~torchrl_drpo.distributed.categorical.ShardedCatalogueCategorical`. Every
+            rank must call the actor and its distributions in the same order. Give DDP the loss or
+            the actor, which leaves the tables alone, or ``fully_shard`` the encoder
+            (``catalogue_policy(actor).encoder``), never the tables.
 
     Returns:
         The actor, for any TorchRL loss, collector or buffer.
@@ -178,18 +227,22 @@ def make_catalogue_actor(
         tie_embeddings=tie_embeddings,
         num_features=num_features,
         device=device,
+        mesh=mesh,
     )
     # By name: features without a context are the policy's third argument and the second entry.
     inputs = {"history": history_key}
     inputs |= {"context": context_key} if context_sizes else {}
     inputs |= {"features": features_key} if num_features else {}
-    return ProbabilisticActor(
+    actor = ProbabilisticActor(
         # Strict, since a missing entry would reach the policy as None and fail there unnamed.
         TensorDictModule(policy, in_keys=inputs, out_keys=["hidden"], strict=True),
         in_keys=["hidden"],
         out_keys=["action"],
         distribution_class=policy.distribution,
     )
+    if mesh is not None:
+        actor._ddp_params_and_buffers_to_ignore = names_of_shards(actor)
+    return actor
 
 
 def catalogue_policy(actor: nn.Module) -> CataloguePolicy:
