@@ -31,7 +31,7 @@ class Search(NamedTuple):
 
     prefix: Tensor
     wanted: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides a method of tuple
 
 
 def ordered_bits(values: Tensor) -> Tensor:
