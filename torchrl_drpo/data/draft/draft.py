@@ -100,6 +100,8 @@ def draft_schema(
     if lists is not None and lists.chosen:
         fields.setdefault("slate", lists.number)
         fields.setdefault("position", lists.place)
+    if not fields.keys() & {"time", "date", "history"}:
+        notes.ask("no column seems to be a time: rows have no order, and histories stay empty")
     rest = _without(rest, fields)
     by_user = fields["user"] is not None and "time" in fields and "history" not in fields
     if not by_user:

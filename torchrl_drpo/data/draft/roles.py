@@ -58,7 +58,6 @@ def find_time(columns: Sequence[Profile], notes: Notes) -> dict[str, str]:
                 "order of their own, and histories need `time`"
             )
             return {"date": days[0].name}
-        notes.ask("no column seems to be a time: rows have no order, and histories stay empty")
         return {}
     # Of several, the one that tells more instants apart.
     best = max(found, key=lambda entry: (entry[0], entry[1].distinct))[1]
@@ -156,7 +155,13 @@ def find_surroundings(columns: Sequence[Profile], notes: Notes) -> dict[str, str
 
     for c in columns:
         chance = c.kind == "float" and c.low > 0 and c.high <= 1
-        take("propensity", PROPENSITY, chance, c, "so it is called, and it lies in (0, 1]", 1)
+        whole = chance and not c.missing
+        take("propensity", PROPENSITY, whole, c, "so it is called, and it lies in (0, 1]", 1)
+        if chance and c.missing and hits(c.name, PROPENSITY):
+            notes.ask(
+                f"{c.name!r} seems a propensity, but {c.missing} rows have none: the draft leaves "
+                "it out; for off-policy evaluation keep the rows that have one in a log of their own"
+            )
         take("position", POSITION, c.kind == "integer", c, "so it is called, and it is whole")
         parts = {str(value).lower() for value in c.values}
         take(

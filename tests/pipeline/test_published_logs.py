@@ -1,0 +1,96 @@
+"""The first ten minutes with a log that nobody prepared, from `drpo schema` to `drpo recommend`.
+
+Nothing is done outside ``drpo``; what `drpo schema` leaves open stays as it drafted it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("tyro")
+
+from torchrl_drpo import cli
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+slow = pytest.mark.slow
+
+
+@pytest.fixture
+def drpo(monkeypatch, capsys):
+    """``drpo(*words)``: runs the command, which must end with 0; returns what it said."""
+    monkeypatch.delattr(
+        builtins, "_", raising=False
+    )  # doctests leave it, and tyro translates by it
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: object) -> str:
+        code = cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        assert code == 0, f"drpo {' '.join(map(str, words))}\n{said.err}"
+        return said.out
+
+    return run
+
+
+def ten_minutes(drpo, log: object, folder: Path, user: object, *held_out: object, steps=20) -> dict:
+    """From the file to a list; returns ``results.json``."""
+    schema, out = folder / "schema.json", folder / "out"
+    drpo("schema", log, "--out", schema)
+    drpo("validate", "--logs", log, "--schema", schema)
+    drpo(
+        *("train", "--logs", log, "--schema", schema, "--output", out, "--objectives", "bc"),
+        *("--steps", steps, "--batch-size", 64, *held_out),
+    )
+    table = drpo("evaluate", "--checkpoint", out / "bc", "--logs", log)
+    assert "item-knn" in table or "co-occurrence" not in table
+    person = [] if user is None else ["--user", user]
+    listed = json.loads(drpo("recommend", "--checkpoint", out / "bc", *person, "--json"))
+    assert len(listed["recommendations"]) == 10
+    return json.loads((out / "results.json").read_text())
+
+
+def test_a_csv_that_nobody_prepared(drpo, tmp_path):
+    """Semicolons, ids with leading zeros, empty ids, times with a half of the day."""
+    draw = np.random.default_rng(0)
+    n = 2_000
+    frame = pd.DataFrame({"UserID": draw.integers(0, 80, n)})
+    frame["ISBN"] = [f"{i:010d}" for i in draw.integers(100, 160, n)]
+    frame["Date"] = pd.Timestamp("2021-03-01") + pd.to_timedelta(draw.integers(0, 90, n), unit="D")
+    frame["Book-Rating"] = draw.integers(1, 11, n)
+    frame.to_csv(tmp_path / "books.csv", sep=";", index=False)
+    found = ten_minutes(drpo, tmp_path / "books.csv", tmp_path, 7, "--test-share", 0.25)
+    assert found["data"]["rows"] == n - found["data"]["duplicates"]
+    assert found["parts"]["test"]["rows"] == pytest.approx(0.25 * n, rel=0.1)
+    schema = json.loads((tmp_path / "schema.json").read_text())
+    assert (schema["user"], schema["item"]) == ("UserID", "ISBN")
+    listed = json.loads(drpo("recommend", "--checkpoint", tmp_path / "out" / "bc", "--json"))
+    assert all(str(item["item"]).startswith("0000000") for item in listed["recommendations"])
+
+
+@pytest.mark.parametrize(
+    ("log", "user", "held_out"),
+    [
+        pytest.param("movielens_latest_small/ratings.csv", 42, ["--test-share", 0.2], marks=slow),
+        ("otto_sample/log.parquet", None, ["--test-share", 0.2, "--test-by", "user"]),
+        ("coat/ratings.parquet", None, []),
+        ("amazon_grocery/log.parquet", None, ["--test-share", 0.2]),
+        pytest.param("open_bandit_small/random_all.parquet", None, ["--test-days", 1], marks=slow),
+        pytest.param(
+            "amazon_beauty_p5/Beauty_P5.sequences.parquet", 7, ["--test-share", 0.2], marks=slow
+        ),
+        pytest.param(
+            "kuairand_pure_part/log_standard_20220425_20220508.parquet", None, [], marks=slow
+        ),
+    ],
+)
+def test_published_logs_go_from_the_file_to_a_list(real_logs, drpo, tmp_path, log, user, held_out):
+    found = ten_minutes(drpo, real_logs / log, tmp_path, user, *held_out)
+    metrics = found["summary"]["bc"]
+    assert 0 < metrics["hr@50"]["mean"] < 1
+    assert found["parts"]["train"]["rows"] > found["parts"]["test"]["rows"] > 0
