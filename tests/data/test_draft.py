@@ -131,7 +131,7 @@ def test_lists_are_found_in_impressions_and_in_sessions(tmp_path):
     shown = [[1, 2, 3], [2, 4], [5]]
     seen = {"user_id": [1, 2, 1], "impression_time": WHEN[:3], "article_ids_inview": shown,
             "article_ids_clicked": [[2], [], [5]]}  # fmt: skip
-    draft = draft_schema(pa.table(seen))
+    draft = draft_schema(pa.table(seen).to_reader())  # which can be read once
     assert draft.schema.lists == Lists(("article_ids_inview",), chosen="article_ids_clicked")
     assert draft.schema.quality == RewardFormula("article_ids_clicked")
     log = RecReplayBuffer.from_parquet(pa.table(seen), draft.schema)

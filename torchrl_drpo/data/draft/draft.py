@@ -72,7 +72,10 @@ def draft_schema(
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
     notes = Notes()
-    files, columns = _read(source, files, rows, notes)
+    log = LogSource(source, reading=Reading(files=files or TextFiles()))
+    source = source if log.frame is None else log.frame
+    files, log = _with_header(source, log, files, notes)
+    columns = profiles(log, rows)
     lists = _lists(columns, notes)
     if lists is not None:
         reading = Reading(files=files or TextFiles(), lists=lists)
@@ -118,11 +121,10 @@ def draft_schema(
     return Draft(LogSchema(**fields), tuple(notes.reasons), tuple(notes.questions), columns[0].rows)
 
 
-def _read(
-    source: Any, files: TextFiles | None, rows: int, notes: Notes
-) -> tuple[TextFiles | None, list[Profile]]:
-    """Profiles of the log's columns, which are named first where a text file names none."""
-    log = LogSource(source, reading=Reading(files=files or TextFiles()))
+def _with_header(
+    source: Any, log: LogSource, files: TextFiles | None, notes: Notes
+) -> tuple[TextFiles | None, LogSource]:
+    """The log, with names for its columns where a text file has none."""
     first, *others = log.columns.files
     for other in others:
         if set(other.schema.names) != set(first.schema.names):
@@ -139,7 +141,7 @@ def _read(
         notes.ask("what are the columns called? Put their names into files.header")
         files = TextFiles(header=tuple(header))
         log = LogSource(source, reading=Reading(files=files))
-    return files, profiles(log, rows)
+    return files, log
 
 
 def _is_a_value(name: str) -> bool:

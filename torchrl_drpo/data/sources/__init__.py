@@ -1,4 +1,4 @@
-"""Where a log comes from: Parquet or CSV files, URIs, pandas, polars, Arrow; read in batches."""
+"""Where a log comes from: Parquet, text, JSON lines, URIs, frames, streams; read in batches."""
 
 from .errors import LogError
 from .inputs import Input

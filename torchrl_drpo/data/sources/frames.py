@@ -42,6 +42,8 @@ def as_file(source: Any, rows: int) -> FrameFile | StreamFile | None:
 
     if isinstance(source, str | os.PathLike | list | tuple):
         return None
+    if isinstance(source, FrameFile | StreamFile):  # of another source: a stream is read once
+        return source
     try:
         table = _in_memory(source)
         if table is not None:

@@ -11,17 +11,16 @@ from ..conversion.groups import group_ids
 from ..conversion.instants import tied_rows
 from ..conversion.parts import Parts
 from ..conversion.records import Encoder, Show
-from ..conversion.roles import SECONDS_A_DAY
 from ..conversion.scan import Outline
 from ..schema import LogSchema, Percentile
 from ..schema.quality import DURATION_BUCKET
+from ..schema.times import implausible_times
 from ..sources import Batch, LogSource
 from ..sources.arrow import to_float
 from .leakage import Finding, leaking_features, telling_features
 from .report import Fault
 from .spans import Spans, latest_before
 
-PLAUSIBLE_YEARS = (1990, 2100)
 FEATURE_ROWS = 1 << 16
 #: How tools write that there is nothing; of an id they may be the name of somebody.
 NOTHING = ("NULL", "null", "None", "NaN", "nan", "NA", "N/A", "n/a", "#N/A", "\\N", "undefined")
@@ -252,13 +251,9 @@ class Checks:
     def _check_plausible_times(self) -> None:
         if not self.schema.time or self.rows == 0:
             return
-        seen = self.last_time[self.last_time > np.iinfo(np.int64).min]
-        years = 1970 + seen / self.encoder.per_second / SECONDS_A_DAY / 365.25
-        low, high = PLAUSIBLE_YEARS
-        strange = (years < low) | (years > high)
-        if strange.any():
-            advice = (
-                f"times of {int(strange.sum())} users lie outside {low}-{high}, the first in the "
-                f"year {years[strange][0]:.0f}; is time_unit={self.schema.time_unit!r} right?"
-            )
-            self.add("implausible times", "warning", self.rows, advice)
+        seen = self.last_time[self.last_time > np.iinfo(np.int64).min] / self.encoder.per_second
+        if not len(seen):
+            return
+        said = implausible_times(float(seen.min()), float(seen.max()), self.schema.time_unit)
+        if said is not None:
+            self.add("implausible times", "warning", self.rows, said)
