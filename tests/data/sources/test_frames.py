@@ -75,6 +75,23 @@ def test_every_frame_is_the_same_log(kind, tmp_path):
     assert log.quality.tolist() == [0, 1, 2]
 
 
+def test_datasets_of_hugging_face(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.Dataset.from_dict({**ROWS, "words": [["a"], [], ["b", "c"]]})
+    for log in (whole, whole.select([0, 1, 2]), whole.to_iterable_dataset()):
+        found = RecReplayBuffer.from_parquet(log, SCHEMA)
+        assert found.items.decode(found[:]["action"]) == [10, 11, 10]
+    found = RecReplayBuffer.from_parquet(whole.select([2, 0]), SCHEMA)
+    assert found.quality.tolist() == [0, 2]
+
+
+def test_relations_of_duckdb():
+    duckdb = pytest.importorskip("duckdb")
+    log = duckdb.from_arrow(pa.table(ROWS))
+    found = RecReplayBuffer.from_parquet(log.filter("r > 0"), SCHEMA)
+    assert found.items.decode(found[:]["action"]) == [11, 10]
+
+
 class Once:
     """A stream that can be read once, as readers and cursors can; it counts its batches."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -48,7 +49,7 @@ def as_file(source: Any, rows: int) -> FrameFile | StreamFile | None:
         table = _in_memory(source)
         if table is not None:
             return FrameFile(table)
-        stream = _stream(source)
+        stream = _stream(source, rows)
         return None if stream is None else StreamFile(stream, rows)
     except LogError:
         raise
@@ -75,7 +76,7 @@ def _in_memory(source: Any) -> pa.Table | None:
     return None
 
 
-def _stream(source: Any) -> pa.RecordBatchReader | None:
+def _stream(source: Any, rows: int) -> pa.RecordBatchReader | None:
     import pyarrow as pa
 
     if _is_a(source, "polars", "LazyFrame"):
@@ -88,6 +89,13 @@ def _stream(source: Any) -> pa.RecordBatchReader | None:
         )
     if hasattr(source, "__arrow_c_stream__"):
         return pa.RecordBatchReader.from_stream(source)
+    if _is_a(source, "datasets", "Dataset") or _is_a(source, "datasets", "IterableDataset"):
+        tables = iter(source.with_format("arrow").iter(batch_size=rows))
+        first = next(tables, source.features.arrow_schema.empty_table())
+        every = itertools.chain([first], tables)
+        return pa.RecordBatchReader.from_batches(
+            first.schema, (batch for table in every for batch in table.to_batches())
+        )
     if hasattr(source, "scanner"):  # Arrow's data sets
         source = source.scanner()
     return source.to_reader() if hasattr(source, "to_reader") else None
