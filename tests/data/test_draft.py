@@ -146,6 +146,24 @@ def test_lists_are_found_in_impressions_and_in_sessions(tmp_path):
     assert draft.schema.lists == Lists(("events",))
 
 
+def test_mind_as_it_is_published_is_drafted_and_read(tmp_path):
+    (tmp_path / "behaviors.tsv").write_text(
+        "1\tU1\t11/13/2019 9:05:58 AM\tN9\tN1-0 N2-1\n2\tU2\t11/14/2019 6:11:30 PM\t\tN3-0 N1-1\n"
+    )
+    header = ("impression_id", "user_id", "time", "history", "impressions")
+    draft = draft_schema(tmp_path / "behaviors.tsv", files=TextFiles(header=header))
+    assert draft.schema.lists.mark == "-"
+    assert (draft.schema.item, draft.schema.quality) == ("impressions", RewardFormula("clicked"))
+    assert (draft.schema.slate, draft.schema.time_format) == (
+        "impression_id",
+        "%m/%d/%Y %I:%M:%S %p",
+    )
+    assert draft.reasons[0] == r"files: columns are separated by '\t'"
+    log = RecReplayBuffer.from_parquet(tmp_path / "behaviors.tsv", draft.schema)
+    assert log.items.decode(log[:]["action"]) == ["N1", "N2", "N3", "N1"]
+    assert log.quality.tolist() == [0, 1, 0, 1]
+
+
 def test_one_list_a_user_is_in_its_own_order():
     log = pa.table({"user_id": [7, 8, 9], "item_ids": [[1, 2, 3], [2, 1], [3]]})
     draft = draft_schema(log)

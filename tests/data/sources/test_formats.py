@@ -212,6 +212,16 @@ def test_keys_of_folders_are_typed_over_all_of_them_and_a_files_own_column_preva
     assert log.column("day").tolist() == [7, 7, 8.5]
 
 
+def test_what_a_schema_says_in_vain_is_refused(tmp_path):
+    table = pa.table(dict(zip("uitr", zip(*ROWS, strict=True), strict=True)))
+    pq.write_table(table, tmp_path / "a.parquet")
+    schema = SCHEMA.replace(files=TextFiles(encoding="latin-1"))
+    with pytest.raises(LogError, match=r"a.parquet is no text file, but .*latin-1.*leave that out"):
+        RecReplayBuffer.from_parquet(tmp_path / "a.parquet", schema)
+    with pytest.raises(LogError, match="'t' holds integer times, but time_format says how texts"):
+        RecReplayBuffer.from_parquet(table, SCHEMA.replace(time_format="%Y%m%d"))
+
+
 def test_notes_beside_a_log_are_no_part_of_it(tmp_path):
     (tmp_path / "a.csv").write_bytes(text(",", "u,i,t,r"))
     (tmp_path / "README.txt").write_text("Cite us.")

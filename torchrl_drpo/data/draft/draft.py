@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from .recipes import RECIPES
 from .roles import Notes, find_surroundings, find_time, find_who_and_what
 
 ROWS = 200_000
+_MARKED = re.compile(r"\S+-[01](?: \S+-[01])*")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def draft_schema(
     rest = [c for c in columns if lists is None or c.name not in (lists.number, lists.place)]
     fields |= find_time(rest, notes)
     rest = _without(rest, fields)
-    user, item = find_who_and_what(rest, notes)
+    entry = None if lists is None else next((c for c in rest if c.name == lists.columns[0]), None)
+    user, item = find_who_and_what(rest, notes, entry)
     if item is None:
         names = [c.name for c in columns]
         raise LogError(
@@ -98,6 +101,8 @@ def draft_schema(
         notes.ask("no column seems to be a user: every row is a user of its own")
     if lists is not None and "time" not in fields and user is not None:
         fields |= _order_of_lists(columns, user, lists, notes)
+    if "time" not in fields and "date" not in fields:
+        notes.ask("no column seems to be a time: rows have no order, and histories stay empty")
     rest = _without(rest, fields)
     fields |= find_surroundings(rest, notes)
     if lists is not None and lists.chosen:
@@ -132,6 +137,9 @@ def _with_header(
                 f"{first.name} has the columns {first.schema.names}, but {other.name} "
                 f"{other.schema.names}: they are not one log; name the file, or a glob of files"
             )
+    sign = getattr(first, "delimiter", None)
+    if sign is not None:
+        notes.because(f"files: columns are separated by {sign!r}")
     named = [name for name in first.schema.names if name in first.untyped]
     if files is None and named and any(_is_a_value(name) for name in named):
         header = [f"column_{k + 1}" for k in range(len(named))]
@@ -178,6 +186,13 @@ def _lists(columns: list[Profile], notes: Notes) -> Lists | None:
     if structs:
         notes.because(f"lists: every entry of {structs[0]!r} is a row of its own")
         return Lists(columns=(structs[0],))
+    marked = next((c for c in columns if c.kind == "string" and _are_marked(c)), None)
+    if marked is not None:
+        notes.because(
+            f"lists: {marked.name!r} holds texts such as {marked.values[0][:30]!r}: items, each "
+            "with 1 or 0 behind it; every one of them is a row, and `clicked` is that number"
+        )
+        return Lists(columns=(marked.name,), chosen="clicked", separator=" ", mark="-")
     of_ids = [c.name for c in columns if c.kind == "list" and not hits(c.name, HISTORY)]
     chosen = next((name for name in of_ids if hits(name, CLICKED)), None)
     shown = [name for name in of_ids if name != chosen and hits(name, SHOWN)]
@@ -192,6 +207,11 @@ def _lists(columns: list[Profile], notes: Notes) -> Lists | None:
     else:
         notes.because(f"lists: {chosen!r} holds those that were chosen")
     return Lists(columns=(shown[0],), chosen=chosen)
+
+
+def _are_marked(c: Profile) -> bool:
+    """Whether every text is a list of items as MIND writes those shown: ``"N1-0 N2-1"``."""
+    return bool(c.values) and all(_MARKED.fullmatch(str(value)) for value in c.values)
 
 
 def _order_of_lists(

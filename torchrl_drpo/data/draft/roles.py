@@ -99,14 +99,20 @@ def _is_yyyymmdd(c: Profile) -> bool:
 
 
 def find_who_and_what(
-    columns: Sequence[Profile], notes: Notes
+    columns: Sequence[Profile], notes: Notes, entry: Profile | None = None
 ) -> tuple[Profile | None, Profile | None]:
-    """The columns of users and of items: by their names, else the first two that may be ids."""
-    ids = [c for c in columns if c.may_be_id]
+    """The columns of users and of items: by their names, else the first two that may be ids.
+
+    Args:
+        columns: those that may be one of them.
+        notes: where reasons go.
+        entry: the column of the entries of lists, which are items.
+    """
+    ids = [c for c in columns if c.may_be_id and c is not entry]
     user = _named(ids, USER)
     if user is None and (user := _named(ids, SESSION)) is not None:
         notes.ask(f"no column names users: is one {user.name!r} one user for you?")
-    item = _named([c for c in ids if c is not user], ITEM)
+    item = entry or _named([c for c in ids if c is not user], ITEM)
     by_name = (user is not None, item is not None)
     repeated = [c for c in ids if 1 < c.distinct < c.rows - c.missing and not c.is_binary]
     if user is None and item is None and len(repeated) >= 2:
@@ -119,6 +125,7 @@ def find_who_and_what(
         if found is None:
             continue
         why = "so it is called" if named else "its values repeat as ids do"
+        why = "the entries of the lists" if found is entry else why
         notes.because(f"{role}: {found.name!r}, {why}; {found.distinct} in {found.rows} rows")
         if not named:
             notes.ask(f"is {found.name!r} the {role}? Its name does not say so")

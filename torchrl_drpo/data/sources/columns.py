@@ -9,7 +9,7 @@ from torchrl_drpo.spelling import did_you_mean
 
 from .errors import LogError
 from .inference import TextColumn
-from .kinds import column_kind, common_kind, is_nested
+from .kinds import NUMBERS, column_kind, common_kind, is_nested
 from .mending import check_int64, whole_ids, without_empty
 from .reading import LogFile, Reading
 from .times import advice, read_times
@@ -74,6 +74,11 @@ class Columns:
                 raise LogError(
                     f"{file.name}: column {column!r} has type {of_type}, expected integers, "
                     f"floats, booleans, strings, timestamps or lists of ids{mend}"
+                )
+            if column == self.reading.time and self.reading.time_format and kind in NUMBERS:
+                raise LogError(
+                    f"{file.name}: column {column!r} holds {kind} times, but time_format says how "
+                    "texts are written; leave it out, or write the times as texts"
                 )
             named = is_id or column in self.reading.texts
             if kind == "string" and column in file.untyped and self.reading.ids and not named:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..schema.files import TextFiles
 from .delimited import TextFile
 from .errors import LogError
 from .formats import COMPRESSED, JSON, LOOSE, PARQUET, TEXT, guard, kind_of, open_bytes
@@ -27,6 +28,11 @@ def open_log_file(name: str, reading: Reading) -> LogFile:
     with open_bytes(name) as stream:
         if not guard(name, lambda: stream.read(1)):
             raise LogError(f"{name} is empty (0 bytes); write it again or leave it out")
+    if kind != "text" and reading.files != TextFiles():
+        raise LogError(
+            f"{name} is no text file, but the schema says how it is written as text (files: "
+            f"{reading.files}); leave that out"
+        )
     if kind == "parquet":
         return partitioned(ParquetFile(name))
     if kind == "json":
