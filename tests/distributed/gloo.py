@@ -24,8 +24,12 @@ _runs = count()
 PATIENCE = 120
 
 
-def run_ranks(function: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], size: int, folder: Path, *arguments: Any, lost: int | None = None
+) -> list[Any]:
     """What ``function(rank, size, *arguments)`` returns on every rank, tensors and numbers.
+
+    The rank ``lost`` is one that dies on its way; its result is ``None``.
 
     Raises:
         AssertionError: with the traceback of the first rank that failed.
@@ -33,7 +37,9 @@ def run_ranks(function: Callable[..., Any], size: int, folder: Path, *arguments:
     place = folder / f"ranks{next(_runs)}"
     place.mkdir()
     processes = [
-        _CONTEXT.Process(target=_rank, args=(function, rank, size, str(place), arguments))
+        _CONTEXT.Process(
+            target=_rank, args=(function, rank, size, str(place), arguments, lost is not None)
+        )
         for rank in range(size)
     ]
     for process in processes:
@@ -48,11 +54,19 @@ def run_ranks(function: Callable[..., Any], size: int, folder: Path, *arguments:
     failed = sorted(place.glob("*.error"))
     assert not failed, "\n".join(file.read_text() for file in failed)
     assert not waiting, f"ranks {waiting} were still waiting after {PATIENCE} s"
-    return [torch.load(place / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    return [
+        None if rank == lost else torch.load(place / f"{rank}.pt", weights_only=True)
+        for rank in range(size)
+    ]
 
 
 def _rank(
-    function: Callable[..., Any], rank: int, size: int, folder: str, arguments: tuple[Any, ...]
+    function: Callable[..., Any],
+    rank: int,
+    size: int,
+    folder: str,
+    arguments: tuple[Any, ...],
+    lossy: bool,
 ) -> None:
     torch.set_num_threads(1)
     place = Path(folder)
@@ -60,7 +74,8 @@ def _rank(
         store = dist.FileStore(str(place / "store"), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
         torch.save(function(rank, size, *arguments), place / f"{rank}.pt")
-        dist.barrier()
+        if not lossy:
+            dist.barrier()
         dist.destroy_process_group()
     except BaseException:
         (place / f"{rank}.error").write_text(f"rank {rank}: {traceback.format_exc()}")

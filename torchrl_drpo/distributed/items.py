@@ -88,9 +88,9 @@ class ItemShards:
         return F.embedding(back, exchange_rows(rows, ranks, received, sent))
 
     def parameter(self, *width: int, device: torch.device | str | None = None) -> nn.Parameter:
-        """Room for this rank's rows of a table, which DDP leaves alone."""
+        """Room for this rank's rows of a table, marked by ``shard_rows``: first, end, all."""
         table = nn.Parameter(torch.empty(self.high - self.low, *width, device=device))
-        table._ddp_ignored = True
+        table.shard_rows = (self.low, self.high, self.num_items)
         return table
 
     @torch.no_grad()

@@ -48,5 +48,5 @@ def warn_once(topic: str, message: str) -> bool:
 
 def names_of_shards(module: nn.Module) -> list[str]:
     """Parameters that hold shards, named as DDP asks for what it is to leave alone."""
-    names = [n for n, p in module.named_parameters() if getattr(p, "_ddp_ignored", False)]
+    names = [n for n, p in module.named_parameters() if hasattr(p, "shard_rows")]
     return names + [f".{name}" for name in names if "." not in name]

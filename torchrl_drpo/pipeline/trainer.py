@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -22,6 +22,10 @@ from torchrl.record.loggers.common import Logger
 
 from torchrl_drpo.files import check_seal, replacing, seal
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+
+if TYPE_CHECKING:
+    from torchrl_drpo.distributed.group import Over
+    from torchrl_drpo.pipeline.team import Team
 
 #: Raised whenever the layout of a training checkpoint changes.
 CHECKPOINT_VERSION = 1
@@ -63,8 +67,14 @@ class OfflineTrainer:
         progress: called at every log line with the step and the values of that line.
         after_step: called after each optimiser step with the step, the batch and the loss's
             output: target networks, monitors, schedules.
-        checkpoint: file for the training state; an existing one is resumed from.
+        checkpoint: file for the training state; an existing one is resumed from. With ``mesh`` a
+            folder, which any number of ranks can resume from.
         extra_state: further objects with ``state_dict``/``load_state_dict`` to save, by name.
+        mesh: the ranks that train together, a device mesh or a process group: ``batch_size`` rows
+            are drawn for all of them from one stream, of which each reads its own; gradients are
+            averaged over ranks; rank 0 speaks to ``loggers`` and ``progress``. Make the loss with
+            the same ranks as ``over``, and every rank's buffer with a generator of the same seed:
+            the run is then that of one process on the same batches, within rounding.
 
     Examples:
         >>> import torch
@@ -95,6 +105,7 @@ class OfflineTrainer:
         after_step: Sequence[AfterStep] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         extra_state: dict[str, Any] | None = None,
+        mesh: Over | None = None,
     ) -> None:
         self.loss_module = loss_module
         self.buffer = buffer
@@ -113,6 +124,10 @@ class OfflineTrainer:
         self.parameters = parameters
         kind = torch.optim.AdamW if config.weight_decay > 0 else torch.optim.Adam
         self.optimizer = kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._team = None if mesh is None else _team(mesh, loss_module, buffer, parameters)
+        self._forward = loss_module if self._team is None else self._team.forward
+        if self._team is not None and self._team.ranks.rank > 0:
+            self.loggers, self.progress = [], None
         if self.checkpoint is not None and self.checkpoint.exists():
             self.load(self.checkpoint)
 
@@ -137,12 +152,13 @@ class OfflineTrainer:
 
     def train_step(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step on a batch; returns the loss's output, still on the device."""
-        out = self.loss_module(batch)
+        out = self._forward(batch)
         loss = _total_loss(out)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            clip = torch.nn.utils.clip_grad_norm_ if self._team is None else self._team.clip
+            clip(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
         return out
 
@@ -220,7 +236,10 @@ class OfflineTrainer:
             part.load_state_dict(state["extra"][name])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state; a crash while writing leaves the file that was there."""
+        """Writes the state; a crash while writing leaves what was there."""
+        if self._team is not None:
+            self._team.save(path, self.state_dict(), self.step)
+            return
         with replacing(path) as file:
             torch.save(self.state_dict(), file)
             seal(file)
@@ -231,6 +250,9 @@ class OfflineTrainer:
         Raises:
             ValueError: for a file that is not such a state, is cut short, or does not fit.
         """
+        if self._team is not None:
+            self.load_state_dict(self._team.load(path))
+            return
         try:
             check_seal(path)  # torch checks no digest: a flipped bit would be another policy
             state = torch.load(path, weights_only=True, map_location="cpu")
@@ -244,6 +266,12 @@ class OfflineTrainer:
 def _total_loss(out: TensorDictBase) -> Tensor:
     losses: Iterable[Tensor] = (v for k, v in out.items() if str(k).startswith("loss"))
     return sum(losses, start=torch.zeros((), device=out.device))
+
+
+def _team(mesh: Over, *arguments: Any) -> Team:
+    from torchrl_drpo.pipeline.team import Team  # not every torch has ranks
+
+    return Team(mesh, *arguments)
 
 
 def _generator_of(buffer: ReplayBuffer) -> torch.Generator:
