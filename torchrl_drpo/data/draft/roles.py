@@ -167,7 +167,7 @@ def find_surroundings(columns: Sequence[Profile], notes: Notes) -> dict[str, str
         if chance and c.missing and hits(c.name, PROPENSITY):
             notes.ask(
                 f"{c.name!r} seems a propensity, but {c.missing} rows have none: the draft leaves "
-                "it out; for off-policy evaluation keep the rows that have one in a log of their own"
+                "it out; for off-policy evaluation put the rows that have one into a log of theirs"
             )
         take("position", POSITION, c.kind == "integer", c, "so it is called, and it is whole")
         parts = {str(value).lower() for value in c.values}
