@@ -192,8 +192,12 @@ def test_what_over_takes():
         loss = drpo.DRPOLoss(actor, over=mesh["data"])
         assert copy.deepcopy(loss)._whole.ranks.size == 2
         assert drpo.DRPOLoss(actor, over=mesh)._whole.ranks.size == 4
-        with pytest.raises(ValueError, match="path='fused' selects among this rank's"):
-            drpo.DRPOLoss(actor, over=mesh, path="fused")
+        assert loss.over is mesh["data"].get_group()
+        fused = drpo.DRPOLoss(actor, over=mesh, path="fused")
+        with pytest.raises(ValueError, match=r"path=.fused. is for .*or over="):
+            fused(batch(actor, 4))
+        fused.over = None
+        assert not fused._whole.among_ranks
         with pytest.raises(ValueError, match=r"empty batch.*pass over="):
             drpo.DRPOLoss(actor)(batch(actor, 4)[:0])
     with group_of(8):

@@ -29,6 +29,7 @@ class BatchOverRanks(WholeBatch):
 
     def __init__(self, over: Over) -> None:
         self.ranks = Ranks(over)
+        self.group = self.ranks.group
 
     def select_top(self, quality: Tensor, kappa: Tensor, **options: Any) -> TopSelection:
         """See :func:`~torchrl_drpo.distributed.selection.select_top_over`."""

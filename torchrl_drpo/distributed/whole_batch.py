@@ -22,6 +22,8 @@ from torchrl_drpo.functional.selection import TopSelection, select_top
 from torchrl_drpo.functional.weights import exponential_weights
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from torchrl_drpo.distributed.group import Over
 
 
@@ -30,6 +32,8 @@ class WholeBatch:
 
     #: whether there are other ranks to ask
     among_ranks: bool = False
+    #: the process group of these ranks
+    group: ProcessGroup | None = None
 
     def select_top(self, quality: Tensor, kappa: Tensor, **options: Any) -> TopSelection:
         """See :func:`~torchrl_drpo.functional.selection.select_top`."""

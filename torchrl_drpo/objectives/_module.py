@@ -104,7 +104,7 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         self.level = level
         self.reduction = reduction
         self.check_inputs = check_inputs
-        self._whole = whole_batch(over)
+        self.over = over
 
     # -- coefficients ---------------------------------------------------------------------------
 
@@ -256,6 +256,18 @@ class ActorLoss(LossModule, metaclass=_WrappedOnce):
         ranks = world_size()
         if ranks > 1 and not self._whole.among_ranks:
             tell_of_rank_local_numbers(owner, self._batch_numbers(tensordict), ranks)
+
+    @property
+    def over(self) -> Over | None:
+        """The ranks whose rows are one batch, a process group; ``None`` for this process's rows.
+
+        May be set between steps, on every rank.
+        """
+        return self._whole.group
+
+    @over.setter
+    def over(self, over: Over | None) -> None:
+        self._whole = whole_batch(over)
 
     @property
     def functional(self) -> bool:

@@ -28,6 +28,8 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_f
 from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
 from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.crew import Crew, torchrun
+from torchrl_drpo.pipeline.following import FINISHED, follow, forget, run_state, word_of
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress
 from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.named import following_model
@@ -44,8 +46,12 @@ from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
 
 def command(config: TrainConfig) -> None:
     """``drpo train``."""
-    with progress_bars() as progress:
-        results = run_train(config, progress)
+    with torchrun() as crew:
+        if not crew.leads:
+            follow(config, crew)
+            return
+        with progress_bars() as progress:
+            results = run_train(config, progress, crew)
     if config.json:
         print_json(results.to_json())
         return
@@ -73,12 +79,15 @@ def _quiet(name: str, step: int, steps: int) -> None:
     """No progress is shown."""
 
 
-def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
+def run_train(
+    config: TrainConfig, progress: Progress = _quiet, crew: Crew | None = None
+) -> TrainResults:
     """Carries out ``drpo train``.
 
     Args:
         config: what to do.
         progress: called with a run's name, its step and its last step.
+        crew: the ranks that train along, which wait in :func:`~.following.follow`.
 
     Returns:
         The results, which also lie in ``config.output`` as ``results.json`` and ``table.md``.
@@ -87,12 +96,15 @@ def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
         ValueError: for a log, schema or setting that cannot be used; nothing that lay in the
             folder before is lost.
     """
+    crew = Crew() if crew is None else crew
     _check_device(config.device)
     data = SplitLog.open(config, config.output / "log")
     # What cannot be learned from this log is refused before a model is fitted.
     _check_quality(config, data)
     data.train_buffer(config.batch_size, 0, "cpu")
+    crew.call()
     training: PolicyTraining = KINDS[config.policy].load_training()(data, config, progress)
+    crew.call()
     reward = training.reward
     baselines = baseline_scores(
         data,
@@ -106,7 +118,7 @@ def run_train(config: TrainConfig, progress: Progress = _quiet) -> TrainResults:
     values = {} if judge is None else _values_of_rankings(judge, data)
     for objective in config.objectives:
         found = [
-            _finished_run(objective, seed, data, config, training, judge, progress)
+            _finished_run(objective, seed, data, config, training, judge, progress, crew)
             for seed in range(config.seeds)
         ]
         runs[objective] = [report.metrics_from_json(run["metrics"]) for run in found]
@@ -179,6 +191,7 @@ def _finished_run(
     training: PolicyTraining,
     judge: LoggedValue | None,
     progress: Progress,
+    crew: Crew,
 ) -> dict[str, Any]:
     """What is written of one run: read where the very same run has finished before, else trained.
 
@@ -192,9 +205,11 @@ def _finished_run(
     saved = seed > 0 or saved_fingerprint(config.output / objective) == identity
     if old.get("fingerprint") == identity and saved:
         progress(name, config.steps, config.steps)
+        crew.call(FINISHED)
         return old
     started = time.perf_counter()
-    state = path.with_name(f"{objective}-{seed}-{identity[:12]}.state")
+    crew.call(word_of(identity))
+    state = run_state(config, objective, seed, word_of(identity))
     trained = training.train(objective, seed, state, partial(progress, name))
     metrics = _metrics(policy_scores(trained.actor, data.test_batches(ROWS_SCORED)), data, config)
     run = {
@@ -222,7 +237,7 @@ def _finished_run(
             facts={**facts, "schema": data.log.schema.to_json()},
         ).save(config.output / objective)
     write_sealed_json(path, {**run, "curve": trained.curve})
-    state.unlink(missing_ok=True)
+    forget(state)
     return run
 
 

@@ -196,11 +196,6 @@ class DRPOLoss(SelectionOnDevice):
         if path == "reference":
             options["skip_filtered"] = False
         super().__init__(actor_network, **options)
-        if path == "fused" and self._whole.among_ranks:
-            raise ValueError(
-                "path='fused' selects among this rank's rows alone, and over= among those of all "
-                "ranks; use path='auto'"
-            )
         self.path = path
         self._ceiling = KappaCeiling()
         self.controller = controller

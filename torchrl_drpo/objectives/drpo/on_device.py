@@ -137,6 +137,6 @@ class SelectionOnDevice(WeightedLoss):
         if self.path == "fused" and not possible:
             raise ValueError(
                 "path='fused' is for flat batches at step level, without groups, 'kl' weights, a "
-                "negative branch, priority weights or reduction='none'; use path='auto'"
+                "negative branch, priority weights, reduction='none' or over=; use path='auto'"
             )
         return possible and (self.path == "fused" or self.skip_filtered)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.training import Progress, Trained, run_trainer
 from torchrl_drpo.pipeline.objectives.make import make_objective
 from torchrl_drpo.pipeline.objectives.named import following_model
@@ -58,7 +59,11 @@ class CatalogueTraining:
         buffer = data.train_buffer(config.batch_size, seed, config.device)
         curve = run_trainer(
             make_objective(
-                objective, actor, reward and reward.model, config.options.get(objective)
+                objective,
+                actor,
+                reward and reward.model,
+                config.options.get(objective),
+                over=team(),
             ).to(config.device),
             buffer if reward is None else AnnotatedBuffer(buffer, reward.columns),
             config,

@@ -11,6 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
 from torchrl_drpo.pipeline.kinds.training import Trained, run_trainer
 from torchrl_drpo.pipeline.objectives.make import make_objective
@@ -102,7 +103,11 @@ class EmbeddingTraining:
         reward = self._reward_of(objective)
         curve = run_trainer(
             make_objective(
-                objective, gaussian, reward and reward.model, config.options.get(objective)
+                objective,
+                gaussian,
+                reward and reward.model,
+                config.options.get(objective),
+                over=team(),
             ).to(device),
             self.rows(objective, seed),
             config,

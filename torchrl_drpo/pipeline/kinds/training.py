@@ -14,6 +14,7 @@ from torchrl.record.loggers.common import Logger
 
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.trainer import OfflineTrainer
 
@@ -56,7 +57,7 @@ class PolicyTraining(Protocol):
     def train(
         self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
     ) -> Trained:
-        """Trains one policy; goes on from the file ``state`` of a killed run."""
+        """Trains one policy; goes on from ``state`` of a killed run, a file or a folder."""
         ...
 
 
@@ -83,6 +84,7 @@ def run_trainer(
         progress=lambda step, values: progress(step, config.steps),
         loggers=_loggers(config, run),
         checkpoint=state,
+        mesh=team(),
     )
     return trainer.run().training
 

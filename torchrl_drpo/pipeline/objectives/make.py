@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives.common import LossModule
@@ -31,12 +31,16 @@ from torchrl_drpo.pipeline.objectives.options import (
 from torchrl_drpo.policies.catalogue import catalogue_policy
 from torchrl_drpo.policies.gaussian import DiagonalNormal
 
+if TYPE_CHECKING:
+    from torchrl_drpo.distributed.group import Over
+
 
 def make_objective(
     name: str,
     actor: ProbabilisticActor,
     reward_model: Any = None,
     options: Mapping[str, Any] | None = None,
+    over: Over | None = None,
 ) -> LossModule:
     """The named objective on an actor.
 
@@ -47,6 +51,7 @@ def make_objective(
             annotated (and moved, for ``uphill``).
         options: those that are to differ from the name's own, as
             :mod:`~torchrl_drpo.pipeline.objectives.options` has them.
+        over: the ranks whose rows are one batch; ``None`` for this process's.
 
     Raises:
         ValueError: for an unknown name or option (the message lists the known ones), one that
@@ -62,10 +67,11 @@ def make_objective(
     if objective.follows_model and reward_model is None:
         raise ValueError(f"objective {name!r} needs the log's reward model, got none")
     if objective.climbs:
-        return GuidedLoss(actor, reward_model, **asdict(objective.options))
+        return GuidedLoss(actor, reward_model, over=over, **asdict(objective.options))
     loss = MAKERS[objective.loss](actor, objective.options)
     if objective.signal != "logged":
         _read_signal(loss, objective)
+    loss.over = over
     return loss
 
 
