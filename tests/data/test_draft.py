@@ -202,6 +202,17 @@ def test_rows_without_an_item_are_counted(tmp_path):
     assert any("1 of 3 rows have no 'item'" in asked for asked in draft.questions)
 
 
+def test_a_propensity_that_some_rows_lack_is_left_out():
+    """As in Coat, whose test rows were drawn at random and say none."""
+    chance = np.where(WHAT % 3 == 0, np.nan, 0.1 + 0.01 * WHAT)
+    log = frame(user=WHO, item=WHAT, time=WHEN, rating=1 + WHAT % 5, propensity=chance)
+    draft = draft_schema(log)
+    assert draft.schema.propensity is None
+    asked = f"{int(np.isnan(chance).sum())} of {N} rows have no 'propensity'"
+    assert any(asked in question for question in draft.questions)
+    assert draft_schema(log.assign(propensity=0.5)).schema.propensity == "propensity"
+
+
 @pytest.mark.parametrize("kind", RECIPES)
 def test_a_kind_that_is_asked_for_is_drafted_or_refused(kind):
     log = LOGS["MovieLens"][0]

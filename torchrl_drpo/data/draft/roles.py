@@ -162,13 +162,10 @@ def find_surroundings(columns: Sequence[Profile], notes: Notes) -> dict[str, str
 
     for c in columns:
         chance = c.kind == "float" and c.low > 0 and c.high <= 1
-        whole = chance and not c.missing
-        take("propensity", PROPENSITY, whole, c, "so it is called, and it lies in (0, 1]", 1)
         if chance and c.missing and hits(c.name, PROPENSITY):
-            notes.ask(
-                f"{c.name!r} seems a propensity, but {c.missing} rows have none: the draft leaves "
-                "it out; for off-policy evaluation put the rows that have one into a log of theirs"
-            )
+            notes.ask(f"{c.missing} of {c.rows} rows have no {c.name!r}: the draft leaves it out")
+        chance = chance and not c.missing
+        take("propensity", PROPENSITY, chance, c, "so it is called, and it lies in (0, 1]", 1)
         take("position", POSITION, c.kind == "integer", c, "so it is called, and it is whole")
         parts = {str(value).lower() for value in c.values}
         take(
