@@ -104,6 +104,7 @@ def test_logs_as_they_are_published(name):
     found = {field: getattr(draft.schema, field) for field in expected}
     assert found == expected
     assert draft.rows == N
+    assert len(draft.questions) == len(set(draft.questions))
     assert validate_log(log, draft.schema).ok
     assert len(RecReplayBuffer.from_parquet(log, draft.schema)) <= N
     assert LogSchema.from_json(draft.schema.to_json(compact=True)) == draft.schema

@@ -101,8 +101,6 @@ def draft_schema(
         notes.ask("no column seems to be a user: every row is a user of its own")
     if lists is not None and "time" not in fields and user is not None:
         fields |= _order_of_lists(columns, user, lists, notes)
-    if "time" not in fields and "date" not in fields:
-        notes.ask("no column seems to be a time: rows have no order, and histories stay empty")
     rest = _without(rest, fields)
     fields |= find_surroundings(rest, notes)
     if lists is not None and lists.chosen:
