@@ -78,6 +78,8 @@ class AnnotatedBuffer:
         return len(self._buffer)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_buffer":  # not there yet: while it is being copied
+        # While it is being copied there is no buffer yet; and how it is copied is its own affair,
+        # which Python 3.10 asks of the instance.
+        if name == "_buffer" or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         return getattr(self._buffer, name)

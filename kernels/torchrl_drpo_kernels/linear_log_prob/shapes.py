@@ -1,7 +1,7 @@
 """Tile shapes of the Triton kernels: a static table, never autotuned on the number of rows.
 
 Every cell compiles, with a bias and without, free of spills and within the shared memory of its
-architecture, with Triton 3.6 to 3.9 (tests/kernels/aot), but for three, which costs time, not
+architecture, with Triton 3.6 to 3.9 (tests/kernels/aot), but for these, which costs time, not
 correctness:
 
 - the gradient of 256 wide float32 items, on sm_90 with 3.6 (80 instructions or more in each of
@@ -9,7 +9,10 @@ correctness:
 - the forward of 256 wide float32 items with a bias, on sm_90 with 3.7: nine instructions, where a
   tile of half the items would issue half as many again for each logit;
 - the gradient of 256 wide half precision items with a bias and not aligned, on sm_100 with 3.7:
-  eight instructions of a tile that an A100 takes, too.
+  eight instructions of a tile that an A100 takes, too;
+- with 3.6, the gradient of 128 wide items on sm_100 (half precision with a bias: 111 instructions;
+  float32: 13), and on sm_80 of 128 wide half precision items and 64 wide float32 ones with a bias
+  (4 and 8).
 
 On sm_90 the half precision cells, and the float32 ones of 64 wide items, are what was fastest of
 all that fit, at 4,096 rows and nearly so at 410, on an H200 (tests/benchmarks/kernel_tiles.py; the
