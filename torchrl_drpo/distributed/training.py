@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,40 @@ def rows_of_shards(
             for moment in ("exp_avg", "exp_avg_sq"):
                 rows[f"optimizer/state/{place}/{moment}"] = parameter.shard_rows
     return rows
+
+
+def whole_state(state: Any) -> Any:
+    """A nested state with whole tensors where FSDP2 has sharded them; every rank calls it."""
+    if isinstance(state, Tensor):
+        return state.full_tensor() if is_dtensor(state) else state
+    if isinstance(state, dict):
+        return {key: whole_state(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [whole_state(value) for value in state]
+    return state
+
+
+def share_out(
+    state: dict[str, Any], module: nn.Module, parameters: Sequence[nn.Parameter]
+) -> dict[str, Any]:
+    """A trainer's state with whole tensors as FSDP2 has sharded the module; in place."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if is_dtensor(parameter):
+            state["loss_module"][name] = _like(state["loss_module"][name], parameter)
+    for place, parameter in enumerate(parameters):
+        if is_dtensor(parameter):
+            moments = state["optimizer"]["state"].get(place, {})
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if moment in moments:
+                    moments[moment] = _like(moments[moment], parameter)
+    return state
+
+
+def _like(values: Tensor, parameter: Any) -> Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = parameter.device_mesh
+    return distribute_tensor(values.to(parameter.device), mesh, parameter.placements)
 
 
 def check_alike(what: str, state: Tensor, ranks: Ranks) -> None:

@@ -18,8 +18,9 @@ from torchrl_drpo.distributed.training import (
     check_alike,
     clip_grad_norm,
     data_parallel,
-    is_dtensor,
     rows_of_shards,
+    share_out,
+    whole_state,
 )
 
 
@@ -49,8 +50,8 @@ class Team:
     ) -> None:
         self.ranks = Ranks(mesh)
         self.forward = data_parallel(loss_module, self.ranks)
+        self._module, self._parameters = loss_module, parameters
         self._rows = rows_of_shards(loss_module, parameters)
-        self._keeps_state = not any(is_dtensor(p) for p in parameters)
         generator = getattr(buffer, "_rng", None)
         if generator is not None:  # without one the trainer refuses the buffer
             check_alike("the replay buffer's generator", generator.get_state(), self.ranks)
@@ -65,19 +66,13 @@ class Team:
 
         Raises:
             ValueError: for a file of one process at the same place.
-            NotImplementedError: for networks that FSDP2 has sharded.
         """
         if Path(path).is_file():
             raise ValueError(
                 f"{path} is the state of one process, and several ranks keep a folder; resume in "
                 "one process, or choose another place"
             )
-        if not self._keeps_state:
-            raise NotImplementedError(
-                "networks that fully_shard was given are not saved by the trainer; save them with "
-                "torch.distributed.checkpoint, or train the networks with mesh= alone"
-            )
-        save_sharded(path, state, self._rows, self.ranks, f"step{step:09d}")
+        save_sharded(path, whole_state(state), self._rows, self.ranks, f"step{step:09d}")
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """The state that any number of ranks wrote, with this rank's rows of the tables.
@@ -90,4 +85,5 @@ class Team:
                 f"{path} is no state of several ranks; resume it in one process, or choose another "
                 "place"
             )
-        return load_sharded(path, self._rows)
+        state = load_sharded(path, self._rows)
+        return share_out(state, self._module, self._parameters)
