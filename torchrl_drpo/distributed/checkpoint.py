@@ -71,13 +71,18 @@ def save_sharded(
     except Exception as error:  # the others wait to hear of it
         problem = error
     own = bytes.fromhex(digest(file)) if problem is None else bytes(32)
-    sums = ranks.gather(torch.tensor([*own, problem is not None], dtype=torch.uint8))
+    sums = ranks.gather(
+        torch.tensor([*own, problem is not None], dtype=torch.uint8, device=ranks.device)
+    )
     if sums[:, -1].any():
         failed = sums[:, -1].nonzero().flatten().tolist()
         raise RuntimeError(
             f"ranks {failed} could not write their part of {folder}; the state before is as it was"
         ) from problem
-    bounds = {name: ranks.gather(torch.tensor(place)).tolist() for name, place in rows.items()}
+    bounds = {
+        name: ranks.gather(torch.tensor(place, device=ranks.device)).tolist()
+        for name, place in rows.items()
+    }
     if ranks.rank == 0:
         files = {
             f"{tag}-{r:05d}-of-{ranks.size:05d}.safetensors": bytes(sums[r, :-1].tolist()).hex()
@@ -95,7 +100,9 @@ def save_sharded(
         write_sealed_json(folder / _INDEX, index)
         for name in older - {*files, common.name}:
             (folder / name).unlink(missing_ok=True)
-    ranks.gather(torch.zeros(1))  # nobody goes on before the index names the new files
+    ranks.gather(
+        torch.zeros(1, device=ranks.device)
+    )  # nobody goes on before the index names the new files
 
 
 def load_sharded(

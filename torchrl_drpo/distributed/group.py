@@ -27,6 +27,7 @@ class Ranks:
         group: the process group.
         rank: this process's place in it, from 0.
         size: how many ranks it has, R.
+        device: where numbers that the host made must lie for a collective of this group.
         calls: how many collectives were called.
         payload: bytes handed to them by this rank (of a gather: times R, what comes back).
 
@@ -42,6 +43,8 @@ class Ranks:
         self.size = distributed.get_world_size(self.group)
         if self.rank < 0:
             raise ValueError(f"this process is not a rank of the group {over}")
+        on_host = "cpu:" in distributed.get_backend_config(self.group)
+        self.device = torch.device("cpu" if on_host else torch.accelerator.current_accelerator())
         self.calls = self.payload = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:

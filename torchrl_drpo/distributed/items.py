@@ -108,4 +108,4 @@ class ItemShards:
 
     def shared_seed(self) -> int:
         """One number from rank 0's generator, the same on every rank."""
-        return int(self.ranks.gather(torch.randint(2**40, ()))[0])
+        return int(self.ranks.gather(torch.randint(2**40, ()).to(self.ranks.device))[0])

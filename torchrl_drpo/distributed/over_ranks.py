@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from torchrl_drpo.distributed.group import Over, Ranks
 from torchrl_drpo.distributed.moments import extremes_over, moments_over
@@ -29,7 +30,11 @@ class BatchOverRanks(WholeBatch):
 
     def __init__(self, over: Over) -> None:
         self.ranks = Ranks(over)
-        self.group = self.ranks.group
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The process group."""
+        return self.ranks.group
 
     def select_top(self, quality: Tensor, kappa: Tensor, **options: Any) -> TopSelection:
         """See :func:`~torchrl_drpo.distributed.selection.select_top_over`."""

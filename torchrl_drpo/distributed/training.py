@@ -46,8 +46,9 @@ def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float, ranks: Ranks) 
     """
     shards = [p for p in parameters if is_shard(p)]
     alike = [p for p in parameters if not is_shard(p)]
-    own = ranks.sum(_norm(shards).square())
-    norm = (own + _norm(alike).square()).sqrt()
+    device = parameters[0].device
+    own = ranks.sum(_norm(shards).to(device).square())
+    norm = (own + _norm(alike).to(device).square()).sqrt()
     torch.nn.utils.clip_grads_with_norm_(alike, max_norm, norm)
     torch.nn.utils.clip_grads_with_norm_(shards, max_norm, norm)
     return norm
@@ -109,7 +110,7 @@ def _like(values: Tensor, parameter: Any) -> Tensor:
 def check_alike(what: str, state: Tensor, ranks: Ranks) -> None:
     """Raises ``ValueError`` on every rank unless all have the same bytes."""
     found = hashlib.sha256(state.cpu().numpy().tobytes()).digest()
-    every = ranks.gather(torch.tensor(list(found), dtype=torch.uint8))
+    every = ranks.gather(torch.tensor(list(found), dtype=torch.uint8, device=ranks.device))
     other = (every != every[0]).any(1).nonzero().flatten().tolist()
     if other:
         raise ValueError(f"{what} of ranks {other} differs from that of rank 0; seed all alike")

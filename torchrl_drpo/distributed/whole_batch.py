@@ -32,8 +32,11 @@ class WholeBatch:
 
     #: whether there are other ranks to ask
     among_ranks: bool = False
-    #: the process group of these ranks
-    group: ProcessGroup | None = None
+
+    @property
+    def group(self) -> ProcessGroup | None:
+        """The process group of these ranks."""
+        return None
 
     def select_top(self, quality: Tensor, kappa: Tensor, **options: Any) -> TopSelection:
         """See :func:`~torchrl_drpo.functional.selection.select_top`."""

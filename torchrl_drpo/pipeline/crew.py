@@ -52,7 +52,7 @@ class Crew:
         import torch
 
         try:
-            return int(self._ranks.gather(torch.tensor(word))[0])
+            return int(self._ranks.gather(torch.tensor(word, device=self._ranks.device))[0])
         except RuntimeError as error:
             if self.leads:
                 raise
