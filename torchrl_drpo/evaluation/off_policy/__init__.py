@@ -5,11 +5,13 @@ anywhere. Every estimate comes with an interval for what it converges to and wit
 ``usable``, ``weak`` or ``meaningless``, from what its weights say.
 
 The way through: :func:`score_log` makes rows of a policy and a log (where no propensity was
-logged, with what :func:`fit_behavior` made of it); an estimator of :data:`ESTIMATORS` makes an
-:class:`Estimate` of the rows; :func:`against` compares estimates on the same rows, and
-:func:`weight_bounds` says what propensities that are wrong by a factor could do.
+logged, with what :func:`fit_weights` or :func:`fit_behavior` made of it); an estimator of
+:data:`ESTIMATORS` makes an :class:`Estimate` of the rows; :func:`against` compares estimates on the
+same rows, :func:`choose_policy` chooses, and :func:`weight_bounds` says what propensities that are
+wrong by a factor could do.
 """
 
+from torchrl_drpo.evaluation.off_policy.balance import FittedWeights, fit_weights
 from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior, fit_behavior
 from torchrl_drpo.evaluation.off_policy.calibration import Calibration
 from torchrl_drpo.evaluation.off_policy.choice import PolicyChoice, choose_policy
@@ -99,6 +101,7 @@ __all__ = [
     "Difference",
     "Estimate",
     "FittedBehavior",
+    "FittedWeights",
     "InnerProductReward",
     "ItemGroups",
     "LogKeys",
@@ -123,6 +126,7 @@ __all__ = [
     "doubly_robust",
     "expected_effective_share",
     "fit_behavior",
+    "fit_weights",
     "fitted_q",
     "group_frequencies",
     "independent_ips",

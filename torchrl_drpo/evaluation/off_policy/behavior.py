@@ -72,12 +72,7 @@ class FittedBehavior:
         Raises:
             ValueError: for another log, or other groups.
         """
-        action = None if logs.row_count(log) is None else logs.column(log, keys.action)
-        if action is not None and not torch.equal(action.reshape(-1).cpu(), self.action):
-            raise ValueError(
-                "these propensities were fitted to a log with other actions; fit them to this one, "
-                "or to this sample of it"
-            )
+        logs.check_same_actions(log, keys, self.action, "these propensities")
         out = {"log_behavior": self.log_propensity}
         if groups is None or self.log_group_propensity is None or self.groups is None:
             return out
@@ -148,7 +143,7 @@ def fit_behavior(
     keys = keys or LogKeys()
     rows = logs.gathered(log)
     action = logs.actions_of(rows, keys)
-    _refuse_one_action(rows, action, None)
+    refuse_one_action(rows, action, None)
     fold = assign_folds(len(rows), folds, group=logs.cluster_of(rows, keys), seed=seed)
     logged = torch.empty(len(rows), dtype=torch.float64)
     drawn = torch.empty(draws, len(rows), dtype=torch.float64)
@@ -159,7 +154,7 @@ def fit_behavior(
         for number in range(folds):
             policy = fit(rows[(fold != number).to(rows.device or "cpu")])
             if number == 0:
-                _refuse_one_action(rows, action, getattr(policy, "in_keys", None))
+                refuse_one_action(rows, action, getattr(policy, "in_keys", None))
             with evaluating(policy):
                 for mine in (fold == number).nonzero()[:, 0].split(block):
                     dist = distribution_of(policy, rows[mine])
@@ -194,7 +189,7 @@ def fit_behavior(
     )
 
 
-def _refuse_one_action(
+def refuse_one_action(
     rows: TensorDictBase, action: Tensor, keys: Sequence[NestedKey] | None
 ) -> None:
     """Refuses a log in which every state that repeats shows one action (or all do, without keys).

@@ -131,6 +131,20 @@ def column(log: Log, key: NestedKey) -> Tensor:
     return found
 
 
+def check_same_actions(log: Log, keys: LogKeys, action: Tensor, what: str) -> None:
+    """Refuses a log with other actions than ``action``, as far as its length can be known.
+
+    Raises:
+        ValueError: if ``what`` was fitted to another log.
+    """
+    own = None if row_count(log) is None else column(log, keys.action)
+    if own is not None and not torch.equal(own.reshape(-1).cpu(), action):
+        raise ValueError(
+            f"{what} were fitted to a log with other actions; fit them to this one, or to this "
+            "sample of it"
+        )
+
+
 def logged_items(log: Log, keys: LogKeys, num_items: int) -> Tensor | None:
     """Which items any row of the whole log shows, bool ``[V]``; ``None`` for blocks."""
     everything = whole(log)

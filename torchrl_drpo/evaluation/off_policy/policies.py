@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from torchrl_drpo.evaluation.off_policy import logs
 from torchrl_drpo.evaluation.off_policy.actors import Policy, evaluating
+from torchrl_drpo.evaluation.off_policy.balance import FittedWeights
 from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior
 from torchrl_drpo.evaluation.off_policy.columns import (
     Columns,
@@ -36,7 +37,7 @@ def score_log(
     *,
     reward_model: RewardModel | None = None,
     draws: int | None = None,
-    behavior: Policy | FittedBehavior | None = None,
+    behavior: Policy | FittedBehavior | FittedWeights | None = None,
     groups: ItemGroups | None = None,
     density: bool = False,
     unseen: bool = False,
@@ -56,8 +57,9 @@ def score_log(
             their noise is a part of the rows' variance and so of every standard error. ``None``
             adds up over the whole catalogue, which for two towers is faster, too.
         behavior: the logging policy itself, or what
-            :func:`~torchrl_drpo.evaluation.off_policy.behavior.fit_behavior` made of this very
-            log; the rows' own propensities are not read then.
+            :func:`~torchrl_drpo.evaluation.off_policy.behavior.fit_behavior` or
+            :func:`~torchrl_drpo.evaluation.off_policy.balance.fit_weights` made of this very log;
+            the rows' own propensities are not read then.
         groups: of items, for MIPS and OffCEM.
         density: whether actions are vectors and propensities densities.
         unseen: whether the rows are new to every member of a cross-fitted reward model.
@@ -97,7 +99,7 @@ def score_log(
     size = logs.row_count(log) if isinstance(policy, Distribution) else block
     if size is None:
         raise TypeError("a distribution holds all rows at once: give the log as one TensorDict")
-    fitted = isinstance(behavior, FittedBehavior)
+    fitted = isinstance(behavior, FittedBehavior | FittedWeights)
     target = TargetColumns(policy, log, reward_model, draws, groups, unseen, keys)
     parts: list[Columns] = []
     with torch.random.fork_rng(), evaluating(policy, behavior, reward_model):
@@ -112,12 +114,14 @@ def score_log(
         raise ValueError("off-policy evaluation needs at least one logged row, got none")
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     outside = columns.pop("outside", torch.full((1, 1), math.nan)).mean(0)
-    if fitted:
+    if isinstance(behavior, FittedBehavior):
         columns |= behavior.columns(log, keys, groups)
+    elif isinstance(behavior, FittedWeights):
+        columns |= behavior.columns(log, keys, groups, columns["log_target"])
     everything = logs.whole(log)
     scored = LoggedRows(
         **columns,
-        density=density,
+        density=density or isinstance(behavior, FittedWeights),
         fitted=fitted,
         never_logged=outside[0].item(),
         never_logged_group=outside[-1].item() if groups is not None else math.nan,
