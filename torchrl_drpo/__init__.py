@@ -31,7 +31,12 @@ _HOME = {
     ),
     "torchrl_drpo.functional.controllers": ("AdaptiveKappa",),
     "torchrl_drpo.functional.tapers": ("ExponentialTaper", "HardCutoff", "ReciprocalTaper"),
-    "torchrl_drpo.distributions": ("CatalogueCategorical", "SemanticIDCategorical"),
+    "torchrl_drpo.distributions": (
+        "CatalogueCategorical",
+        "SampledCatalogueCategorical",
+        "SemanticIDCategorical",
+    ),
+    "torchrl_drpo.distributed.categorical": ("ShardedCatalogueCategorical",),
     "torchrl_drpo.policies": ("make_catalogue_actor", "make_gaussian_actor"),
     "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
     "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
@@ -59,7 +64,13 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.data import LogSchema as LogSchema
     from torchrl_drpo.data import QuantileSampler as QuantileSampler
     from torchrl_drpo.data import RecReplayBuffer as RecReplayBuffer
+    from torchrl_drpo.distributed.categorical import (
+        ShardedCatalogueCategorical as ShardedCatalogueCategorical,
+    )
     from torchrl_drpo.distributions import CatalogueCategorical as CatalogueCategorical
+    from torchrl_drpo.distributions import (
+        SampledCatalogueCategorical as SampledCatalogueCategorical,
+    )
     from torchrl_drpo.distributions import SemanticIDCategorical as SemanticIDCategorical
     from torchrl_drpo.envs import RecSimEnv as RecSimEnv
     from torchrl_drpo.functional.controllers import AdaptiveKappa as AdaptiveKappa

@@ -48,6 +48,18 @@ class ShardedCatalogueCategorical(Distribution):
     Raises:
         TypeError: for a table that is a DTensor.
         ValueError: for shapes that do not fit each other and the shards.
+
+    Examples:
+        >>> from torch import distributed
+        >>> from torchrl_drpo.distributed.group import Ranks
+        >>> store = distributed.HashStore()  # a group of one rank; torchrun makes larger ones
+        >>> distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> shards = ItemShards(Ranks(distributed.group.WORLD), num_items=5)
+        >>> items = torch.randn(shards.high - shards.low, 4)
+        >>> policy = ShardedCatalogueCategorical(torch.zeros(2, 4), items, shards=shards)
+        >>> policy.log_prob(torch.tensor([0, 4])).exp()
+        tensor([0.2000, 0.2000])
+        >>> distributed.destroy_process_group()
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)

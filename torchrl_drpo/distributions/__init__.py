@@ -1,6 +1,13 @@
 """Action distributions for catalogues and semantic IDs."""
 
 from torchrl_drpo.distributions.catalogue import CatalogueCategorical, TopK
+from torchrl_drpo.distributions.sampled import SampledCatalogueCategorical, draw_negatives
 from torchrl_drpo.distributions.semantic_id import SemanticIDCategorical
 
-__all__ = ["CatalogueCategorical", "SemanticIDCategorical", "TopK"]
+__all__ = [
+    "CatalogueCategorical",
+    "SampledCatalogueCategorical",
+    "SemanticIDCategorical",
+    "TopK",
+    "draw_negatives",
+]
