@@ -61,6 +61,11 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.pipeline.config.serve:RecommendConfig",
         "torchrl_drpo.pipeline.recommend:command",
     ),
+    "cost": Command(
+        "print what a training step among many GPUs costs on paper: bytes, operations, time",
+        "torchrl_drpo.pipeline.config.cost:CostConfig",
+        "torchrl_drpo.pipeline.cost:command",
+    ),
     "reproduce": Command(
         "reproduce tables, figures and claims, and report what held and what did not",
         "torchrl_drpo.reproduction.config:ReproduceConfig",
