@@ -125,6 +125,34 @@ def test_a_sharded_catalogue_says_what_the_whole_one_says(size: int, tmp_path: P
             assert torch.equal(found[rank][number]["mode"][0], whole["mode"][0][own])
 
 
+def _in_half_precision(rank: int, size: int) -> dict[str, Tensor]:
+    case, shards = _case(0), ItemShards(Ranks(dist.group.WORLD), CASES[0][0])
+    own, rows = slice(32 * rank, 32 * rank + 32), slice(shards.low, shards.high)
+    hidden = case["hidden"][own].bfloat16().requires_grad_()
+    items = case["items"][rows].bfloat16().requires_grad_()
+    policy = ShardedCatalogueCategorical(hidden, items, shards=shards)
+    log_prob = policy.log_prob(case["action"][own])
+    log_prob.sum().backward()
+    return {"log_prob": log_prob.detach(), "hidden": hidden.grad, "items": items.grad * size}
+
+
+def test_half_precision_is_summed_in_float32(tmp_path: Path):
+    case = _case(0)
+    hidden = case["hidden"].bfloat16().float().requires_grad_()
+    items = case["items"].bfloat16().float().requires_grad_()
+    exact = CatalogueCategorical(hidden, items).log_prob(case["action"])
+    exact.sum().backward()
+    found = run_ranks(_in_half_precision, 2, tmp_path)
+    log_prob, d_hidden, d_items = (
+        torch.cat([part[name] for part in found]) for name in ("log_prob", "hidden", "items")
+    )
+    assert log_prob.dtype == torch.float32
+    torch.testing.assert_close(log_prob, exact, rtol=1e-5, atol=1e-5)
+    for got, want in ((d_hidden, hidden.grad), (d_items, items.grad)):
+        # Nothing but the rounding of the result to bfloat16.
+        torch.testing.assert_close(got.float(), want, rtol=2**-7, atol=1e-3)
+
+
 DRAWS = 20_000
 
 

@@ -16,7 +16,7 @@ from torchrl_drpo.distributed.group import Ranks
 from torchrl_drpo.distributed.items import ItemShards
 from torchrl_drpo.distributed.selection import select_top_over
 
-CASES = ((32, 64, 1000, torch.float32), (5, 16, 77, torch.float64))
+CASES = ((32, 64, 1000, torch.float32), (5, 16, 77, torch.float64), (4, 8, 9, torch.bfloat16))
 
 
 def _counted(rank: int, size: int) -> list[list[int]]:

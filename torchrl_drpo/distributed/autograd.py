@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.distributed.group import Ranks
+from torchrl_drpo.functional.precision import at_least_float32
 
 
 def gather_rows(values: Tensor, ranks: Ranks, counts: list[int]) -> Tensor:
@@ -39,7 +40,8 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.ranks.sum_rows(grad, ctx.counts), None, None
+        exact = at_least_float32(grad)  # no sum in half precision
+        return ctx.ranks.sum_rows(exact, ctx.counts).to(grad.dtype), None, None
 
 
 class _ExchangeRows(torch.autograd.Function):

@@ -124,7 +124,7 @@ def log_prob_bytes(scored: int, dim: int, ranks: int, element: int = 4) -> tuple
     (17424, 16896)
     """
     forward = 8 * ranks + scored * (dim * element + 8 + 8)
-    backward = scored * (8 + dim * element)
+    backward = scored * (8 + dim * max(element, 4))  # no sum in half precision
     return forward, backward
 
 
