@@ -113,6 +113,15 @@ def test_a_share_is_held_out_and_evaluated_as_it_was_trained(log, settings, by):
     assert any("learned" in line for line in run_evaluate(other).warnings)
 
 
+def test_times_of_a_wrong_unit_are_said(log, settings):
+    config = settings(log.assign(t=log.t * 1_000), test_share=0.2)
+    said = " ".join(SplitLog.open(config, config.output / "log").parts.warnings)
+    assert "time_unit='s' is probably wrong: counted in 'ms' they would lie between 2020" in said
+    config = settings(log.assign(t=np.arange(len(log))), test_share=0.2)  # steps of a simulator
+    said = " ".join(SplitLog.open(config, config.output / "log").parts.warnings)
+    assert "time_unit" not in said
+
+
 def test_a_split_column_says_what_is_held_out(log, settings):
     log["part"] = np.where(np.arange(len(log)) % 4 == 0, "test", "train")
     results = run_train(settings(log, SCHEMA.replace(split="part")))

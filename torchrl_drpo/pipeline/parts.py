@@ -15,8 +15,6 @@ from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 FEW_ROWS, FEW_GOOD = 1_000, 100
 #: Share of held-out rows of items that training never showed, from which it is said aloud.
 MANY_COLD = 0.1
-#: No log is later than that: seconds were milliseconds.
-_LAST_YEAR = 2100
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,7 @@ class PartFacts:
         cold_items: these items.
         cold_users: users of held-out rows who have no training row.
         constant: whether all training rows are worth the same.
+        times: what is wrong with the log's times, None where nothing seems to be.
     """
 
     held_out: str
@@ -107,6 +106,7 @@ class PartFacts:
     cold_items: int
     cold_users: int
     constant: bool = False
+    times: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON data."""
@@ -127,12 +127,8 @@ class PartFacts:
     def warnings(self) -> tuple[str, ...]:
         """Why the table may mean less than it seems to."""
         found = []
-        year = int((self.first_test_day or "2000").lstrip("-").split("-")[0])
-        if year > _LAST_YEAR:
-            found.append(
-                f"The held-out rows begin on {self.first_test_day}: the log's times are not in the "
-                "unit that its schema says (time_unit)."
-            )
+        if self.times is not None:
+            found.append(f"{self.times[0].upper()}{self.times[1:]}.")
         if self.test.rows < FEW_ROWS or (self.test.good < FEW_GOOD and not self.constant):
             found.append(
                 f"Only {self.test.rows:,} rows are held out, {self.test.good:,} of them good: too "

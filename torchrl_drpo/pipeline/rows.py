@@ -17,6 +17,7 @@ from torchrl.envs.transforms import DeviceCastTransform, Transform
 
 from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.data.schema.times import implausible_times
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
 from torchrl_drpo.pipeline.config.log import LogConfig, split_of
@@ -161,7 +162,19 @@ class SplitLog:
             cold_items=int((~trained[held.action.unique()]).sum()),
             cold_users=strangers,
             constant=self.is_constant,
+            times=self._times_of_a_wrong_unit(),
         )
+
+    def _times_of_a_wrong_unit(self) -> str | None:
+        """What is said where the log's times would be plausible in another unit."""
+        if self.log.schema.time is None:
+            return None
+        first, last = self.log.column("time").aminmax()
+        ticks = self.log.ticks_per_second
+        unit = self.log.schema.time_unit
+        said = implausible_times(first.item() / ticks, last.item() / ticks, unit)
+        # Steps that are merely counted (a simulator's) fit no unit, and nothing is wrong with them.
+        return said if said is not None and "counted in" in said else None
 
     @cached_property
     def held_out(self) -> HeldOut:

@@ -101,6 +101,11 @@ class LogFacts:
         return self._log.store.report
 
     @property
+    def ticks_per_second(self) -> int:
+        """Of the column ``time``."""
+        return self._log.store.manifest.ticks_per_second
+
+    @property
     def items(self) -> Catalogue | None:
         """Raw item ids and their numbers, the policy's action space."""
         return self._catalogue("items")
