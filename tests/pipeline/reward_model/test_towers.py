@@ -337,7 +337,8 @@ def test_the_results_say_how_good_the_reward_model_is(trained, reward) -> None:
     written = json.loads((settings.output / "results.json").read_text())
     assert written["reward_model"] == reward.facts
     assert "explains 6" in (settings.output / "table.md").read_text()
-    assert set(results.runs) == {"random", "popularity", "drpo", *MODELLED}
+    counted = {"random", "popularity", "recent-popularity", "co-occurrence", "item-knn"}
+    assert set(results.runs) == {*counted, "drpo", *MODELLED}
     run = json.loads((settings.output / "runs" / "guided-0.json").read_text())
     assert run["reward_model"] == reward.facts
     assert run["curve"]["guidance_value"]
