@@ -57,21 +57,14 @@ class SharedDraws(Sampler):
                 "a larger batch or fewer ranks"
             )
         index, info = self.sampler.sample(storage, batch_size)
-        own = self._own(batch_size)
+        rows = len(index[0]) if isinstance(index, tuple) else len(index)  # an epoch's last are few
+        first, last = (rows * r // self.world_size for r in (self.rank, self.rank + 1))
+        own = slice(first, last)
         if isinstance(index, tuple):
             index = tuple(part[own] for part in index)
         else:
             index = torch.as_tensor(index)[own]
-        return index, {key: self._part(value, batch_size) for key, value in info.items()}
-
-    def _own(self, batch_size: int) -> slice:
-        first, last = (batch_size * r // self.world_size for r in (self.rank, self.rank + 1))
-        return slice(first, last)
-
-    def _part(self, value: Any, batch_size: int) -> Any:
-        if isinstance(value, Tensor | TensorDictBase) and value.shape[:1] == (batch_size,):
-            return value[self._own(batch_size)]
-        return value
+        return index, {key: _part(value, own, rows) for key, value in info.items()}
 
     # -- everything else is the sampler's ---------------------------------------------------------
 
@@ -122,3 +115,10 @@ class SharedDraws(Sampler):
 
     def _empty(self) -> None:
         self.sampler._empty()
+
+
+def _part(value: Any, own: slice, rows: int) -> Any:
+    """Of what is said of each row, what is said of a rank's own."""
+    if isinstance(value, Tensor | TensorDictBase) and value.shape[:1] == (rows,):
+        return value[own]
+    return value
