@@ -79,6 +79,11 @@ class BatchOverRanks(WholeBatch):
         """``inf`` without any row."""
         return extremes_over(self.ranks, values, mask)[1].to(values.dtype)
 
+    def count(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Of all ranks."""
+        valid = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+        return self.sums(valid.sum())[0].clamp_min(1)
+
     def sums(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """One collective for all parts, in float64."""
         flat = torch.cat([part.detach().double().reshape(-1) for part in parts])

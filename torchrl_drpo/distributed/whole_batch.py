@@ -66,6 +66,10 @@ class WholeBatch:
         """The smallest valid value, 0-d."""
         return filled(values, mask, torch.inf).min()
 
+    def count(self, values: Tensor, mask: Tensor | None) -> Tensor | int:
+        """Valid rows, at least 1."""
+        return values.numel() if mask is None else mask.sum().clamp_min(1)
+
     def sums(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Sums over this process's rows as sums over the batch's, each of its own shape."""
         return parts

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey
@@ -243,11 +242,10 @@ class DRPOLoss(SelectionOnDevice):
             group=self._group_ids(tensordict, self.group_key, quality.shape),
         )
         grouped = self.group_key is not None
-        weight, mass = weigh_all(
-            quality, top, kappa, mask, self.weighting, grouped, self._whole, **rule
-        )
+        asked = (self.weighting, grouped, self._whole)
+        weight, mass = weigh_all(quality, top, kappa, mask, *asked, **rule)
         self._move_kappa(kappa, top.kept_std, top.batch_std)
-        count = self._count(quality, mask)
+        count = self._whole.count(quality, mask)
         kept_threshold = top.threshold
         if grouped:
             kept_threshold = (top.threshold.where(top.mass > 0, 0.0) * top.mass).sum()
@@ -282,13 +280,6 @@ class DRPOLoss(SelectionOnDevice):
             and not self._has_priority(tensordict)
             and not self._whole.among_ranks
         )
-
-    def _count(self, quality: Tensor, mask: Tensor | None) -> Tensor | int:
-        """Valid samples of the batch, at least 1."""
-        if mask is None and not self._whole.among_ranks:
-            return quality.numel()
-        valid = torch.ones_like(quality, dtype=torch.bool) if mask is None else mask
-        return self._whole.sums(valid.sum())[0].clamp_min(1)
 
     def _move_kappa(self, kappa: Tensor, kept_std: Tensor, batch_std: Tensor) -> None:
         """Lets the controller move the buffer from this step's ``kappa`` to the next."""
