@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from torchrl_drpo.distributed.cost import report
+from dataclasses import asdict
+
+from torchrl_drpo.distributed.cost import Step, report
 from torchrl_drpo.pipeline.config.cost import CostConfig
 from torchrl_drpo.pipeline.terminal import print_json, say
 
 
 def command(config: CostConfig) -> None:
     """Prints the numbers of one step, a line each."""
-    found = report(config)
+    numbers = asdict(config)
+    del numbers["json"]
+    found = report(Step(**numbers))
     if config.json:
         print_json(found)
         return

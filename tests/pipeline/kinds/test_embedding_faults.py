@@ -150,7 +150,9 @@ def test_a_constant_quality_is_refused_before_anything_is_fitted(
     tmp_path: Path, objective: str
 ) -> None:
     settings = settings_for(tmp_path, make_log().assign(q=0.5), objectives=(objective,))
-    with pytest.raises(ValueError, match=r"training rows have quality 0.5, and .* declare a quality that"):
+    with pytest.raises(
+        ValueError, match=r"training rows have quality 0.5, and .* declare a quality that"
+    ):
         run_train(settings)
     assert not (settings.output / "reward-embedding").exists()
 
@@ -184,7 +186,9 @@ def test_a_percentile_of_a_constant_is_a_constant(tmp_path: Path) -> None:
     settings = settings_for(
         tmp_path, make_log().assign(q=2.0), schema=schema, objectives=("uphill",)
     )
-    with pytest.raises(ValueError, match=r"training rows have quality 0.5, and .* declare a quality that"):
+    with pytest.raises(
+        ValueError, match=r"training rows have quality 0.5, and .* declare a quality that"
+    ):
         run_train(settings)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchrl_drpo.distributed.cost import Step
-
 
 @dataclass(frozen=True)
-class CostConfig(Step):
+class CostConfig:
     """Print what a training step among many GPUs costs on paper: bytes, operations, time.
 
     Attributes:
@@ -22,4 +20,11 @@ class CostConfig(Step):
         json: print JSON instead of a table.
     """
 
+    ranks: int = 8
+    rows: int = 4096
+    items: int = 1_000_000
+    dim: int = 128
+    kappa: float = 0.1
+    item_ranks: int = 8
+    element: int = 2
     json: bool = False
