@@ -119,6 +119,21 @@ def test_tails_that_are_none() -> None:
     assert pareto_shape(torch.ones(1_000).double()) == -math.inf
 
 
+def test_a_tail_that_ties_has_no_shape() -> None:
+    # The popularity policy on a log whose propensities have a floor: 0.00018 and a little more.
+    # Weights are counts over nearly one number, and the little is no tail of weights.
+    generator = torch.Generator().manual_seed(0)
+    count = 1 + torch.poisson(torch.full((6_000,), 2.5).double(), generator=generator)
+    weight = count / (1 + 1e-4 * torch.rand(6_000, generator=generator).double())
+    weight /= weight.mean()
+    assert len(weight.unique()) > 5_900
+    assert math.isnan(pareto_shape(weight))
+    assert diagnose(weight).verdict == "usable"
+    # Weights that all differ keep their shape where they lie upon a floor of .9.
+    drawn = 0.9 + 0.1 * torch.as_tensor(stats.genpareto(1.2).rvs(20_000, random_state=1))
+    assert pareto_shape(drawn) == pytest.approx(1.2, abs=0.06)
+
+
 def test_verdicts() -> None:
     even = diagnose(torch.ones(500).double())
     assert (even.verdict, even.mean_weight_error) == ("usable", 0.0)

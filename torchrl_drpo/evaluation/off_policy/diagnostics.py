@@ -106,6 +106,9 @@ class Diagnostics:
 
 #: A weight whose square no float holds.
 _BEYOND = 1e150
+#: Share of a tail within 1% of each other from which on it ties. Of generalised Pareto tails with
+#: k from -.5 to 4, 300 to a million rows, it is .004 to .14.
+_TIED = 0.2
 _WORDS = {
     "effective_rows": "the weights are worth {:.1f} {many}",
     "largest_share": "one {one} has {:.0%} of all weight",
@@ -209,7 +212,8 @@ def pareto_shape(weight: Tensor, least: int = 20) -> float:
         least: fewest weights of a tail that can be fitted.
 
     Returns:
-        k; NaN where the tail is shorter than ``least``, ``-inf`` where it has no spread.
+        k; NaN where the tail is shorter than ``least`` or its weights tie, ``-inf`` where it has
+        no spread.
     """
     count = math.ceil(min(len(weight) / 5, 3 * math.sqrt(len(weight))))
     if count < least or count >= len(weight):
@@ -219,9 +223,20 @@ def pareto_shape(weight: Tensor, least: int = 20) -> float:
     excess = excess[excess > 0]
     if len(excess) < least:
         return -math.inf  # a cap: no tail at all
-    if len(excess.unique()) < len(excess) / 2:
+    if len(excess.unique()) < len(excess) / 2 or _share_in_one_place(top[:-1].flip(0)) > _TIED:
         return math.nan  # a policy without a context has few weights, and no tail to be fitted
     return _zhang_stephens(excess / excess.max(), count)
+
+
+def _share_in_one_place(tail: Tensor) -> float:
+    """The most weights of a tail, ascending, within 1% of its threshold or its range of each other.
+
+    Weights that differ by the last digits of a propensity are ties for all that they do, and to a
+    fit in which small excesses tell the shape they look like a tail without end.
+    """
+    width = 0.01 * min(tail[0].item(), (tail[-1] - tail[0]).item())
+    stop = torch.searchsorted(tail, tail + width, right=True)
+    return (stop - torch.arange(len(tail))).max().item() / len(tail)
 
 
 def _zhang_stephens(x: Tensor, tail: int) -> float:
