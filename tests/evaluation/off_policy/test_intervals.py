@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -33,6 +34,7 @@ from torchrl_drpo.evaluation.off_policy.intervals import (
     gamma_interval,
     gamma_quantile,
     skewed_interval,
+    skewed_p_value,
     standard_error,
     t_half_width,
 )
@@ -214,11 +216,58 @@ def test_users_of_a_log_are_the_clusters_of_every_interval() -> None:
         found = estimator(rows)
         assert found.standard_error == pytest.approx(want, rel=1e-5)
         assert found.diagnostics.units == 150
-        plain = estimator(score_log(Categorical(logits=logits), log.exclude("user")))
+        alone = score_log(Categorical(logits=logits), log.exclude("user"))
+        plain = estimator(alone)
         assert found.high - found.low > 1.1 * (plain.high - plain.low)
         assert difference(found, logging_value(rows)).standard_error != pytest.approx(
-            difference(plain, logging_value(rows)).standard_error, rel=1e-3
+            difference(plain, logging_value(alone)).standard_error, rel=1e-3
         )
+
+
+@pytest.mark.parametrize("power", [1, 6, -1])
+@pytest.mark.parametrize("clusters", [None, 9, 60])
+def test_p_values_are_those_of_the_interval(power: int, clusters: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(300, generator=generator).double().clamp_min(0.02) ** power
+    phi = drawn - drawn.mean()
+    cluster = None if clusters is None else torch.arange(300) % clusters
+    error = standard_error(phi, cluster)
+    for distance in (-4.0, -1.8, -0.3, 0.2, 1.5, 2.2, 5.0):
+        value = distance * error
+        inside, outside = 0.0, 1.0  # by bisection: the confidence at which an end meets 0
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            low, high = skewed_interval(value, phi, cluster, middle)
+            inside, outside = (inside, middle) if low <= 0 <= high else (middle, outside)
+        assert skewed_p_value(value, phi, cluster) == pytest.approx(1 - inside, abs=1e-9)
+    assert math.isnan(skewed_p_value(1.0, phi[:1]))
+
+
+def test_p_values_without_skewness_are_students() -> None:
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(20, generator=generator).double()
+    phi = torch.cat([half, -half])
+    want = stats.ttest_1samp((0.3 + phi).numpy(), 0.0).pvalue
+    assert skewed_p_value(0.3, phi) == pytest.approx(want, abs=1e-12)
+
+
+def test_propensities_in_float32_have_mean_weight_one() -> None:
+    target = torch.full((1_000,), 1 / 3, dtype=torch.float64).log()
+    rows = LoggedRows(torch.arange(1_000) % 2, target, torch.full((1_000,), 1 / 3).log())
+    assert rows.log_ratio.abs().max() > 1e-9
+    assert ips(rows).verdict == "usable"
+    off = LoggedRows(rows.reward, target - 1e-3, rows.log_behavior)  # a share was never logged
+    assert ips(off).verdict == "meaningless"
+
+
+def test_estimates_of_other_clusters_are_not_paired() -> None:
+    rows = logged(draw(rows=300))
+    user = torch.arange(300) // 3
+    one, other = (ips(dataclasses.replace(rows, cluster=each)) for each in (user, user.flip(0)))
+    assert difference(one, one).value == 0
+    for wrong in (other, ips(dataclasses.replace(rows, cluster=None))):
+        with pytest.raises(ValueError, match="other clusters"):
+            difference(one, wrong)
 
 
 def test_equal_policies_differ_by_nothing() -> None:

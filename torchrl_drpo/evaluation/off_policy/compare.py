@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,11 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.evaluation.off_policy.estimate import Estimate
-from torchrl_drpo.evaluation.off_policy.intervals import skewed_interval, standard_error
+from torchrl_drpo.evaluation.off_policy.intervals import (
+    skewed_interval,
+    skewed_p_value,
+    standard_error,
+)
 from torchrl_drpo.evaluation.off_policy.rows import LoggedRows
 from torchrl_drpo.evaluation.statistics import holm
 
@@ -24,7 +27,7 @@ class Difference:
         standard_error: of the difference itself, below that of two separate estimates.
         low: lower end of its interval.
         high: upper end.
-        p_value: two-sided, of no difference; NaN where none is known.
+        p_value: two-sided, of no difference, by the interval; NaN where none is known.
     """
 
     value: float
@@ -57,11 +60,16 @@ def difference(better: Estimate, worse: Estimate, *, confidence: float = 0.95) -
             f"estimates of {len(better.influence)} and {len(worse.influence)} rows; a paired "
             "difference needs the same rows"
         )
+    if not _same(better.cluster, worse.cluster):
+        raise ValueError(
+            "the estimates have other clusters (users, sessions), so they are of other rows, or of "
+            "rows in another order; a paired difference needs the same rows"
+        )
     apart = better.influence - worse.influence
     error = standard_error(apart, better.cluster)
     value = better.value - worse.value
     low, high = skewed_interval(value, apart, better.cluster, confidence)
-    return Difference(value, error, low, high, _p_value(value, error))
+    return Difference(value, error, low, high, skewed_p_value(value, apart, better.cluster))
 
 
 def logging_value(rows: LoggedRows, *, confidence: float = 0.95) -> Estimate:
@@ -94,10 +102,5 @@ def against(
     }
 
 
-def _p_value(value: float, error: float) -> float:
-    if math.isnan(error):
-        return math.nan
-    if error == 0:
-        return 1.0 if value == 0 else 0.0
-    tail: Tensor = torch.special.erfc(torch.tensor(abs(value) / error / math.sqrt(2)).double())
-    return tail.item()
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
