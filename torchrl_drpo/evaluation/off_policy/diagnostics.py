@@ -106,6 +106,8 @@ class Diagnostics:
 
 #: A weight whose square no float holds.
 _BEYOND = 1e150
+#: How far the mean weight may be from 1 by rounding: a log-probability of -100 is 4e-6 off.
+_ROUNDING = 1e-5
 #: Share of a tail within 1% of each other from which on it ties. Of generalised Pareto tails with
 #: k from -.5 to 4, 300 to a million rows, it is .004 to .14.
 _TIED = 0.2
@@ -165,7 +167,7 @@ def diagnose(
         effective_rows=(mass.sum().square() / mass.square().sum()).item(),
         largest_share=(applied.max() / applied.sum()).item(),
         mean_weight=weight.mean().item(),
-        mean_weight_error=_distance_from_one(weight, cluster),
+        mean_weight_error=distance_from_one(weight, cluster),
         pareto_k=pareto_shape(applied),
         effective_events=_effective_events(applied, reward),
         clip_rate=(used < weight).double().mean().item(),
@@ -183,13 +185,17 @@ def _up_to_a_factor(weight: Tensor) -> Tensor:
     return weight / top if top < torch.inf else (weight == top).to(weight)
 
 
-def _distance_from_one(weight: Tensor, cluster: Tensor | None) -> float:
-    """Of the mean weight, in standard errors; infinite where weights are beyond all measure."""
-    if not weight.max() < _BEYOND:
+def distance_from_one(weight: Tensor, cluster: Tensor | None = None) -> float:
+    """Of the mean weight, in standard errors; infinite where weights are beyond all measure.
+
+    Nothing where the distance is what rounding to float32 makes: propensities of a third that were
+    stored so are 3e-8 off, all to one side, and have no spread to measure that by.
+    """
+    if not weight.abs().max() < _BEYOND:
         return math.inf
     distance = abs(weight.mean().item() - 1)
     error = standard_error(weight - weight.mean(), cluster)
-    return 0.0 if distance < 1e-9 else distance / error if error else math.inf
+    return 0.0 if distance < _ROUNDING else distance / error if error else math.inf
 
 
 def _effective_events(weight: Tensor, reward: Tensor | None) -> float:

@@ -14,9 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchrl_drpo.evaluation.off_policy.diagnostics import Diagnostics, diagnose
+from torchrl_drpo.evaluation.off_policy.diagnostics import (
+    Diagnostics,
+    diagnose,
+    distance_from_one,
+)
 from torchrl_drpo.evaluation.off_policy.estimate import Estimate, estimate_of
-from torchrl_drpo.evaluation.off_policy.intervals import standard_error
 from torchrl_drpo.evaluation.off_policy.sequences.weights import plain_weights
 from torchrl_drpo.evaluation.off_policy.slates.slates import LoggedSlates
 
@@ -167,7 +170,5 @@ def _diagnosed(slates: LoggedSlates, weights: SlateWeights | None) -> tuple[Tens
         weight.abs(), cluster=slates.cluster, never_logged=given.never_logged, unit="slate"
     )
     mean = weight.mean().item()
-    error = standard_error(weight - mean, slates.cluster)
-    distance = abs(mean - 1)
-    far = 0.0 if distance < 1e-9 else distance / error if error else float("inf")
+    far = distance_from_one(weight, slates.cluster)
     return weight, replace(found, mean_weight=mean, mean_weight_error=far)
