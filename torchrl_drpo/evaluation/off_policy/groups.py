@@ -115,6 +115,7 @@ class ItemGroups:
             TypeError: for another kind of policy.
             ValueError: for one over another catalogue.
         """
+        _check_items(action, self.num_items)
         own = getattr(dist, "group_log_prob", None)
         if own is not None:
             counted: Tensor = own(self, action)
@@ -150,9 +151,20 @@ def group_frequencies(groups: ItemGroups, action: Tensor) -> Tensor:
         >>> group_frequencies(groups, torch.tensor([0, 1, 1, 2])).exp()
         tensor([0.7500, 0.7500, 0.7500, 0.2500], dtype=torch.float64)
     """
+    _check_items(action, groups.num_items)
     of_row = groups.of(action.reshape(-1))
     share = torch.bincount(of_row, minlength=len(groups)).double() / len(of_row)
     return share.log()[of_row]
+
+
+def _check_items(item: Tensor, num_items: int) -> None:
+    """Refuses padding and raw ids: -1 would be of the last item's group."""
+    bad = ((item < 0) | (item >= num_items)).reshape(-1).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"action must lie in [0, {num_items}) but row {bad[0]} holds "
+            f"{item.reshape(-1)[bad[0]].item()}: are the groups those of this log's catalogue?"
+        )
 
 
 def _log_sum(dist: Distribution, rows: Tensor, items: Tensor) -> Tensor:
