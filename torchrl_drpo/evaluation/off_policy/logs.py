@@ -12,6 +12,8 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_drpo.evaluation.off_policy.rows import whole_ids
+
 #: Rows of batch size [N]; or what has a length and gives rows by index tensor (a
 #: :class:`~torchrl_drpo.RecReplayBuffer`, a part of one, a :class:`RowSample`); or blocks of rows.
 Log = TensorDictBase | Iterable[TensorDictBase] | Any
@@ -97,7 +99,8 @@ def blocks(log: Log, size: int) -> Iterator[TensorDictBase]:
     if size < 1:
         raise ValueError(f"a block needs at least 1 row, got {size}")
     if isinstance(log, TensorDictBase):
-        yield from log.split(size)
+        if len(log) > 0:
+            yield from log.split(size)
     elif _is_indexed(log):
         for start in range(0, len(log), size):
             yield log[torch.arange(start, min(start + size, len(log)))]
@@ -194,7 +197,7 @@ def cluster_of(rows: TensorDictBase, keys: LogKeys) -> Tensor | None:
     for key in keys.cluster:
         found = rows.get(key, None)
         if found is not None:
-            return one_a_row(found, rows, str(key)).long()
+            return whole_ids(str(key), one_a_row(found, rows, str(key)))
     return None
 
 
@@ -208,7 +211,12 @@ def distinct(
     (tensor([1, 0]), tensor([1, 0, 1]))
     """
     found = [] if keys is None else [rows.get(key, None) for key in keys]
-    columns = [each.reshape(len(rows), -1).double().cpu() for each in found if each is not None]
+    # By their bytes: as doubles, ids above 2^53 would be their neighbours'.
+    columns = [
+        each.detach().reshape(len(rows), -1).cpu().contiguous().view(torch.uint8)
+        for each in found
+        if each is not None
+    ]
     if not columns or len(rows) < 2:
         return None, None
     state = np.ascontiguousarray(torch.cat(columns, -1).numpy())

@@ -81,7 +81,14 @@ class LoggedRows:
                     f"{field.name} has {given.numel()} entries for {count} rewards; one a row is "
                     "expected"
                 )
-            kind = torch.long if field.name == "cluster" else torch.float64
+            if max(given.shape, default=1) != count:
+                raise ValueError(
+                    f"{field.name} has shape {tuple(given.shape)}, expected [N] or [N, 1]: a table "
+                    "does not say which of its entries belong to one row; flatten all columns alike"
+                )
+            kind = torch.float64
+            if field.name == "cluster":
+                given, kind = whole_ids("cluster", given), torch.long
             flat = given.detach().reshape(-1).to("cpu", kind)
             object.__setattr__(self, field.name, flat)
             _check(field.name, flat, may_pass_zero=self.density)
@@ -115,6 +122,21 @@ class LoggedRows:
         """Some of the rows."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{k: v[rows] for k, v in columns.items() if isinstance(v, Tensor)})
+
+
+def whole_ids(name: str, ids: Tensor) -> Tensor:
+    """Ids as int64.
+
+    Raises:
+        ValueError: for numbers that are not whole by type: .2 and .7 would be one id, and float32
+            has the same number for many ids above 2^24.
+    """
+    if ids.is_floating_point() or ids.is_complex():
+        raise ValueError(
+            f"{name} holds ids, whole numbers, got {ids.dtype}: number them, as "
+            "torch.unique(..., return_inverse=True) does, before they become floats"
+        )
+    return ids.long()
 
 
 def _check(name: str, values: Tensor, *, may_pass_zero: bool) -> None:
