@@ -270,6 +270,30 @@ def test_estimates_of_other_clusters_are_not_paired() -> None:
             difference(one, wrong)
 
 
+def test_clicks_of_one_user_are_one_event() -> None:
+    reward = torch.zeros(8_000).double()
+    reward[: 30 * 20] = 1.0  # thirty users click at all of their rows, nobody else does
+    half, user = torch.full((8_000,), 0.5).log(), torch.arange(8_000) // 20
+    alone, many = (clipped_ips(LoggedRows(reward, half, half, cluster=c)) for c in (None, user))
+    assert alone.diagnostics.effective_events == pytest.approx(600)
+    assert (many.interval, many.diagnostics.effective_events) == ("gamma", pytest.approx(30))
+    # Thirty events of size 20: the exact interval of a Poisson count.
+    ends = stats.chi2.ppf(0.025, 60) / 2, stats.chi2.ppf(0.975, 62) / 2
+    assert (many.low, many.high) == pytest.approx([20 * end / 8_000 for end in ends], rel=1e-6)
+
+
+@pytest.mark.parametrize("estimator", [ips, snips, clipped_ips])
+@pytest.mark.parametrize("reward", [1.0, -1.0])
+def test_equal_rewards_have_no_spread_to_know(estimator, reward: float) -> None:
+    half = torch.full((400,), 0.5).log()
+    found = estimator(LoggedRows(torch.full((400,), reward), half, half))
+    assert (found.value, found.verdict) == (reward, "weak")
+    assert "all rewards are equal" in found.to_json()["reasons"][0]
+    other = torch.full((400,), reward)
+    other[0] = 0.5
+    assert estimator(LoggedRows(other, half, half)).verdict == "usable"
+
+
 def test_equal_policies_differ_by_nothing() -> None:
     rows = logged(draw())
     own = LoggedRows(rows.reward, rows.log_behavior, rows.log_behavior)

@@ -40,13 +40,14 @@ class Diagnostics:
         pareto_k: shape of the generalised Pareto tail of the weights; NaN for too few rows, or
             weights that repeat.
         effective_events: (sum w r)^2 / sum (w r)^2, of how many equal clicks the estimate is made;
-            NaN for rewards below 0.
+            NaN for rewards below 0. Of rows or of clusters, whose clicks are one event.
         clip_rate: share of the rows whose weight was lowered.
         clipped_mass: share of all weight that was taken away.
         never_logged: share of the policy's probability on actions that no row shows, where known.
         relies_on_weights: False for the direct method, which these numbers say nothing about.
         fitted: whether the logging policy's probabilities come of a model of the log.
         log_rows: rows of the log that these were drawn from, where they are a sample.
+        equal_rewards: whether all rewards are one number, so that they show no spread.
         unit: what has one weight: ``"row"``, ``"session"`` or ``"slate"``.
     """
 
@@ -64,6 +65,7 @@ class Diagnostics:
     relies_on_weights: bool = True
     fitted: bool = False
     log_rows: int | None = None
+    equal_rewards: bool = False
     unit: str = "row"
 
     def reasons(self) -> list[tuple[Verdict, str]]:
@@ -76,6 +78,8 @@ class Diagnostics:
             out.append(
                 ("weak", "the propensities are fitted, not logged: no interval knows how well")
             )
+        if self.equal_rewards:
+            out.append(("weak", "all rewards are equal: no interval knows how others would spread"))
         many = f"{self.unit}s" if self.units == self.rows else f"clusters of {self.unit}s"
         for name, words in _WORDS.items():
             value, (weak, worst) = getattr(self, name), THRESHOLDS[name]
@@ -169,12 +173,13 @@ def diagnose(
         mean_weight=weight.mean().item(),
         mean_weight_error=distance_from_one(weight, cluster),
         pareto_k=pareto_shape(applied),
-        effective_events=_effective_events(applied, reward),
+        effective_events=_effective_events(applied, reward, cluster),
         clip_rate=(used < weight).double().mean().item(),
         clipped_mass=0.0 if used is weight else 1 - used.sum().item() / total,
         never_logged=never_logged,
         fitted=fitted,
         log_rows=log_rows,
+        equal_rewards=reward is not None and bool((reward == reward[0]).all()),
         unit=unit,
     )
 
@@ -198,10 +203,10 @@ def distance_from_one(weight: Tensor, cluster: Tensor | None = None) -> float:
     return 0.0 if distance < _ROUNDING else distance / error if error else math.inf
 
 
-def _effective_events(weight: Tensor, reward: Tensor | None) -> float:
+def _effective_events(weight: Tensor, reward: Tensor | None, cluster: Tensor | None) -> float:
     if reward is None or (reward < 0).any():
         return math.nan
-    event = weight * reward
+    event = cluster_sums(weight * reward, cluster)
     squares = event.square().sum().item()
     return event.sum().item() ** 2 / squares if squares else 0.0
 

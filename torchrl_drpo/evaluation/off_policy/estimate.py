@@ -109,10 +109,10 @@ def with_gamma_interval(estimate: Estimate, events: Tensor, largest: float) -> E
         events: weighted rewards of the rows, at least 0, ``[N]``.
         largest: the most that a row could add.
     """
-    total, squares = events.sum().item(), events.square().sum().item()
+    units = cluster_sums(events, estimate.cluster)
+    total, squares = units.sum().item(), units.square().sum().item()
     if squares > 0 and total * total / squares >= FEW_EVENTS:
         return estimate
-    units = cluster_sums(events, estimate.cluster)
     low, high = gamma_interval(units, largest, len(events), estimate.confidence)
     changes = {"low": low, "high": high, "interval": "gamma"}
     return Estimate(**{**vars(estimate), **changes})
