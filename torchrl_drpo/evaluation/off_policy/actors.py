@@ -36,7 +36,18 @@ def distribution_of(policy: Any, rows: TensorDictBase) -> Distribution:
 
 
 def log_prob_of(dist: Distribution, action: Tensor) -> Tensor:
-    """Log-probability or log-density of one action a row, float64 ``[n]``, on the CPU."""
+    """Log-probability or log-density of one action a row, float64 ``[n]``, on the CPU.
+
+    Raises:
+        ValueError: for actions of another shape, which would be broadcast: one number a row stands
+            for a vector of equal ones then, or a column of rows for every row.
+    """
+    expected = dist.batch_shape + dist.event_shape
+    if action.shape != expected:
+        raise ValueError(
+            f"the actions have shape {list(action.shape)}, the policy's are {list(expected)}; "
+            "are they those of this log?"
+        )
     found: Tensor = dist.log_prob(action)
     return found.double().cpu()
 
