@@ -141,6 +141,10 @@ def fit_behavior(
         (True, 0.0)
     """
     keys = keys or LogKeys()
+    if floor is not None and not 0 <= floor <= 1:
+        raise ValueError(f"floor must be a probability in [0, 1], got {floor}")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1 a row, got {draws}")
     rows = logs.gathered(log)
     action = logs.actions_of(rows, keys)
     refuse_one_action(rows, action, None)

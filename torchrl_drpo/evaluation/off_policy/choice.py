@@ -163,6 +163,12 @@ def _check(candidates: Mapping[str, LoggedRows]) -> None:
                 f"candidates {first[0]!r} and {name!r} have other rewards; score all of them on "
                 "the same rows in the same order"
             )
+        own, other = first[1].cluster, rows.cluster
+        if (own is None) != (other is None) or not (own is None or torch.equal(own, other)):
+            raise ValueError(
+                f"candidates {first[0]!r} and {name!r} have other clusters (users, sessions); "
+                "score all of them on the same rows in the same order"
+            )
     units = first[1].cluster
     if (len(first[1]) if units is None else len(units.unique())) < 2:
         raise ValueError("a single row (or user) says nothing about spread; two are needed")

@@ -75,7 +75,14 @@ def weight_bounds(
     if not (rows.log_ratio > -torch.inf).any():
         raise ValueError("the policy takes none of the logged actions: there is nothing to bound")
     if estimator in ("IPS", "DR"):
-        terms = rows.log_ratio.exp() * reward
+        weight = rows.log_ratio.exp()
+        if not weight.isfinite().all():
+            row = int(weight.argmax())
+            raise ValueError(
+                f"the weight of row {row} is e^{rows.log_ratio[row].item():.0f}, which no float "
+                "holds; ask for the bounds of SNIPS or SNDR, which are of ratios"
+            )
+        terms = weight * reward
         both = torch.stack([terms * factor, terms / factor])
         low, high = both.amin(0).mean().item(), both.amax(0).mean().item()
     else:
