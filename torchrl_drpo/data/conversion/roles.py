@@ -25,15 +25,15 @@ def check_kinds(schema: LogSchema, kinds: dict[str, str]) -> None:
     numeric = {"integer", "float", "boolean"}
     wanted = {name: {"integer", "string"} for name in id_columns(schema).values()}
     wanted |= {name: {"integer", "string", "boolean"} for name in schema.context}
+    formulas = [schema.quality, *([schema.history_formula] if schema.history_formula else [])]
+    wanted |= {name: numeric for each in formulas for name in each.columns}
+    wanted |= {name: {"string", "integer"} for each in formulas for name in each.texts}
     wanted |= dict.fromkeys(schema.labels, numeric)
     for name in (schema.propensity, schema.position, schema.terminal):
         wanted |= {name: numeric} if name else {}
     wanted |= {schema.time: {"integer", "float", "time"}} if schema.time else {}
     wanted |= {schema.date: {"integer", "float", "time", "string"}} if schema.date else {}
     wanted |= {schema.history: {"list"}} if schema.history else {}
-    formulas = [schema.quality, *([schema.history_formula] if schema.history_formula else [])]
-    wanted |= {name: numeric for each in formulas for name in each.columns}
-    wanted |= {name: {"string", "integer"} for each in formulas for name in each.texts}
     for name in schema.features:  # where the column has another role too: what suits both
         wanted[name] = wanted.get(name, numeric) & numeric
     for column, allowed in wanted.items():
