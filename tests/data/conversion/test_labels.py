@@ -125,12 +125,12 @@ def test_a_loss_reads_them_where_a_probability_would_be_zero():
     loss = TOPRLoss(actor)
     likely = logged([-1.0, -2.0, -0.5], logarithms=True)
     plain = loss(likely[:])["loss_actor"]
-    loss.set_keys(behavior_log_prob="log_propensity")
-    torch.testing.assert_close(loss(likely[:])["loss_actor"], plain, rtol=1e-5, atol=1e-6)
+    by_probability = loss(likely[:].exclude("log_propensity"))["loss_actor"]
+    torch.testing.assert_close(by_probability, plain, rtol=1e-5, atol=1e-6)
     rare = logged([-1.0, -2.0, -120.0], logarithms=True)
     assert loss(rare[:])["loss_actor"].isfinite()
     with pytest.raises(ValueError, match=r"propensity .* must lie in \(0, 1\]"):
-        TOPRLoss(actor)(rare[:])  # said, where the logarithm is not asked for
+        loss(rare[:].exclude("log_propensity"))  # said, where the logarithm is not there
 
 
 def test_rows_from_elsewhere_may_bring_logarithms():

@@ -30,15 +30,15 @@ SCHEMA = LogSchema(
 KEPT = SCHEMA.replace(duplicates="keep")
 
 
-def brute_history(users, items, length, before=None):
-    """Row by row, in Python lists: the user's earlier items behind what came before the log."""
-    seen: dict[int, list[int]] = {u: list(before.get(u, [])) for u in users} if before else {}
+def brute_history(users, times, items, length, before=None):
+    """Row by row: the user's items of earlier times, behind what came before the log."""
+    rows = list(zip(users, times, items, strict=True))
     out = []
-    for user, item in zip(users, items, strict=True):
-        past = seen.setdefault(user, [])
+    for user, time, _ in rows:
+        past = list((before or {}).get(user, []))
+        past += [item for u, t, item in rows if u == user and t < time]
         window = past[-length:] if length else []
         out.append([-1] * (length - len(window)) + window)
-        past.append(item)
     return out
 
 
@@ -66,7 +66,7 @@ def test_histories_equal_brute_force(frame, tmp_path, length, with_past):
     past = {u: buffer.items.encode(v).tolist() for u, v in before.items() if u != 999_999 and v}
     past |= {u: [] for u in frame["user"] if u not in past}
     items = buffer.items.encode(kept["item"].to_numpy()).tolist()
-    expected = brute_history(kept["user"].tolist(), items, length, past)
+    expected = brute_history(kept["user"].tolist(), kept["time"].tolist(), items, length, past)
     assert buffer[:]["observation", "history"].tolist() == expected
     if with_past:
         assert buffer.report.initial_history_users == sum(1 for v in past.values() if v)
