@@ -90,12 +90,16 @@ def backward(
 def _slopes(
     lse: Tensor, grad_log_prob: Tensor, grad_lse: Tensor | None, inverse_temperature: float
 ) -> Slopes:
-    """What the rows send into their logits; each product is a launch, so none is by one."""
+    """What the rows send into their logits; each product is a launch, so none is by one.
+
+    Kernels read them number by number, and the gradient of a plain sum is one number, expanded.
+    """
     once = inverse_temperature == 1.0
-    logged = grad_log_prob if once else grad_log_prob * inverse_temperature
+    logged = grad_log_prob.contiguous() if once else (grad_log_prob * inverse_temperature)
     if grad_lse is None:
         return Slopes(lse, -logged, logged)
-    return Slopes(lse, (grad_lse if once else grad_lse * inverse_temperature) - logged, logged)
+    soft = (grad_lse if once else grad_lse * inverse_temperature) - logged
+    return Slopes(lse, soft.contiguous(), logged.contiguous())
 
 
 def _hidden_gradient(problem: Problem, mean: Tensor, slopes: Slopes) -> Tensor:
