@@ -337,3 +337,14 @@ def test_weights_beyond_all_measure_are_meaningless(log_ratio: float, rows: int)
     huge = LoggedRows(torch.rand(500), log_target, torch.full((500,), -1.0), density=True)
     for estimator in (ips, snips):
         assert estimator(huge).verdict == "meaningless"
+
+
+def test_users_most_of_whom_click_are_many_rows_and_no_rare_events() -> None:
+    """150 users of 10 rows: a Poisson count of 150 would be twice as wide as their spread."""
+    generator = torch.Generator().manual_seed(0)
+    reward = (torch.rand(1_500, generator=generator) < 0.5).double()
+    user = torch.arange(1_500) // 10
+    logs = torch.full((1_500,), math.log(0.5), dtype=torch.float64)
+    assert clipped_ips(LoggedRows(reward, logs, logs, cluster=user), cap=5.0).interval == "hall"
+    seldom = reward * (user % 10 == 0)
+    assert clipped_ips(LoggedRows(seldom, logs, logs, cluster=user), cap=5.0).interval == "gamma"

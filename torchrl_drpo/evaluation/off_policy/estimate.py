@@ -19,6 +19,9 @@ from torchrl_drpo.evaluation.off_policy.intervals import (
 Kind = Literal["hall", "gamma", "none"]
 #: Fewer effective events than this, and the normal interval of a sum of clicks is too narrow.
 FEW_EVENTS = 200.0
+#: Where a greater share of the rows (or clusters) has an event, events are not rare: what bounds
+#: their spread is then the number of rows, and a Poisson count would be far too wide.
+RARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def estimate_of(
 
 
 def with_gamma_interval(estimate: Estimate, events: Tensor, largest: float) -> Estimate:
-    """The same with the interval for rare events, where events are few.
+    """The same with the interval for rare events, where events are few and rare.
 
     Args:
         estimate: a mean of ``events``.
@@ -111,7 +114,8 @@ def with_gamma_interval(estimate: Estimate, events: Tensor, largest: float) -> E
     """
     units = cluster_sums(events, estimate.cluster)
     total, squares = units.sum().item(), units.square().sum().item()
-    if squares > 0 and total * total / squares >= FEW_EVENTS:
+    many = squares > 0 and total * total / squares >= FEW_EVENTS
+    if many or (units > 0).double().mean().item() > RARE:
         return estimate
     low, high = gamma_interval(units, largest, len(events), estimate.confidence)
     changes = {"low": low, "high": high, "interval": "gamma"}
