@@ -216,7 +216,7 @@ def test_a_large_file_is_sampled_when_opened_and_read_whole_when_asked(tmp_path)
     [
         ("{", "is damaged|damaged"),
         ("[]", "not the manifest of a converted log"),
-        ("[" * 5_000, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"format": "other"}', "not the manifest of a converted log"),
         ('{"format": "torchrl-drpo-log", "version": 1}', "expected version 3, got 1"),
         ('{"format": "torchrl-drpo-log", "version": 3}', "its digest is another"),
