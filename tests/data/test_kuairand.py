@@ -17,7 +17,8 @@ def test_kuairand_counts_quality_and_histories(real_logs):
     assert log.report == ConversionReport(
         rows_read=228_329, rows=222_869, duplicates=5_460, users=25_156, items=7_583,
         items_logged=6_361, trajectories=25_156, parts={"train": 180_384, "test": 42_485},
-        first_test_day="2022-05-06", initial_history_users=24_548,
+        first_test_day="2022-05-06", held_out="rows from 2022-05-06 on",
+        initial_history_users=24_548, tied_rows=4_198,
     )  # fmt: skip
     frame = pd.read_parquet(folder / LOG).drop_duplicates()
     frame = frame.sort_values(["user_id", "time_ms"], kind="stable").reset_index(drop=True)
@@ -45,11 +46,12 @@ def test_kuairand_counts_quality_and_histories(real_logs):
 
     past = pd.read_parquet(folder / "user_watch_history_to_20220424.parquet")
     before = dict(zip(past["user_id"], past["watch_seq"], strict=True))
-    for user in frame["user_id"].unique()[::997]:
+    tied = frame["user_id"][frame.duplicated(["user_id", "time_ms"], keep=False)].unique()
+    for user in [*frame["user_id"].unique()[::997], *tied[::97]]:
         at = np.flatnonzero(frame["user_id"] == user)
-        seen = [*before.get(user, []), *frame["video_id"][at]]
-        for step, row in enumerate(at):
-            window = seen[: len(seen) - len(at) + step][-20:]
+        for row in at:
+            earlier = at[frame["time_ms"][at] < frame["time_ms"][row]]
+            window = [*before.get(user, []), *frame["video_id"][earlier]][-20:]
             want = torch.tensor([-1] * (20 - len(window)) + window)
             assert torch.equal(rows["observation", "history"][row], want)
 

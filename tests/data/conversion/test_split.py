@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from torchrl_drpo.data import LogError, LogSchema, RecReplayBuffer, validate_log
-from torchrl_drpo.data.conversion.split import Split
+from torchrl_drpo.data.conversion.split import drawn
+from torchrl_drpo.data.schema.split import Split
 
 SCHEMA = LogSchema(user="u", item="i", time="t", quality="click", duplicates="keep")
 LABELLED = SCHEMA.replace(labels=("row",))
@@ -59,8 +60,8 @@ def test_a_draw_is_the_seed_s_and_no_batch_s(frame):
     assert found == held_out(frame, **options)
     assert found != held_out(frame, **options, test_seed=1)
     numbers = np.arange(len(frame))
-    assert found == set(numbers[Split(share=0.3, by="random").drawn(numbers)].tolist())
-    assert Split(share=0.3, by="random").drawn(numbers[700:])[0] == (700 in found)
+    assert found == set(numbers[drawn(Split(share=0.3, by="random"), numbers)].tolist())
+    assert drawn(Split(share=0.3, by="random"), numbers[700:])[0] == (700 in found)
 
 
 def test_a_log_without_times_is_split_by_a_draw(frame):

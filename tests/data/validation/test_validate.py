@@ -241,6 +241,7 @@ def test_real_logs(real_logs):
     assert kinds(report) == {
         "item features leak": 6, "duplicate rows": 5_460, "duration not positive": 3_568,
         "item features may leak": kinds(report)["item features may leak"],
+        "rows of one user and time": 4_198,
     }  # fmt: skip
     assert report.rows == 228_329
     for path, preset, rows in [

@@ -18,6 +18,7 @@ from typing import Any
 from torchrl_drpo.files import telling_full_disk
 
 from ..schema import LogSchema
+from ..schema.split import Split
 from ..sources import BATCH_ROWS
 from ..store.folder import exclusive
 from ..store.manifest import StoreError, read_manifest
@@ -26,7 +27,7 @@ from ..store.store import LogStore
 from .opening import open_source
 from .request import Request
 from .run import Conversion
-from .split import Split
+from .split import check_split
 
 PARTITION_ROWS = 1 << 20
 
@@ -88,7 +89,7 @@ def convert_log(
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
     split = Split(test_days, test_start, test_share, test_by, test_seed)
-    split.check(schema)
+    check_split(split, schema)
     log = open_source(source, schema, batch_rows)
     schema = schema.named(log.columns.names)
     earlier = LogStore(like) if like is not None else None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..catalogue import Catalogue
-from .split import NO_SPLIT, Split
+from ..schema.split import NO_SPLIT, Split
+from .split import first_day, first_instant, latest_of_users
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,8 @@ class Parts:
             named = splits.decode(range(len(splits))) if splits is not None else []
             return cls(tuple(str(name) for name in named))
         by_time = split.share is not None and split.by in (None, "time")
-        first_day = split.first_day(last_day)
-        first_instant = split.first_instant(times) if by_time and times is not None else None
-        return cls(("train", "test"), split, first_day, first_instant)
+        instant = first_instant(split, times) if by_time and times is not None else None
+        return cls(("train", "test"), split, first_day(split, last_day), instant)
 
     def of(self, records: np.ndarray) -> np.ndarray:
         """Number of each record's part, int64 ``[n]``; only where there are parts.
@@ -63,7 +63,7 @@ class Parts:
         if self.split.draws:
             return records["drawn"].astype(np.int64)
         if self.split.asked:
-            return self.split.latest_of_users(records["user"], records["time"]).astype(np.int64)
+            return latest_of_users(self.split, records["user"], records["time"]).astype(np.int64)
         return records["split"].astype(np.int64)
 
     def train(self, records: np.ndarray) -> np.ndarray:

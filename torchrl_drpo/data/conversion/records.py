@@ -13,6 +13,7 @@ from ..schema import EventValues, LogSchema, Percentile, RewardFormula
 from ..schema.checks import TIME_UNITS
 from ..schema.formula import Formula
 from ..schema.quality import DURATION_BUCKET
+from ..schema.split import NO_SPLIT, Split
 from ..sources import Batch, LogError, LogSource
 from ..sources.arrow import item_lists, string_codes, to_float, to_int, to_time
 from ..sources.hashing import hash_column, row_hashes
@@ -22,7 +23,7 @@ from .feedback import Fault, Show, entering, event_values, feedback
 from .labels import label_dtype, label_values
 from .quality import duration_bucket
 from .roles import NO_DAY, check_kinds, id_columns, time_resolution
-from .split import NO_SPLIT, Split
+from .split import drawn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,7 +109,7 @@ class Encoder:
         if schema.features:
             records["features"] = _features(schema.features, table, fault)
         if self.split.draws:
-            records["drawn"] = self.split.drawn(np.arange(first, first + table.num_rows))
+            records["drawn"] = drawn(self.split, np.arange(first, first + table.num_rows))
         self._times(table, records, fault)
         self._quality(table, records, fault)
         if schema.history_rows != "all":

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..catalogue import Catalogue
 from ..schema import LogSchema
+from ..schema.split import Split
 from ..sources import LogError, LogSource
 from ..store.columns import write_array, write_rows_meta
 from ..store.folder import digests, publish
@@ -26,7 +27,6 @@ from .scan import Outline, scan_log
 from .score import Scorer
 from .side_tables import item_codes, item_embeddings
 from .sort import PartitionSorter, records_file
-from .split import Split
 
 
 @dataclass

@@ -12,8 +12,9 @@ from typing import Any
 from ..conversion.opening import open_source
 from ..conversion.parts import Parts
 from ..conversion.scan import scan_log
-from ..conversion.split import Split
+from ..conversion.split import check_split
 from ..schema import LogSchema
+from ..schema.split import Split
 from ..sources import LogError
 from .checks import Checks
 from .report import Fault, ValidationReport
@@ -57,7 +58,7 @@ def validate_log(
     """
     try:
         split = Split(test_days, test_start, test_share, test_by, test_seed)
-        split.check(schema)
+        check_split(split, schema)
         log = open_source(source, schema)
         schema = schema.named(log.columns.names)
         outline = scan_log(log, schema)

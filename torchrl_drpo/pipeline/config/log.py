@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torchrl_drpo.data.schema.split import Split
 from torchrl_drpo.pipeline.config.words import Name, Names
 
 if TYPE_CHECKING:
@@ -20,12 +21,7 @@ DAYS, SHARE = 3, 0.2
 
 def check_split(config: Any) -> None:
     """Raises ``ValueError`` for settings of what is held out that no log could meet."""
-    if config.test_days is not None and config.test_days < 1:
-        raise ValueError(f"test_days must be at least 1, got {config.test_days}")
-    if config.test_share is not None and not 0 < config.test_share < 1:
-        raise ValueError(f"test_share must lie in (0, 1), got {config.test_share}")
-    if config.test_by is not None and config.test_share is None:
-        raise ValueError(f"test_by={config.test_by!r} says how a share is taken; give test_share")
+    Split(**{name.removeprefix("test_"): getattr(config, name) for name in SPLIT})
 
 
 def split_of(config: Any, schema: LogSchema) -> dict[str, Any]:

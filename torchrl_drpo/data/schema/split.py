@@ -1,0 +1,77 @@
+"""What is held out of a log, as it is asked for: its last days, or a share of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+#: How a share is taken: the latest rows of the log, the latest of each user, or any.
+SHARES_BY = ("time", "user", "random")
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the part ``"test"`` is told from ``"train"``; nothing is held out by default.
+
+    Args:
+        days: the last so many days, at least 1; or
+        start: the first day, ``"YYYY-MM-DD"``; or
+        share: about this share of the rows, in (0, 1),
+        by: taken from the log's latest rows (``"time"``, which is what ``None`` means: rows of one
+            instant stay together), from each user's latest (``"user"``: one row at least stays in
+            training), or drawn (``"random"``) with
+        seed: which a row's number in the log is mixed with.
+
+    Raises:
+        ValueError: for two ways at once, or a value out of its range.
+    """
+
+    days: int | None = None
+    start: str | None = None
+    share: float | None = None
+    by: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = {f"test_{name}": getattr(self, name) for name in ("days", "start", "share")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not both {tuple(given.values())}")
+        if self.days is not None and self.days < 1:
+            raise ValueError(f"test_days must be at least 1, got {self.days}")
+        if self.share is not None and not 0 < self.share < 1:
+            raise ValueError(f"test_share must lie in (0, 1), got {self.share}")
+        if self.by is not None and self.share is None:
+            raise ValueError(f"test_by={self.by!r} says how a share is taken; give test_share too")
+        if self.by not in (None, *SHARES_BY):
+            raise ValueError(f"test_by must be one of {', '.join(SHARES_BY)}, got {self.by!r}")
+        if self.start is not None:
+            try:
+                date.fromisoformat(self.start)
+            except ValueError:
+                raise ValueError(f"test_start must be YYYY-MM-DD, got {self.start!r}") from None
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be held out."""
+        return not (self.days is None and self.start is None and self.share is None)
+
+    @property
+    def draws(self) -> bool:
+        """Whether rows are drawn."""
+        return self.by == "random"
+
+    def describe(self, first: str | None) -> str:
+        """What is held out, for people; ``first`` is the first day or instant."""
+        if self.share is None:
+            return f"rows from {first} on"
+        share = f"{100 * self.share:g}% of the"
+        if self.by == "user":
+            return f"the latest {share} rows of each user"
+        if self.draws:
+            return f"{share} rows, drawn with seed {self.seed}"
+        return f"the latest {share} rows, from {first} on"
+
+
+#: Nothing is held out.
+NO_SPLIT = Split()
