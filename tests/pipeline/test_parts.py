@@ -129,8 +129,15 @@ def test_a_split_column_says_what_is_held_out(log, settings):
     assert results.parts.held_out == "as the column 'part' says"
     with pytest.raises(ValueError, match="leave one of the two out"):
         run_train(settings(log, SCHEMA.replace(split="part"), test_days=2))
-    with pytest.raises(ValueError, match="the log has no part 'test'"):
+    with pytest.raises(ValueError, match="no rows in the part 'test' .*its split column 'part'"):
         run_train(settings(log.assign(part="train"), SCHEMA.replace(split="part")))
+
+
+def test_a_part_without_rows_is_told_with_the_mend(log, settings):
+    with pytest.raises(
+        ValueError, match=r"'train' \(train: 0, test: 1500\); hold out fewer or more"
+    ):
+        run_train(settings(log, test_days=400))
 
 
 def test_a_log_without_times_is_trained(log, settings, capsys):

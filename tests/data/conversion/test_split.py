@@ -109,10 +109,12 @@ def test_a_column_that_splits_is_not_overruled_in_silence(frame):
 
 
 def test_a_part_without_rows_is_refused(frame):
-    with pytest.raises(LogError, match="no row is left in the part 'train'"):
+    with pytest.raises(ValueError, match="part 'train' of this log is empty"):
         held_out(frame, test_days=400)
-    with pytest.raises(LogError, match="no row is left in the part 'test'"):
+    with pytest.raises(ValueError, match="part 'test' of this log is empty"):
         held_out(frame, test_start="2030-01-01")
+    later = RecReplayBuffer.from_pandas(frame, SCHEMA, test_start="2030-01-01")
+    assert len(later.split("train")) == len(frame)  # a period that is still to come is no fault
     with pytest.raises(LogError, match="would hold out every row"):
         held_out(frame.assign(t=5), test_share=0.2)
 

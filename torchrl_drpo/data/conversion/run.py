@@ -70,7 +70,6 @@ class Conversion:
         bounds = self._bounds(outline)
         self._partition(encoder, bounds, outline.rows)
         self._sort_and_score(encoder, parts, bounds, len(outline.user_rows))
-        self._check_parts(parts)
         report = self._report(outline, parts, encoder.per_second)
         self.request.check_unchanged()
         return self._finish(outline, encoder, parts, report)
@@ -138,16 +137,6 @@ class Conversion:
             self._tell("scored", part + 1, count)
         if state.rows == 0:
             raise LogError(f"no row is left; dropped: {state.faults}")
-
-    def _check_parts(self, parts: Parts) -> None:
-        """A part that was asked for is there."""
-        empty = [name for name in parts.names if not self.work.state.parts.get(name)]
-        if self.split.asked and empty:
-            counts = self.work.state.parts
-            raise LogError(
-                f"no row is left in the part {empty[0]!r} ({self.work.state.rows} rows: {counts}); "
-                "hold out fewer or more: test_days, test_start, or test_share of the rows"
-            )
 
     def _report(self, outline: Outline, parts: Parts, per_second: int) -> ConversionReport:
         state = self.work.state
