@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,16 @@ from torchrl_drpo.distributed.cost import Step, log_prob_bytes, report, selectio
 from torchrl_drpo.distributed.group import Ranks
 from torchrl_drpo.distributed.items import ItemShards
 from torchrl_drpo.distributed.selection import select_top_over
+from torchrl_drpo.pipeline.config.cost import CostConfig
 
 CASES = ((32, 64, 1000, torch.float32), (5, 16, 77, torch.float64), (4, 8, 9, torch.bfloat16))
+
+
+def step(**changes: float) -> Step:
+    """The step that `drpo cost` takes unless it is told otherwise."""
+    numbers = asdict(CostConfig())
+    del numbers["json"]
+    return Step(**numbers | changes)
 
 
 def _counted(rank: int, size: int) -> list[list[int]]:
@@ -58,19 +67,19 @@ def test_bytes_are_those_that_are_handed_over(size: int, tmp_path: Path):
 
 
 def test_a_step_of_a_thousand_gpus_and_a_billion_items_is_bound_by_its_scores():
-    found = report(Step(ranks=1024, rows=4096, items=10**9, dim=128, kappa=0.1, item_ranks=1024))
+    found = report(step(ranks=1024, rows=4096, items=10**9, dim=128, kappa=0.1, item_ranks=1024))
     assert found["rows scored"] == 1024 * 410
     assert found["items of a rank"] == 976_563
     # 8 D K V / Rv operations at 790 TFLOP/s
     assert found["scores, ms"] == pytest.approx(8 * 128 * 1024 * 410 * 976_563 / 790e12 * 1e3)
     assert found["scores, ms"] > 0.9 * found["step, ms"]
     assert found["copies of the table, ms"] == 0
-    copied = report(Step(ranks=1024, items=10**9, item_ranks=8))
+    copied = report(step(ranks=1024, items=10**9, item_ranks=8))
     assert copied["copies of the table, ms"] > copied["scores, ms"]
 
 
 def test_more_ranks_for_the_table_hold_less_of_it():
-    by_ranks = [report(Step(ranks=64, item_ranks=r)) for r in (1, 8, 64)]
+    by_ranks = [report(step(ranks=64, item_ranks=r)) for r in (1, 8, 64)]
     held = [found["table, gradient and Adam, bytes"] for found in by_ranks]
     assert held == [held[0], held[0] / 8, held[0] / 64]
 
@@ -81,7 +90,7 @@ def test_more_ranks_for_the_table_hold_less_of_it():
 )
 def test_numbers_that_make_no_step_are_refused(wrong: dict[str, float], message: str):
     with pytest.raises(ValueError, match=message):
-        Step(**wrong)
+        step(**wrong)
 
 
 def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]):

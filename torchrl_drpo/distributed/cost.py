@@ -72,12 +72,12 @@ class Step:
         ValueError: for numbers below 1, a kappa outside (0, 1], or an Rv that does not divide R.
     """
 
-    ranks: int = 8
-    rows: int = 4096
-    items: int = 1_000_000
-    dim: int = 128
-    kappa: float = 0.1
-    item_ranks: int = 8
+    ranks: int
+    rows: int
+    items: int
+    dim: int
+    kappa: float
+    item_ranks: int
     element: int = 2
 
     def __post_init__(self) -> None:
