@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
 from torchrl_drpo_kernels.linear_log_prob import reference
 from torchrl_drpo_kernels.linear_log_prob.shard import linear_log_prob_shard
 
@@ -23,12 +22,13 @@ from torchrl_drpo.distributed.autograd import exchange_rows, gather_rows, held_a
 from torchrl_drpo.distributed.items import ItemShards
 from torchrl_drpo.distributions import _sweeps
 from torchrl_drpo.distributions._expectations import expected_score
+from torchrl_drpo.distributions._over_items import OverItems
 from torchrl_drpo.distributions._parameters import dense, of_one_type
 from torchrl_drpo.distributions.catalogue import TopK
 from torchrl_drpo.functional.checks import check_positive
 
 
-class ShardedCatalogueCategorical(Distribution):
+class ShardedCatalogueCategorical(OverItems):
     """Categorical over ``V`` items with logits ``(hidden @ items.T + bias) / temperature``.
 
     The sharded form of :class:`~torchrl_drpo.CatalogueCategorical`: what it says of a state is the
@@ -61,8 +61,6 @@ class ShardedCatalogueCategorical(Distribution):
         tensor([0.2000, 0.2000])
         >>> distributed.destroy_process_group()
     """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)
 
     def __init__(
         self,
@@ -98,11 +96,6 @@ class ShardedCatalogueCategorical(Distribution):
         return self.shards.num_items
 
     @property
-    def support(self) -> constraints.Constraint:
-        """Item indices ``0 .. V - 1``."""
-        return constraints.integer_interval(0, self.num_items - 1)
-
-    @property
     def logits(self) -> Tensor:
         """Log-probabilities of all items, shape ``[*B, V]``: the one place that builds them."""
 
@@ -123,11 +116,6 @@ class ShardedCatalogueCategorical(Distribution):
     def mode(self) -> Tensor:
         """The likeliest item of each row, int64, shape ``[*B]``."""
         return self.topk(1).indices.squeeze(-1)
-
-    @property
-    def deterministic_sample(self) -> Tensor:
-        """The mode: what TorchRL takes for ``InteractionType.DETERMINISTIC``."""
-        return self.mode
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of items, in nats, float32 (float64 for float64).

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import register_kl
 from torchrl_drpo_kernels import DRPOStep, drpo_catalogue_loss
 from torchrl_drpo_kernels.linear_log_prob import linear_log_prob, reference
 
 from torchrl_drpo.distributions import _sweeps
 from torchrl_drpo.distributions._expectations import expected_score
+from torchrl_drpo.distributions._over_items import OverItems
 from torchrl_drpo.distributions._parameters import (
     check_parameters,
     dense,
@@ -36,7 +37,7 @@ class TopK(NamedTuple):
     """Item indices, int64, shape ``[*B, k]``."""
 
 
-class CatalogueCategorical(Distribution):
+class CatalogueCategorical(OverItems):
     """Categorical over ``V`` items with logits ``(hidden @ items.T + bias) / temperature``.
 
     Args:
@@ -59,7 +60,6 @@ class CatalogueCategorical(Distribution):
     (torch.Size([7, 3]), torch.Size([3, 2]))
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)
     has_enumerate_support = True
 
     def __init__(
@@ -82,11 +82,6 @@ class CatalogueCategorical(Distribution):
     def num_items(self) -> int:
         """``V``, the size of the catalogue."""
         return int(self.items.shape[0])
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Item indices ``0 .. V - 1``."""
-        return constraints.integer_interval(0, self.num_items - 1)
 
     @property
     def logits(self) -> Tensor:
@@ -118,11 +113,6 @@ class CatalogueCategorical(Distribution):
                 whose items are all excluded; so do :meth:`sample` and :meth:`topk`.
         """
         return _sweeps.argmax(self._rows, *self._rest).reshape(self.batch_shape)
-
-    @property
-    def deterministic_sample(self) -> Tensor:
-        """The mode: what TorchRL takes for ``InteractionType.DETERMINISTIC``."""
-        return self.mode
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of items.

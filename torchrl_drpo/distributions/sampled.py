@@ -15,14 +15,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, constraints
 from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype
 
+from torchrl_drpo.distributions._over_items import OverItems
 from torchrl_drpo.distributions._parameters import check_parameters, of_one_type
 from torchrl_drpo.distributions.catalogue import CatalogueCategorical, TopK
 
 
-class SampledCatalogueCategorical(Distribution):
+class SampledCatalogueCategorical(OverItems):
     r"""``CatalogueCategorical`` with an estimated normaliser: for catalogues too large to sum over.
 
     ``log_prob`` costs ``S`` scores a row instead of ``V``, and is **biased upwards**. Of a policy
@@ -69,8 +69,6 @@ class SampledCatalogueCategorical(Distribution):
         tensor([0.0100, 0.0100])
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)
-
     def __init__(
         self,
         hidden: Tensor,
@@ -108,19 +106,9 @@ class SampledCatalogueCategorical(Distribution):
         return int(self.items.shape[0])
 
     @property
-    def support(self) -> constraints.Constraint:
-        """Item indices ``0 .. V - 1``."""
-        return constraints.integer_interval(0, self.num_items - 1)
-
-    @property
     def mode(self) -> Tensor:
         """The likeliest item of each row, exactly."""
         return self.exact.mode
-
-    @property
-    def deterministic_sample(self) -> Tensor:
-        """The mode: what TorchRL takes for ``InteractionType.DETERMINISTIC``."""
-        return self.mode
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws items, exactly."""
