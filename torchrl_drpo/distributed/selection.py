@@ -11,7 +11,6 @@ from torch import Tensor
 
 from torchrl_drpo.distributed.group import Ranks
 from torchrl_drpo.distributed.moments import moments_over
-from torchrl_drpo.functional.checks import check_fraction, check_same_shape
 from torchrl_drpo.functional.exact_sums import (
     exponent_of,
     limb_sums,
@@ -20,7 +19,6 @@ from torchrl_drpo.functional.exact_sums import (
     total_of_limbs,
 )
 from torchrl_drpo.functional.group_selection import select_in_groups
-from torchrl_drpo.functional.masks import valid_or_lowest
 from torchrl_drpo.functional.quota import quota
 from torchrl_drpo.functional.radix import (
     DIGITS,
@@ -30,7 +28,7 @@ from torchrl_drpo.functional.radix import (
     ordered_bits,
     value_of_bits,
 )
-from torchrl_drpo.functional.selection import Ties, TopSelection
+from torchrl_drpo.functional.selection import Ties, TopSelection, checked_rows
 
 
 def select_top_over(
@@ -63,12 +61,7 @@ def select_top_over(
     Raises:
         ValueError: if the shapes differ, ``kappa`` lies outside (0, 1] or ``ties`` is unknown.
     """
-    check_same_shape(quality=quality, mask=mask, group=group)
-    check_fraction("kappa", kappa)
-    if ties not in ("first", "fraction"):
-        raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
-    flat_mask = None if mask is None else mask.reshape(-1)
-    values = valid_or_lowest(quality, flat_mask)
+    values, flat_mask = checked_rows(quality, kappa, mask, ties, group)
     if group is not None:
         return _grouped(ranks, values, kappa, flat_mask, ties, group, quality.shape)
     valid = torch.ones_like(values, dtype=torch.bool) if flat_mask is None else flat_mask

@@ -96,12 +96,7 @@ def select_top(
         >>> select_top(torch.tensor([1.0, 5.0, 3.0, 3.0]), 0.5, ties="fraction").mass
         tensor([0.0000, 1.0000, 0.5000, 0.5000])
     """
-    check_same_shape(quality=quality, mask=mask, group=group)
-    check_fraction("kappa", kappa)
-    if ties not in ("first", "fraction"):
-        raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
-    flat_mask = None if mask is None else mask.reshape(-1)
-    values = valid_or_lowest(quality, flat_mask)
+    values, flat_mask = checked_rows(quality, kappa, mask, ties, group)
     if mask is None and group is None and reads_are_free(values):
         return _select_on_host(values, kappa, ties, quality.shape)
     if group is None:
@@ -116,6 +111,26 @@ def select_top(
     kept_mean, kept_std = weighted_moments(values, mass)
     _, batch_std = weighted_moments(values, flat_mask)
     return TopSelection(mass.reshape(quality.shape), threshold, k, kept_mean, kept_std, batch_std)
+
+
+def checked_rows(
+    quality: Tensor,
+    kappa: Tensor | float,
+    mask: Tensor | None,
+    ties: Ties,
+    group: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """What a selection works on: flat values, the lowest where the mask excludes, and the mask.
+
+    Raises:
+        ValueError: if the shapes differ, ``kappa`` lies outside (0, 1] or ``ties`` is unknown.
+    """
+    check_same_shape(quality=quality, mask=mask, group=group)
+    check_fraction("kappa", kappa)
+    if ties not in ("first", "fraction"):
+        raise ValueError(f"ties must be 'first' or 'fraction', got {ties!r}")
+    flat_mask = None if mask is None else mask.reshape(-1)
+    return valid_or_lowest(quality, flat_mask), flat_mask
 
 
 def best_rows(
