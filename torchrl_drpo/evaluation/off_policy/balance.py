@@ -104,6 +104,28 @@ class FittedWeights:
         )
 
 
+def _cross_fitted(
+    logged: Tensor, wanted: Tensor, possible: Tensor, fold: Tensor, width: int
+) -> tuple[Tensor, float]:
+    """Log-odds ``[N]`` of each row by a classifier of the other folds, and their mean loss.
+
+    Args:
+        logged: numbers of the logged actions, ``[N, F]``.
+        wanted: of the policy's, ``[draws, N, F]``.
+        possible: whether the policy may take the logged action, ``[N]``.
+        fold: of each row, ``[N]``.
+        width: of the classifiers' hidden layer.
+    """
+    found, loss = torch.empty(len(logged), dtype=torch.float64), 0.0
+    for number in range(int(fold.max()) + 1):
+        mine, others = fold == number, fold != number
+        model = _classifier(logged[others], wanted[:, others], possible[others], width)
+        found[mine] = model(logged[mine])[:, 0].double()
+        told = _loss(model, logged[mine], wanted[:, mine], possible[mine])
+        loss += told.item() * mine.double().mean().item()
+    return found, loss
+
+
 @torch.no_grad()
 def fit_weights(
     policy: Policy,
@@ -187,16 +209,8 @@ def fit_weights(
         scale = wanted.flatten(0, 1)
         mean, spread = scale.mean(0), scale.std(0).clamp_min(1e-9)
         logged, wanted = ((each - mean) / spread for each in (logged, wanted))
-        found, loss = torch.empty(len(rows), dtype=torch.float64), 0.0
         possible = log_target > -torch.inf
-        for number in range(folds):
-            mine, others = fold == number, fold != number
-            model = _classifier(
-                logged[others].float(), wanted[:, others].float(), possible[others], width
-            )
-            found[mine] = model(logged[mine].float())[:, 0].double()
-            told = _loss(model, logged[mine].float(), wanted[:, mine].float(), possible[mine])
-            loss += told.item() * mine.double().mean().item()
+        found, loss = _cross_fitted(logged.float(), wanted.float(), possible, fold, width)
     found[~possible] = -torch.inf
     return FittedWeights(found, log_target, action.reshape(-1).cpu(), loss / 2, folds)
 

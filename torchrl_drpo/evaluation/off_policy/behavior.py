@@ -95,6 +95,13 @@ class FittedBehavior:
         return f"fitted propensities: {self.calibration}, {self.clip_rate:.1%} clipped"
 
 
+def _check_numbers(floor: float | None, draws: int) -> None:
+    if floor is not None and not 0 <= floor <= 1:
+        raise ValueError(f"floor must be a probability in [0, 1], got {floor}")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1 a row, got {draws}")
+
+
 @torch.no_grad()
 def fit_behavior(
     log: Log,
@@ -141,10 +148,7 @@ def fit_behavior(
         (True, 0.0)
     """
     keys = keys or LogKeys()
-    if floor is not None and not 0 <= floor <= 1:
-        raise ValueError(f"floor must be a probability in [0, 1], got {floor}")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1 a row, got {draws}")
+    _check_numbers(floor, draws)
     rows = logs.gathered(log)
     action = logs.actions_of(rows, keys)
     refuse_one_action(rows, action, None)
