@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,3 +143,18 @@ class PartFacts:
                 "warm rows leave them out. Vectors or codes of the items are the remedy."
             )
         return tuple(found)
+
+
+def check_parts(rows: Mapping[str, int], split: str | None) -> None:
+    """Raises ``ValueError`` unless some rows are trained on and some are held out."""
+    wanted = ("train", "test")
+    absent = [name for name in wanted if not rows.get(name)]
+    if not absent:
+        return
+    mend = (
+        f"its split column {split!r} must name rows of 'train' and of 'test'"
+        if split
+        else "hold out fewer or more, by --test-days, --test-start or --test-share"
+    )
+    counts = ", ".join(f"{name}: {count}" for name, count in rows.items())
+    raise ValueError(f"the log has no rows in the part {absent[0]!r} ({counts}); {mend}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torchrl_drpo.data.schema.times import implausible_times
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
 from torchrl_drpo.pipeline.config.log import LogConfig, split_of
-from torchrl_drpo.pipeline.parts import HeldOut, PartCounts, PartFacts
+from torchrl_drpo.pipeline.parts import HeldOut, PartCounts, PartFacts, check_parts
 from torchrl_drpo.spelling import did_you_mean
 
 #: How many of a user's latest items a checkpoint keeps, to know what was seen.
@@ -62,7 +62,7 @@ class SplitLog:
             overwrite=True,
             **split_of(config, schema),
         )
-        _check_parts(log.report.parts, schema.split)
+        check_parts(log.report.parts, schema.split)
         return cls(log, config.labels)
 
     @property
@@ -297,21 +297,6 @@ class _EmptyHistory(Transform):
 
 def _empty_history(rows: TensorDictBase) -> TensorDictBase:
     return rows.set(("observation", "history"), torch.full((*rows.shape, 1), -1))
-
-
-def _check_parts(rows: Mapping[str, int], split: str | None) -> None:
-    """Raises ``ValueError`` unless some rows are trained on and some are held out."""
-    wanted = ("train", "test")
-    absent = [name for name in wanted if not rows.get(name)]
-    if not absent:
-        return
-    mend = (
-        f"its split column {split!r} must name rows of 'train' and of 'test'"
-        if split
-        else "hold out fewer or more, by --test-days, --test-start or --test-share"
-    )
-    counts = ", ".join(f"{name}: {count}" for name, count in rows.items())
-    raise ValueError(f"the log has no rows in the part {absent[0]!r} ({counts}); {mend}")
 
 
 def _check_label(name: str, known: Sequence[str]) -> None:
