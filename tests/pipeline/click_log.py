@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from torchrl_drpo.data import LogSchema
+from torchrl_drpo.pipeline.config.kinds import ModelConfig
+from torchrl_drpo.pipeline.config.train import TrainConfig
 
 ITEMS, USERS, DAYS = 8, 200, 10
 SCHEMA = LogSchema(
@@ -36,4 +41,20 @@ def make_log(seed: int = 0) -> pd.DataFrame:
             "click": (rng.random(rows) < LIKES[tab, item]).astype(int),
             "propensity": shown[item],
         }
+    )
+
+
+def settings(
+    folder: Path, log: pd.DataFrame, schema: LogSchema = SCHEMA, **changes: Any
+) -> TrainConfig:
+    """Of a short training on a log that is written into the folder with its schema."""
+    log.to_parquet(folder / "log.parquet", index=False)
+    (folder / "schema.json").write_text(schema.to_json())
+    usual = {"objectives": ("bc",), "history": 2, "steps": 40, "batch_size": 256}
+    usual |= {"learning_rate": 1e-2, "ks": (3,), "model": ModelConfig(dim=8, hidden=(16,))}
+    return TrainConfig(
+        logs=str(folder / "log.parquet"),
+        schema=folder / "schema.json",
+        output=folder / "run",
+        **usual | changes,
     )

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.click_log import ITEMS, SCHEMA, make_log
+from tests.pipeline.click_log import ITEMS, SCHEMA, make_log, settings
 from torchrl_drpo import cli
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
-from torchrl_drpo.pipeline.config.kinds import ModelConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.evaluate import run_evaluate
@@ -27,23 +26,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def trained(folder: Path, **changes: object) -> TrainConfig:
     log = make_log()
     log = log[(log["user"] > 20) | (log["time"] > 8 * 86_400)]  # 21 users are new in the test days
-    log.to_parquet(folder / "log.parquet", index=False)
-    schema = SCHEMA.replace(**changes)
-    (folder / "schema.json").write_text(schema.to_json())
-    settings = TrainConfig(
-        logs=str(folder / "log.parquet"),
-        schema=folder / "schema.json",
-        output=folder / "run",
-        objectives=("bc",),
-        history=2,
-        steps=40,
-        batch_size=256,
-        learning_rate=1e-2,
-        ks=(3,),
-        model=ModelConfig(dim=8, hidden=(16,)),
-    )
-    run_train(settings)
-    return settings
+    config = settings(folder, log, SCHEMA.replace(**changes))
+    run_train(config)
+    return config
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.click_log import ITEMS, LIKES, SCHEMA, make_log
+from tests.pipeline.click_log import ITEMS, LIKES, SCHEMA, make_log, settings
 from torchrl_drpo import cli
-from torchrl_drpo.pipeline.config.kinds import ModelConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.evaluate import run_evaluate
@@ -24,22 +23,9 @@ pytestmark = pytest.mark.usefixtures("one_thread", "quick_reward_fit")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("ope")
-    make_log().to_parquet(folder / "log.parquet", index=False)
-    (folder / "schema.json").write_text(SCHEMA.to_json())
-    settings = TrainConfig(
-        logs=str(folder / "log.parquet"),
-        schema=folder / "schema.json",
-        output=folder / "run",
-        objectives=("positive-only",),
-        history=2,
-        steps=150,
-        batch_size=256,
-        learning_rate=1e-2,
-        ks=(3,),
-        model=ModelConfig(dim=8, hidden=(16,)),
-    )
-    run_train(settings)
-    return settings
+    config = settings(folder, make_log(), objectives=("positive-only",), steps=150)
+    run_train(config)
+    return config
 
 
 def test_the_estimate_holds_the_policy_s_true_value(trained: TrainConfig, tmp_path: Path) -> None:

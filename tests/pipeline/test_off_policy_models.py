@@ -10,10 +10,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.pipeline.click_log import ITEMS, SCHEMA, make_log
+from tests.pipeline.click_log import ITEMS, make_log, settings
 from torchrl_drpo import cli
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
-from torchrl_drpo.pipeline.config.kinds import ModelConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.evaluate import Evaluation, run_evaluate
@@ -30,27 +29,14 @@ SHAPE = RewardShape(num_items=ITEMS, history=2, context_sizes=(2,))
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, quick_reward_fit: None) -> TrainConfig:
     folder = tmp_path_factory.mktemp("ope-q")
-    make_log().to_parquet(folder / "log.parquet", index=False)
-    (folder / "schema.json").write_text(SCHEMA.to_json())
-    settings = TrainConfig(
-        logs=str(folder / "log.parquet"),
-        schema=folder / "schema.json",
-        output=folder / "run",
-        objectives=("positive-only-q", "bc"),
-        history=2,
-        steps=100,
-        batch_size=256,
-        learning_rate=1e-2,
-        ks=(3,),
-        model=ModelConfig(dim=8, hidden=(16,)),
-    )
-    run_train(settings)
-    return settings
+    config = settings(folder, make_log(), objectives=("positive-only-q", "bc"), steps=100)
+    run_train(config)
+    return config
 
 
-def evaluated(settings: TrainConfig, **options: object) -> Evaluation:
+def evaluated(config: TrainConfig, **options: object) -> Evaluation:
     return run_evaluate(
-        EvaluateConfig(settings.output / "bc", settings.logs, ks=(3,), ope=True, **options)
+        EvaluateConfig(config.output / "bc", config.logs, ks=(3,), ope=True, **options)
     )
 
 

@@ -129,7 +129,7 @@ def test_a_split_column_says_what_is_held_out(log, settings):
     assert results.parts.held_out == "as the column 'part' says"
     with pytest.raises(ValueError, match="leave one of the two out"):
         run_train(settings(log, SCHEMA.replace(split="part"), test_days=2))
-    with pytest.raises(ValueError, match="no rows in the part 'test' .*its split column 'part'"):
+    with pytest.raises(ValueError, match=r"no rows in the part 'test' .*its split column 'part'"):
         run_train(settings(log.assign(part="train"), SCHEMA.replace(split="part")))
 
 

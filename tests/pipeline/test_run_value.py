@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.click_log import ITEMS, SCHEMA, make_log
+from tests.pipeline.click_log import ITEMS, SCHEMA, make_log, settings
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.evaluation.statistics.student import student_t_quantile
 from torchrl_drpo.pipeline import train as train_module
-from torchrl_drpo.pipeline.config.kinds import ModelConfig
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -23,31 +22,17 @@ from torchrl_drpo.pipeline.train import run_train
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_reward_fit")
 
 
-def settings(folder: Path, schema: LogSchema = SCHEMA, **changes: object) -> TrainConfig:
+def values(folder: Path, schema: LogSchema = SCHEMA, **changes: object) -> TrainConfig:
+    """Settings of two seeds on the clicks, without propensities where the schema names none."""
     log = make_log()
     if schema.propensity is None:
         log = log.drop(columns="propensity")
-    log.to_parquet(folder / "log.parquet", index=False)
-    (folder / "schema.json").write_text(schema.to_json())
-    config = TrainConfig(
-        logs=str(folder / "log.parquet"),
-        schema=folder / "schema.json",
-        output=folder / "run",
-        objectives=("bc",),
-        history=2,
-        steps=60,
-        batch_size=256,
-        learning_rate=1e-2,
-        ks=(3,),
-        seeds=2,
-        model=ModelConfig(dim=8, hidden=(16,)),
-    )
-    return replace(config, **changes)
+    return settings(folder, log, schema, **{"steps": 60, "seeds": 2} | changes)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    return settings(tmp_path_factory.mktemp("values"))
+    return values(tmp_path_factory.mktemp("values"))
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +105,14 @@ def test_a_reward_model_of_the_command_makes_it_doubly_robust(
 
 def test_logs_without_propensities_have_no_such_columns(tmp_path: Path) -> None:
     schema = SCHEMA.replace(propensity=None)
-    found = run_train(settings(tmp_path, schema, seeds=1, steps=2))
+    found = run_train(values(tmp_path, schema, seeds=1, steps=2))
     assert found.values is None
     assert "value" not in " ".join(found.table().header)
     assert "off_policy" not in found.to_json()
 
 
 def test_a_logger_without_chance_loses_no_run(tmp_path: Path) -> None:
-    config = settings(tmp_path, seeds=1, steps=2)
+    config = values(tmp_path, seeds=1, steps=2)
     make_log().assign(propensity=1.0).to_parquet(config.logs, index=False)
     found = run_train(config)
     assert found.values is not None
