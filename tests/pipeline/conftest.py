@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.pipeline.topic_log import SCHEMA, make_log
 from torchrl_drpo.pipeline.reward_model import fit, held_out
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig
 
@@ -28,3 +30,12 @@ def quick_reward_fit() -> Iterator[None]:
         patch.setattr(held_out, "SETTINGS", quick)
         patch.setattr(fit, "RewardConfig", lambda: quick)
         yield
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the log of topics and its schema."""
+    folder = tmp_path_factory.mktemp("log")
+    make_log().to_parquet(folder / "log.parquet")
+    (folder / "schema.json").write_text(SCHEMA.to_json())
+    return folder

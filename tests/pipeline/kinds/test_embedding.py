@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.pipeline.test_train import (
+from tests.pipeline.topic_log import (
     BAIT,
     ITEMS,
     SCHEMA,
@@ -39,14 +39,6 @@ from torchrl_drpo.policies.retrieval import retrieval_policy
 from torchrl_drpo.rewards import uphill_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("log")
-    make_log().to_parquet(folder / "log.parquet")
-    (folder / "schema.json").write_text(SCHEMA.to_json())
-    return folder
 
 
 def options(**numbers) -> KindOptions:
