@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ _HISTORY = ("observation", "history")
 
 
 def baseline_scores(
-    data: SplitLog, numbering: Numbering, held_out: Rows, target: Tensor, num_items: int
+    data: SplitLog,
+    numbering: Numbering,
+    held_out: Callable[[], Rows],
+    target: Tensor,
+    num_items: int,
 ) -> dict[str, CatalogueScores]:
     """Scores by name: random, popularity, recent popularity, co-occurrence and item-knn.
 
@@ -35,7 +39,8 @@ def baseline_scores(
     Args:
         data: the log; its training rows are counted.
         numbering: to the numbers of the items that are ranked.
-        held_out: histories and items of the held-out rows, a block at a time.
+        held_out: walks the held-out rows' histories and items, a block at a time; called for
+            every ranking that reads them, as they may be more than memory holds.
         target: these items once more, ``[N]``.
         num_items: how many items are ranked.
     """
@@ -53,13 +58,12 @@ def baseline_scores(
     if not data.log.schema.by_user:
         return found
     popularity = torch.bincount(logged[logged >= 0], minlength=num_items)
-    rows = list(held_out)
     pairs = cooccurrences(_counted(data, numbering), num_items)
-    found["co-occurrence"] = history_scores(pairs, popularity, rows)
+    found["co-occurrence"] = history_scores(pairs, popularity, held_out())
     every = slice(None, None, _stride(len(train)))
     user, item = train.column("user")[every], logged[every]
     alike = item_neighbours(user[item >= 0], item[item >= 0], num_items)
-    found["item-knn"] = history_scores(alike, popularity, rows, step=1e-9)
+    found["item-knn"] = history_scores(alike, popularity, held_out(), step=1e-9)
     return found
 
 

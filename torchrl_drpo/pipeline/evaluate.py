@@ -136,9 +136,14 @@ def evaluate_checkpoint(
     test = NumberedRows(data, "test", numbering)
     known = numbering.items[data.held_out.action] >= 0
     rows = replace(data.held_out.take(known), action=test.column("action"))
-    seen = history_rows(test.blocks(ROWS_SCORED))
     scores = {
-        **baseline_scores(data, numbering, seen, rows.action, len(checkpoint.items)),
+        **baseline_scores(
+            data,
+            numbering,
+            lambda: history_rows(test.blocks(ROWS_SCORED)),
+            rows.action,
+            len(checkpoint.items),
+        ),
         checkpoint.facts["objective"]: policy_scores(checkpoint.actor, test.blocks(ROWS_SCORED)),
     }
     intervals = {

@@ -109,7 +109,7 @@ def run_train(
     baselines = baseline_scores(
         data,
         Numbering.identity(data),
-        history_rows(data.test_batches(ROWS_SCORED)),
+        lambda: history_rows(data.test_batches(ROWS_SCORED)),
         data.held_out.action,
         data.num_items,
     )

@@ -1,7 +1,7 @@
 """Tile shapes of the Triton kernels: a static table, never autotuned on the number of rows.
 
 Every cell compiles, with a bias and without, free of spills and within the shared memory of its
-architecture, with Triton 3.6 to 3.9 (tests/kernels/aot), but for these, which costs time, not
+architecture, with Triton 3.6 and 3.7 (tests/kernels/aot), but for these, which costs time, not
 correctness:
 
 - the gradient of 256 wide float32 items, on sm_90 with 3.6 (80 instructions or more in each of
