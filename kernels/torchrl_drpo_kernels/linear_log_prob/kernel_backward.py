@@ -97,23 +97,6 @@ def hidden_kernel(
 
 
 @triton.jit
-def _walk_rows(
-    d_items, d_bias, e, b, source, begin, stop, count, stride, offset_ptr, soft_ptr, scale,
-    D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, EDGE: tl.constexpr,
-    SIGNED: tl.constexpr, HAS_BIAS: tl.constexpr, NEED_BIAS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Adds the rows ``begin`` to ``stop`` to one tile of items; see :func:`_add_rows`."""
-    for start in range(begin, stop, ROWS):
-        h = load_rows(source, start, count, stride, D, WIDTH, ROWS, DESCRIPTORS)
-        d_items, d_bias = _add_rows(
-            d_items, d_bias, e, b, h, start, stop, offset_ptr, soft_ptr, scale,
-            ROWS, EDGE, SIGNED, HAS_BIAS, NEED_BIAS, PRECISION,
-        )  # fmt: skip
-    return d_items, d_bias
-
-
-@triton.jit
 def _add_rows(
     d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
     ROWS: tl.constexpr, EDGE: tl.constexpr, SIGNED: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -192,24 +175,29 @@ def items_kernel(
     if bias_ptr is not None:
         b = tl.load(bias_ptr + item, item < n_items, other=0.0).to(tl.float32) * scale
     whole = 0
-    HAS_BIAS: tl.constexpr = bias_ptr is not None
     if DESCRIPTORS:
         whole = (live // ROWS) * ROWS
         if signed == 0:
-            d_items, d_bias = _walk_rows(
-                d_items, d_bias, e, b, hidden, 0, whole, n, hidden_stride, offset_ptr, soft_ptr,
-                scale, D, WIDTH, ROWS, False, False, HAS_BIAS, NEED_BIAS, True, PRECISION,
-            )  # fmt: skip
+            for start in range(0, whole, ROWS):
+                h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
+                d_items, d_bias = _add_rows(
+                    d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
+                    ROWS, False, False, bias_ptr is not None, NEED_BIAS, PRECISION,
+                )  # fmt: skip
         else:
-            d_items, d_bias = _walk_rows(
-                d_items, d_bias, e, b, hidden, 0, whole, n, hidden_stride, offset_ptr, soft_ptr,
-                scale, D, WIDTH, ROWS, False, True, HAS_BIAS, NEED_BIAS, True, PRECISION,
-            )  # fmt: skip
+            for start in range(0, whole, ROWS):
+                h = load_rows(hidden, start, n, hidden_stride, D, WIDTH, ROWS, True)
+                d_items, d_bias = _add_rows(
+                    d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
+                    ROWS, False, True, bias_ptr is not None, NEED_BIAS, PRECISION,
+                )  # fmt: skip
     # A descriptor knows n but not how many rows live; dead ones may hold anything, NaN too.
-    d_items, d_bias = _walk_rows(
-        d_items, d_bias, e, b, hidden_ptr, whole, live, live, hidden_stride, offset_ptr, soft_ptr,
-        scale, D, WIDTH, ROWS, True, True, HAS_BIAS, NEED_BIAS, False, PRECISION,
-    )  # fmt: skip
+    for start in range(whole, live, ROWS):
+        h = load_rows(hidden_ptr, start, live, hidden_stride, D, WIDTH, ROWS, False)
+        d_items, d_bias = _add_rows(
+            d_items, d_bias, e, b, h, start, live, offset_ptr, soft_ptr, scale,
+            ROWS, True, True, bias_ptr is not None, NEED_BIAS, PRECISION,
+        )  # fmt: skip
     column = tl.arange(0, WIDTH)
     inside = (item < n_items)[:, None] & (column < D)[None, :]
     place = item[:, None].to(tl.int64) * out_stride + column[None, :]
