@@ -120,7 +120,8 @@ def compiled(build, need, width, dtype, arch, descriptors, bias):
 def check(build, need, width, dtype, arch, descriptors, bias):
     binary = compiled(build, need, width, dtype, arch, descriptors, bias)
     version = triton.__version__.rsplit(".", 1)[0]
-    if (version, build.arch, descriptors, need, width, dtype, bias) in KNOWN_SPILLS:
+    known = (version, build.arch, descriptors, need, width, dtype, bias) in KNOWN_SPILLS
+    if known and arch != "small":  # which has tiles of its own, and none of them spills
         assert binary.spills > 0, f"{binary} no longer spills: shapes.py says that it does"
         binary = replace(binary, spills=0)
     binary.check(tensor_core=True)
