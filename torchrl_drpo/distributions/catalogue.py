@@ -246,32 +246,13 @@ class CatalogueCategorical(OverItems):
         return self.items, self.bias, 1 / self.temperature
 
     def _validate_sample(self, value: Tensor) -> None:
-        if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
-            kind = getattr(value, "dtype", type(value).__name__)
-            raise ValueError(f"actions must be integer item indices, got {kind}")
-        try:
-            torch.broadcast_shapes(value.shape, self.batch_shape)
-        except RuntimeError:
-            raise ValueError(
-                f"actions of shape {tuple(value.shape)} do not fit the batch shape "
-                f"{tuple(self.batch_shape)}"
-            ) from None
+        self._check_form(value)
         check = self._validate_args
         if check is None:  # the op looks at one action a row by itself
             many = value.shape != self.batch_shape
             check = many and value.device.type == "cpu" and not torch.compiler.is_compiling()
         if check:
             self._check_range(value)
-
-    def _check_range(self, value: Tensor) -> None:
-        bad = (value < 0) | (value >= self.num_items)
-        if bad.any():
-            row = tuple(bad.nonzero()[0].tolist())
-            where = row[0] if len(row) == 1 else row
-            raise ValueError(
-                f"action must lie in [0, {self.num_items}) but row {where} holds "
-                f"{value[row].item()}; map raw ids to catalogue indices first"
-            )
 
 
 @register_kl(CatalogueCategorical, CatalogueCategorical)
