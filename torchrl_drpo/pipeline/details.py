@@ -236,11 +236,11 @@ def weighted_by_propensity(
 @torch.no_grad()
 def policy_lists(checkpoint: PolicyCheckpoint, rows: NumberedRows, k: int) -> Tensor:
     """The items that a policy ranks first, at some of the rows, int64 ``[n, k]``."""
-    index, actor = checkpoint.index(), checkpoint.actor
+    actor, top_k = checkpoint.actor, checkpoint.ranking()
     parts = []
     for block in blocks(RowSample(rows, LISTS_AT_MOST), ROWS_SCORED):
         hidden = actor.get_dist(block.select(*actor.in_keys)).hidden
-        parts.append(index.top_k(hidden, k)[1])
+        parts.append(top_k(hidden, k, None)[1])
     return torch.cat(parts)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from torchrl_drpo.data import LogSchema
-from torchrl_drpo.evaluation.ranking import CatalogueScores, frequency_buckets
+from torchrl_drpo.evaluation.ranking import QUALITY_LIST, CatalogueScores, frequency_buckets
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
@@ -144,7 +144,9 @@ def evaluate_checkpoint(
             rows.action,
             len(checkpoint.items),
         ),
-        checkpoint.facts["objective"]: policy_scores(checkpoint.actor, test.blocks(ROWS_SCORED)),
+        checkpoint.facts["objective"]: policy_scores(
+            checkpoint.actor, test.blocks(ROWS_SCORED), longest=max(*ks, QUALITY_LIST)
+        ),
     }
     intervals = {
         method: held_out_intervals(score, rows, data.bounds, ks)
@@ -186,7 +188,6 @@ def _details(
         active = torch.bincount(users, minlength=int(rows.user.max()) + 1)[rows.user]
         by_activity = frequency_buckets(active, ("seldom", "medium", "often"))
     by_popularity = frequency_buckets(times[rows.action], ("tail", "middle", "head"))
-    index = checkpoint.index()
     lists = {
         "popularity": times.topk(min(ks[-1], len(times))).indices.unsqueeze(0),
         policy: policy_lists(checkpoint, test, ks[-1]),
@@ -198,7 +199,7 @@ def _details(
     return Details(
         by_activity=bucket_metrics(by_activity, judged, rows, data.bounds, ks),
         by_popularity=bucket_metrics(by_popularity, judged, rows, data.bounds, ks),
-        exposure=exposures(lists, rows.action, times, index.vectors[:, : index.dim]),
+        exposure=exposures(lists, rows.action, times, checkpoint.item_vectors()),
         weighted=weighted,
         k=ks[-1],
     )

@@ -21,7 +21,8 @@ class Recommendation(NamedTuple):
 
     Attributes:
         item: raw item id.
-        score: the policy's logit; comparable within one list.
+        score: the policy's logit, or log-probability for one over semantic IDs; comparable within
+            one list.
     """
 
     item: RawId
@@ -37,7 +38,7 @@ def command(config: RecommendConfig) -> None:
         return
     rows = [[str(rank), str(p.item), f"{p.score:.3f}"] for rank, p in enumerate(found, start=1)]
     whom = "somebody new" if config.user is None else f"user {config.user}"
-    show(Table(f"For {whom}", ["rank", "item", "score (logit)"], rows))
+    show(Table(f"For {whom}", ["rank", "item", "score"], rows))
 
 
 def run_recommend(config: RecommendConfig) -> list[Recommendation]:
@@ -98,7 +99,7 @@ def recommend(
     )
     exclude = seen.unique() if exclude_seen else None
     k = min(k, len(checkpoint.items))
-    scores, indices = checkpoint.index().top_k(state, k, exclude)
+    scores, indices = checkpoint.ranking()(state, k, exclude)
     left = indices >= 0  # -1 where the rest of the catalogue was excluded
     items = checkpoint.items.decode(indices[left])
     return [Recommendation(*pair) for pair in zip(items, scores[left].tolist(), strict=True)]

@@ -9,13 +9,16 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from torchrl_drpo.distributions.code_trie import TrieCategorical
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.evaluation.ranking import (
     LOGITS_AT_A_TIME,
+    QUALITY_LIST,
     CatalogueScores,
     catalogue_scores,
     jackknife,
     ranking_metrics,
+    searched_scores,
     static_scores,
 )
 from torchrl_drpo.evaluation.statistics import Interval
@@ -23,6 +26,8 @@ from torchrl_drpo.pipeline.rows import HeldOut
 
 #: Held-out rows whose states are computed together.
 ROWS_SCORED = 8192
+#: Prefixes that a search keeps for each place of its lists.
+PREFIXES = 2
 
 
 @torch.no_grad()
@@ -30,13 +35,17 @@ def policy_scores(
     actor: nn.Module,
     blocks: Iterable[TensorDictBase],
     logits_at_a_time: int = LOGITS_AT_A_TIME,
+    longest: int = QUALITY_LIST,
 ) -> CatalogueScores:
-    """How a catalogue actor scores the logged items of rows against the full catalogue.
+    """How an actor over items scores the logged items of rows against the full catalogue.
 
     Args:
-        actor: an actor of :func:`make_catalogue_actor`; its training mode is left as it was.
+        actor: an actor of any kind of policy; its training mode is left as it was.
         blocks: TED rows with the actor's inputs and ``action``, a block at a time.
         logits_at_a_time: see :func:`~torchrl_drpo.evaluation.ranking.catalogue_scores`.
+        longest: of policies over semantic IDs, length of the lists that are searched, at least
+            that of any list that is asked about; see
+            :func:`~torchrl_drpo.evaluation.ranking.searched_scores`.
 
     Returns:
         The scores of all rows in order, on the CPU.
@@ -48,14 +57,17 @@ def policy_scores(
     for block in blocks:
         inputs = block.select(*actor.in_keys, "action").to(device)
         dist = actor.get_dist(inputs)
-        scores = catalogue_scores(
-            dist.hidden,
-            dist.items,
-            inputs["action"],
-            bias=dist.bias,
-            temperature=dist.temperature,
-            logits_at_a_time=logits_at_a_time,
-        )
+        if isinstance(dist, TrieCategorical):
+            scores = searched_scores(dist, inputs["action"], longest, beam=PREFIXES * longest)
+        else:
+            scores = catalogue_scores(
+                dist.hidden,
+                dist.items,
+                inputs["action"],
+                bias=dist.bias,
+                temperature=dist.temperature,
+                logits_at_a_time=logits_at_a_time,
+            )
         parts.append([column.cpu() for column in scores])
     actor.train(training)
     return CatalogueScores(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from torchrl_drpo.evaluation.ranking import CatalogueScores
+from torchrl_drpo.evaluation.ranking import QUALITY_LIST, CatalogueScores
 from torchrl_drpo.files import (
     fingerprint,
     read_sealed_json,
@@ -173,7 +173,7 @@ def _judge(data: SplitLog, config: TrainConfig, training: PolicyTraining) -> Log
 
 
 def _has_value(data: SplitLog, config: TrainConfig) -> bool:
-    return data.log.schema.propensity is not None and config.policy == "catalogue"
+    return data.log.schema.propensity is not None and KINDS[config.policy].probabilities
 
 
 def _values_of_rankings(judge: LoggedValue, data: SplitLog) -> dict[str, list[Values]]:
@@ -211,7 +211,9 @@ def _finished_run(
     crew.call(word_of(identity))
     state = run_state(config, objective, seed, word_of(identity))
     trained = training.train(objective, seed, state, partial(progress, name))
-    metrics = _metrics(policy_scores(trained.actor, data.test_batches(ROWS_SCORED)), data, config)
+    longest = max(*config.ks, QUALITY_LIST)
+    scores = policy_scores(trained.actor, data.test_batches(ROWS_SCORED), longest=longest)
+    metrics = _metrics(scores, data, config)
     run = {
         "fingerprint": identity,
         "objective": objective,

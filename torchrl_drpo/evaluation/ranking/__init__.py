@@ -20,13 +20,15 @@ from torchrl_drpo.evaluation.ranking.scores import (
     CatalogueScores,
     catalogue_scores,
     scores_from_logits,
+    searched_scores,
     static_scores,
 )
-from torchrl_drpo.evaluation.ranking.table import ranking_metrics
+from torchrl_drpo.evaluation.ranking.table import QUALITY_LIST, ranking_metrics
 from torchrl_drpo.evaluation.ranking.weighted import uniform_log_weights, weighted_metrics
 
 __all__ = [
     "LOGITS_AT_A_TIME",
+    "QUALITY_LIST",
     "Bucket",
     "CatalogueScores",
     "GroupedAUC",
@@ -38,6 +40,7 @@ __all__ = [
     "ndcg",
     "ranking_metrics",
     "scores_from_logits",
+    "searched_scores",
     "static_scores",
     "top_k_quality",
     "uniform_log_weights",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.distributions import CatalogueCategorical
+from torchrl_drpo.distributions.code_trie import TrieCategorical
 from torchrl_drpo.functional.checks import check_finite
 
 #: Logits held at one time while a catalogue is scored (64 MiB of float32).
@@ -109,6 +110,45 @@ def catalogue_scores(
             dist = CatalogueCategorical(block, items, bias=bias, temperature=temperature)
             parts.append(scores_from_logits(dist.logits, wanted))
     return CatalogueScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def searched_scores(
+    dist: TrieCategorical, target: Tensor, longest: int, *, beam: int | None = None
+) -> CatalogueScores:
+    """Scores logged items by the lists that a search over semantic IDs finds.
+
+    The log-probability is exact. An item that is not in its row's list counts as the catalogue's
+    last: what a search does not find is not served, and its rank is not known. So hit rates and
+    NDCG at up to ``longest`` are those of what is served, and a reciprocal rank is at most
+    ``1 / longest`` too low.
+
+    Args:
+        dist: the policy at rows, ``[N]``.
+        target: the logged items, int64 in ``[0, V)``, shape ``[N]``.
+        longest: length of the lists; the catalogue's size, if that is smaller.
+        beam: of :meth:`TrieCategorical.topk`, 0 for the exact ranking.
+
+    Returns:
+        The :class:`CatalogueScores` of all rows; no gradient flows.
+
+    Raises:
+        ValueError: for a target outside the catalogue, or logits that are not finite.
+    """
+    _check_target(target, dist.num_items)
+    with torch.no_grad():
+        log_prob = dist.log_prob(target)
+        check_finite("the policy's log-probabilities", log_prob, hint="has the policy diverged?")
+        found = dist.topk(min(longest, dist.num_items), beam=beam)
+    own = found.indices == target.unsqueeze(-1)
+    value = found.values.masked_fill(~own, -torch.inf).amax(-1, keepdim=True)
+    there = own.any(-1)
+    better = (found.values > value).sum(-1)
+    tied = (found.values == value).sum(-1)
+    return CatalogueScores(
+        log_prob=log_prob,
+        better=torch.where(there, better, dist.num_items - 1),
+        tied=torch.where(there, tied, 1),
+    )
 
 
 def static_scores(score: Tensor, target: Tensor) -> CatalogueScores:

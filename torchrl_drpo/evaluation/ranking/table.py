@@ -17,6 +17,9 @@ from torchrl_drpo.evaluation.ranking.metrics import (
 from torchrl_drpo.evaluation.ranking.scores import CatalogueScores
 from torchrl_drpo.functional.checks import check_finite, check_same_shape
 
+#: Length of the lists whose hits' quality is told.
+QUALITY_LIST = 100
+
 
 def ranking_metrics(
     scores: CatalogueScores,
@@ -26,7 +29,7 @@ def ranking_metrics(
     labels: Mapping[str, Tensor] | None = None,
     context: Tensor | None = None,
     ks: Sequence[int] = (10, 50),
-    top: int = 100,
+    top: int = QUALITY_LIST,
     best: float = 0.75,
     worst: float = 0.25,
     good: float = 0.5,

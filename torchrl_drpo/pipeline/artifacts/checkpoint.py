@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,14 @@ from torchrl_drpo.pipeline.artifacts.users import UserHistories, raw_ids
 from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.retrieval import RetrievalPolicy
+from torchrl_drpo.policies.semantic_id import SemanticIDPolicy
 
 KIND = "torchrl-drpo catalogue policy"
 VERSION = 1
+
+#: From states ``[*B, D]``, a length k and item numbers to leave out (``[E]``, ``[*B, E]``, or
+#: ``None``) to scores and item numbers ``[*B, k]``, best first; -1 where the catalogue ran out.
+Ranking = Callable[[Tensor, int, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,7 @@ class PolicyCheckpoint:
 
     Attributes:
         actor: the policy, in evaluation mode, on the CPU.
-        model: the arguments of :func:`make_catalogue_actor` that made it, or of
-            :func:`~torchrl_drpo.policies.retrieval.make_retrieval_actor`.
+        model: the arguments that made it, of the function that its kind names.
         items: the items, in the order of the policy's table.
         users: the users' histories.
         contexts: raw values of each context column, in the order of their numbers.
@@ -52,9 +57,45 @@ class PolicyCheckpoint:
         """Longest history that the policy reads."""
         return int(self.model["history"])
 
+    @property
+    def has_index(self) -> bool:
+        """Whether its lists are those of an inner product with item vectors."""
+        return not isinstance(_policy_of(self.actor), SemanticIDPolicy)
+
     def index(self) -> ItemIndex:
-        """The policy's item index."""
-        return ItemIndex.from_policy(_policy_of(self.actor), raw_ids(self.items))
+        """The policy's item index.
+
+        Raises:
+            ValueError: for a policy over semantic IDs, which has none.
+        """
+        policy = _policy_of(self.actor)
+        if isinstance(policy, SemanticIDPolicy):
+            raise ValueError(
+                "a policy over semantic IDs has no item index: it finds items code by code; ask "
+                "it for lists (drpo recommend)"
+            )
+        return ItemIndex.from_policy(policy, raw_ids(self.items))
+
+    def ranking(self) -> Ranking:
+        """What gives lists at states: the index's search, or that over semantic IDs."""
+        policy = _policy_of(self.actor)
+        if not isinstance(policy, SemanticIDPolicy):
+            return self.index().top_k
+
+        def searched(hidden: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+            found = policy.distribution(hidden).topk(k, exclude=exclude)
+            return found.values, found.indices
+
+        return searched
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items, as far as the policy has any, ``[V, D]``."""
+        policy = _policy_of(self.actor)
+        if isinstance(policy, SemanticIDPolicy):
+            return policy.embed(torch.arange(len(self.items)))
+        index = self.index()
+        return index.vectors[:, : index.dim]
 
     @torch.no_grad()
     def state(
@@ -86,6 +127,8 @@ class PolicyCheckpoint:
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the checkpoint and, under ``index/``, its item index; replaces an older one.
 
+        A policy over semantic IDs has no index.
+
         The index is for services that retrieve with another program: item vectors and raw ids,
         ready for inner products. It holds the item table a second time; nothing here reads it, and
         it may be moved elsewhere or deleted.
@@ -113,7 +156,8 @@ class PolicyCheckpoint:
         )
         # Last: after a kill in between, the manifest says that the older policy is gone, and
         # neither run counts as finished.
-        self.index().save(directory / "index")
+        if self.has_index:
+            self.index().save(directory / "index")
         return directory
 
     @classmethod
@@ -170,9 +214,9 @@ def saved_fingerprint(directory: str | os.PathLike[str]) -> str | None:
     return facts.get("fingerprint")
 
 
-def _policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy:
-    """The module that owns the weights of an actor of either kind."""
+def _policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy | SemanticIDPolicy:
+    """The module that owns the weights of an actor of any kind."""
     for module in actor.modules():
-        if isinstance(module, CataloguePolicy | RetrievalPolicy):
+        if isinstance(module, CataloguePolicy | RetrievalPolicy | SemanticIDPolicy):
             return module
     raise TypeError(f"expected an actor of a kind of policy, got {type(actor).__name__}")

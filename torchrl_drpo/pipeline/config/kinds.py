@@ -79,6 +79,26 @@ class EmbeddingOptions:
 
 
 @dataclass(frozen=True)
+class SemanticIDOptions:
+    """What only a policy over semantic IDs has.
+
+    Attributes:
+        head: what writes the codes: a recurrent network, a transformer, or levels that do not look
+            at each other.
+        item_bias: whether items of one semantic ID have biases of their own.
+        item_vectors: whether an item of a history says something beyond its codes.
+    """
+
+    head: Literal["gru", "transformer", "parallel"] = "gru"
+    item_bias: bool = True
+    item_vectors: bool = True
+
+    def settings(self, model: ModelConfig) -> dict[str, Any]:
+        """What a run of this kind depends on, as JSON data."""
+        return {"policy": "semantic-id", "model": asdict(model) | asdict(self)}
+
+
+@dataclass(frozen=True)
 class PolicyKind:
     """A kind of policy.
 
@@ -90,6 +110,7 @@ class PolicyKind:
         training: ``module:class`` of its
             :class:`~torchrl_drpo.pipeline.kinds.training.PolicyTraining`.
         actor: ``module:function`` that makes its actor from what a checkpoint keeps.
+        probabilities: whether its items have probabilities, so that it can be evaluated by them.
     """
 
     name: str
@@ -98,6 +119,7 @@ class PolicyKind:
     options: type
     training: str
     actor: str
+    probabilities: bool = True
 
     def load_training(self) -> Any:
         """The class that trains it, imported now."""
@@ -127,6 +149,15 @@ KINDS: dict[str, PolicyKind] = {
             EmbeddingOptions,
             f"{_KINDS}.embedding:EmbeddingTraining",
             "torchrl_drpo.policies.retrieval:make_retrieval_actor",
+            probabilities=False,
+        ),
+        PolicyKind(
+            "semantic-id",
+            "generative: it writes an item's semantic ID code by code",
+            "codes in the schema's item table",
+            SemanticIDOptions,
+            f"{_KINDS}.semantic_id:SemanticIDTraining",
+            "torchrl_drpo.policies.semantic_id:make_semantic_id_actor",
         ),
     )
 }

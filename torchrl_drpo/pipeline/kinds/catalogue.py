@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
@@ -53,9 +54,7 @@ class CatalogueTraining:
             "context_sizes": data.context_sizes,
             "num_features": data.num_features,
         }
-        actor = make_catalogue_actor(**model, device=config.device)
-        if data.num_features:
-            catalogue_policy(actor).encoder.scaler.fit_(*data.feature_moments())
+        actor, model = self.make_actor(model)
         buffer = data.train_buffer(config.batch_size, seed, config.device)
         curve = run_trainer(
             make_objective(
@@ -72,6 +71,13 @@ class CatalogueTraining:
             progress=progress,
         )
         return Trained(actor, model, curve)
+
+    def make_actor(self, model: dict[str, Any]) -> tuple[ProbabilisticActor, dict[str, Any]]:
+        """An actor with fresh weights, and the arguments that a checkpoint keeps of it."""
+        actor = make_catalogue_actor(**model, device=self._config.device)
+        if self._data.num_features:
+            catalogue_policy(actor).encoder.scaler.fit_(*self._data.feature_moments())
+        return actor, model
 
     def _reward_of(self, objective: str) -> LogReward | None:
         return self.reward if following_model([objective]) else None

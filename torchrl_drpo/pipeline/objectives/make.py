@@ -30,6 +30,7 @@ from torchrl_drpo.pipeline.objectives.options import (
 )
 from torchrl_drpo.policies.catalogue import catalogue_policy
 from torchrl_drpo.policies.gaussian import DiagonalNormal
+from torchrl_drpo.policies.semantic_id import SemanticIDPolicy, semantic_id_policy
 
 if TYPE_CHECKING:
     from torchrl_drpo.distributed.group import Over
@@ -63,7 +64,7 @@ def make_objective(
         tensor(0.2500)
     """
     objective = find_objective(name, options)
-    check_fits(name, "embedding" if is_gaussian(actor) else "catalogue")
+    check_fits(name, _kind_of(actor))
     if objective.follows_model and reward_model is None:
         raise ValueError(f"objective {name!r} needs the log's reward model, got none")
     if objective.climbs:
@@ -78,6 +79,13 @@ def make_objective(
 def is_gaussian(actor: ProbabilisticActor) -> bool:
     """Whether it is a policy over vectors."""
     return actor[-1].distribution_class is DiagonalNormal
+
+
+def _kind_of(actor: ProbabilisticActor) -> str:
+    if is_gaussian(actor):
+        return "embedding"
+    semantic = any(isinstance(module, SemanticIDPolicy) for module in actor.modules())
+    return "semantic-id" if semantic else "catalogue"
 
 
 def _drpo(actor: ProbabilisticActor, options: DRPOOptions) -> LossModule:
@@ -140,13 +148,21 @@ def _taper(actor: ProbabilisticActor, options: TaperOptions) -> dict[str, Any]:
     if threshold is None:
         # Half the surprisal of a uniform choice: a skipped item is pushed down while it is clearly
         # likelier than chance, and let go once it is not.
-        threshold = 0.5 * math.log(catalogue_policy(actor).items.shape[0])
+        threshold = _half_of_a_uniform_choice(actor)
     remoteness = "per_dimension" if gaussian else "auto"
     if options.taper == "cutoff":
         return {"taper": HardCutoff(threshold), "remoteness": remoteness}
     shape = {"exponential": ExponentialTaper, "reciprocal": ReciprocalTaper}[options.taper]
     made = shape(strength=options.taper_strength, scale=options.taper_scale, threshold=threshold)
     return {"taper": made, "remoteness": remoteness}
+
+
+def _half_of_a_uniform_choice(actor: ProbabilisticActor) -> float:
+    """Half the surprisal of a uniform choice of an item; of a code, where it takes several."""
+    if _kind_of(actor) == "semantic-id":
+        trie = semantic_id_policy(actor).trie
+        return 0.5 * math.log(trie.num_items) / trie.num_levels
+    return 0.5 * math.log(catalogue_policy(actor).items.shape[0])
 
 
 def _read_signal(loss: LossModule, objective: Objective) -> None:
