@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchrl_drpo.policies.encoders.config import EncoderConfig, Pooling, encoder_config
 from torchrl_drpo.policies.encoders.features import FeatureScaler
+from torchrl_drpo.policies.encoders.lengths import in_lengths
 from torchrl_drpo.policies.encoders.pooling import HistoryPooling
 from torchrl_drpo.policies.encoders.recurrent import HistoryGRU
 from torchrl_drpo.policies.encoders.transformer import HistoryTransformer
@@ -132,12 +133,8 @@ class HistoryEncoder(nn.Module):
             self._check_times(times)
             return self.finish(self.pooling(embedded, mask), context, features)
         batch = mask.shape[:-1]
-        embedded, count, times = _compacted(*_flat(embedded, mask, times))
-        if self.config.kind == "transformer":
-            states = self.sequence(embedded, times, count)
-        else:
-            self._check_times(times)
-            states = self._states(embedded).take_along_dim(count.view(-1, 1, 1), 1).squeeze(1)
+        packed = _compacted(*_flat(embedded, mask, times))
+        states = in_lengths(self._last, *packed)
         return self.finish(states.reshape(*batch, -1), context, features)
 
     def places(
@@ -164,12 +161,7 @@ class HistoryEncoder(nn.Module):
         """
         batch = mask.shape[:-1]
         embedded = self._entered(embedded, mask, feedback)
-        embedded, count, times = _compacted(*_flat(embedded, mask, times))
-        if self.config.kind == "transformer":
-            states = self.sequence(embedded, times)
-        else:
-            self._check_times(times)
-            states = self._states(embedded, count)
+        states = in_lengths(self._every, *_compacted(*_flat(embedded, mask, times)))
         return states.reshape(*batch, *states.shape[1:])
 
     def finish(
@@ -202,10 +194,20 @@ class HistoryEncoder(nn.Module):
         mixed = self.mlp(torch.cat(parts, -1))
         return mixed if self.config.kind == "pooling" else history + mixed
 
-    def _states(self, embedded: Tensor, count: Tensor | None = None) -> Tensor:
+    def _last(self, embedded: Tensor, count: Tensor, times: Tensor | None) -> Tensor:
+        """What compact histories ``[B, L, D]`` become, ``[B, D]``."""
+        if self.config.kind == "transformer":
+            return self.sequence(embedded, times, count)
+        states = self._every(embedded, count, times)
+        return states.take_along_dim(count.view(-1, 1, 1), 1).squeeze(1)
+
+    def _every(self, embedded: Tensor, count: Tensor, times: Tensor | None) -> Tensor:
+        """What all beginnings of compact histories become, ``[B, L + 1, D]``."""
+        if self.config.kind == "transformer":
+            return self.sequence(embedded, times)
+        self._check_times(times)
         if self.config.kind == "gru":
             return self.sequence(embedded)
-        assert count is not None  # pooling goes another way for last places alone
         place = torch.arange(embedded.shape[1], device=embedded.device)
         return self.pooling.places(embedded, place < count.unsqueeze(-1))
 
