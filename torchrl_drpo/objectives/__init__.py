@@ -7,6 +7,7 @@ from torchrl_drpo.objectives.events import CollapseEvent, CollapseEvents
 from torchrl_drpo.objectives.gbpo import GBPOLoss
 from torchrl_drpo.objectives.guided import GuidedLoss
 from torchrl_drpo.objectives.monitor import PhantomGradientMonitor
+from torchrl_drpo.objectives.places import AllPlaces
 from torchrl_drpo.objectives.proximal import BPPOLoss, ECPOLoss
 from torchrl_drpo.objectives.regression import AdaptiveBCLoss, AWRLoss, BehaviorCloningLoss
 from torchrl_drpo.objectives.repulsive import RepulsiveLoss
@@ -14,6 +15,7 @@ from torchrl_drpo.objectives.repulsive import RepulsiveLoss
 __all__ = [
     "AWRLoss",
     "AdaptiveBCLoss",
+    "AllPlaces",
     "AsymRELoss",
     "BPPOLoss",
     "BehaviorCloningLoss",

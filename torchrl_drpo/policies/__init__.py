@@ -6,7 +6,13 @@ from torchrl_drpo.policies.catalogue import (
     make_catalogue_actor,
 )
 from torchrl_drpo.policies.decoding import MIPSDecoder
-from torchrl_drpo.policies.encoders import FeatureScaler, HistoryEncoder, HistoryPooling
+from torchrl_drpo.policies.encoders import (
+    EncoderConfig,
+    FeatureScaler,
+    HistoryEncoder,
+    HistoryPooling,
+    ObservationEncoder,
+)
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
 from torchrl_drpo.policies.retrieval import (
     RetrievalPolicy,
@@ -19,10 +25,12 @@ from torchrl_drpo.policies.states import StateVector
 
 __all__ = [
     "CataloguePolicy",
+    "EncoderConfig",
     "FeatureScaler",
     "HistoryEncoder",
     "HistoryPooling",
     "MIPSDecoder",
+    "ObservationEncoder",
     "RetrievalPolicy",
     "StateVector",
     "VectorRows",

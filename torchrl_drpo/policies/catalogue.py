@@ -8,7 +8,7 @@ and no ``[N, V, D]`` expansion of it ever enters a tensordict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,9 @@ from torchrl.modules import ProbabilisticActor
 from torchrl_drpo.distributed.ranks import names_of_shards
 from torchrl_drpo.distributions import CatalogueCategorical
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.policies.encoders import HistoryEncoder, Pooling
+from torchrl_drpo.policies.encoders import EncoderConfig, HistoryEncoder, Pooling
+from torchrl_drpo.policies.encoders.config import encoder_config
+from torchrl_drpo.policies.encoders.observations import observation_inputs
 
 if TYPE_CHECKING:
     from torchrl_drpo.distributed.categorical import ShardedCatalogueCategorical
@@ -57,6 +59,7 @@ class CataloguePolicy(nn.Module):
         num_features: int = 0,
         device: torch.device | str | None = None,
         mesh: Over | None = None,
+        encoder: EncoderConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if num_items < 1:
@@ -68,10 +71,9 @@ class CataloguePolicy(nn.Module):
             dim,
             history,
             context_sizes=context_sizes,
-            hidden=hidden,
-            pooling=pooling,
             num_features=num_features,
             device=device,
+            config=encoder_config(encoder, tuple(hidden), pooling),
         )
         self.items = self._table(num_items, dim, device=device)
         self.register_parameter("bias", self._table(num_items, device=device) if bias else None)
@@ -100,7 +102,12 @@ class CataloguePolicy(nn.Module):
             self.bias.zero_()
 
     def forward(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+        self,
+        history: Tensor,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
+        times: Tensor | None = None,
+        feedback: Tensor | None = None,
     ) -> Tensor:
         """The state ``[*B, D]`` after a history, in a context, of numeric features.
 
@@ -108,14 +115,28 @@ class CataloguePolicy(nn.Module):
             history: item numbers, int64 ``[*B, L]``; -1 pads.
             context: ids, int64 ``[*B, C]``; ``None`` without context columns.
             features: raw numbers, ``[*B, F]``; ``None`` without features.
+            times: ticks of the history's rows, int64 ``[*B, L]``; where the encoder reads them.
+            feedback: quality of the history's rows, ``[*B, L]``; where the encoder reads it.
         """
+        embedded = self._embedded(history)
+        return self.encoder(embedded, history >= 0, context, features, times, feedback)
+
+    def places(
+        self, history: Tensor, times: Tensor | None = None, feedback: Tensor | None = None
+    ) -> Tensor:
+        """What histories of the first 0, 1, ..., L items become, ``[*B, L + 1, D]``, in one pass.
+
+        See :meth:`~torchrl_drpo.policies.HistoryEncoder.places`; ``encoder.finish`` makes states
+        of them.
+        """
+        return self.encoder.places(self._embedded(history), history >= 0, times, feedback)
+
+    def _embedded(self, history: Tensor) -> Tensor:
         table = self.items if self.history_items is None else self.history_items
         known = history.clamp(min=0)
         if self.shards is None:
-            embedded = F.embedding(known, table)
-        else:
-            embedded = self.shards.look_up(table, known)
-        return self.encoder(embedded, history >= 0, context, features)
+            return F.embedding(known, table)
+        return self.shards.look_up(table, known)
 
     def usual_features(self) -> Tensor | None:
         """What to give for features that are not known: the training rows' mean ``[F]``."""
@@ -162,8 +183,11 @@ def make_catalogue_actor(
     history_key: NestedKey = ("observation", "history"),
     context_key: NestedKey = ("observation", "context"),
     features_key: NestedKey = ("observation", "features"),
+    times_key: NestedKey = ("observation", "history_time"),
+    feedback_key: NestedKey = ("observation", "history_feedback"),
     device: torch.device | str | None = None,
     mesh: Over | None = None,
+    encoder: EncoderConfig | Mapping[str, Any] | None = None,
 ) -> ProbabilisticActor:
     """A softmax policy over ``num_items`` items, from a user's recent items and the situation.
 
@@ -179,8 +203,9 @@ def make_catalogue_actor(
         dim: width ``D`` of states and item embeddings.
         history: longest history ``L`` that will be given.
         context_sizes: number of values of each context column; empty for no context.
-        hidden: widths of the encoder's hidden layers.
-        pooling: how a history becomes one vector: ``"mean"``, ``"recency"`` or ``"attention"``.
+        hidden: widths of the encoder's hidden layers; short for ``EncoderConfig(hidden=...)``.
+        pooling: how a history becomes one vector: ``"mean"``, ``"recency"`` or ``"attention"``;
+            short for ``EncoderConfig(pooling=...)``.
         bias: whether each item has a logit of its own.
         temperature: divides the logits; above 0.
         tie_embeddings: whether histories and the softmax share one item table.
@@ -190,6 +215,10 @@ def make_catalogue_actor(
         history_key: where the history lies in the tensordict.
         context_key: where the context lies, read only with ``context_sizes``.
         features_key: where the features lie, read only with ``num_features``.
+        times_key: where the times of the history's rows lie (int64 ``[*B, L]``), read only where
+            the encoder reads times.
+        feedback_key: where their quality lies (``[*B, L]``), read only where the encoder reads
+            feedback.
         device: where the parameters live.
         mesh: the ranks that share out the item tables among them, a device mesh (of one
             dimension) or a process group: each holds the rows of its own items alone, and
@@ -198,6 +227,8 @@ def make_catalogue_actor(
             rank must call the actor and its distributions in the same order. Give DDP the loss or
             the actor, which leaves the tables alone, or ``fully_shard`` the encoder
             (``catalogue_policy(actor).encoder``), never the tables.
+        encoder: what reads histories: pooling, a GRU or a transformer, an
+            :class:`~torchrl_drpo.policies.EncoderConfig` or one as a mapping (a checkpoint's).
 
     Returns:
         The actor, for any TorchRL loss, collector or buffer.
@@ -214,6 +245,10 @@ def make_catalogue_actor(
         torch.Size([1])
         >>> actor(td)["action"].shape
         torch.Size([1])
+        >>> transformer = EncoderConfig("transformer", layers=2, heads=2)
+        >>> actor = make_catalogue_actor(1_000, dim=16, history=3, encoder=transformer)
+        >>> actor(td)["action"].shape
+        torch.Size([1])
     """
     policy = CataloguePolicy(
         num_items,
@@ -228,11 +263,19 @@ def make_catalogue_actor(
         num_features=num_features,
         device=device,
         mesh=mesh,
+        encoder=encoder,
     )
     # By name: features without a context are the policy's third argument and the second entry.
-    inputs = {"history": history_key}
-    inputs |= {"context": context_key} if context_sizes else {}
-    inputs |= {"features": features_key} if num_features else {}
+    inputs = observation_inputs(
+        policy.encoder.config,
+        context_sizes,
+        num_features,
+        history=history_key,
+        context=context_key,
+        features=features_key,
+        times=times_key,
+        feedback=feedback_key,
+    )
     actor = ProbabilisticActor(
         # Strict, since a missing entry would reach the policy as None and fail there unnamed.
         TensorDictModule(policy, in_keys=inputs, out_keys=["hidden"], strict=True),

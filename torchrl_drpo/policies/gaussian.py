@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
-from tensordict.nn import InteractionType, TensorDictModule
+from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
@@ -15,6 +16,7 @@ from torchrl.modules import IndependentNormal, ProbabilisticActor
 from torchrl_drpo_kernels import gaussian_log_prob
 
 from torchrl_drpo.functional.checks import check_positive
+from torchrl_drpo.policies.encoders import EncoderConfig, ObservationEncoder
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -239,6 +241,11 @@ def make_gaussian_actor(
     default_interaction_type: InteractionType = InteractionType.RANDOM,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    encoder: EncoderConfig | Mapping[str, Any] | None = None,
+    num_items: int | None = None,
+    history: int = 20,
+    context_sizes: Sequence[int] = (),
+    num_features: int = 0,
 ) -> ProbabilisticActor:
     r"""A Gaussian policy as a TorchRL actor: reads a state, writes ``loc``, ``scale``, ``action``.
 
@@ -262,12 +269,22 @@ def make_gaussian_actor(
         default_interaction_type: what a plain call does outside ``set_exploration_type``.
         device: where the parameters are made.
         dtype: floating-point type of the parameters.
+        encoder: what makes states of a user's recent items: the actor then reads rows of a log
+            (``("observation", "history")`` and what else the encoder reads) instead of
+            ``in_key``, and ``state_dim`` is the width of item embeddings and states. Its
+            :class:`~torchrl_drpo.policies.ObservationEncoder` is the actor's first module.
+        num_items: size of the catalogue that histories are of; with an encoder alone.
+        history: longest history that the encoder will be given.
+        context_sizes: number of values of each context column that it reads.
+        num_features: number of numeric features that it reads.
 
     Returns:
-        A ``ProbabilisticActor``; its parameters are those of one :class:`GaussianHead`.
+        A ``ProbabilisticActor``; its parameters are those of one :class:`GaussianHead`, and of
+        the encoder where there is one.
 
     Raises:
-        ValueError: if a width is below 1 or ``log_std_init`` lies outside its bounds.
+        ValueError: if a width is below 1, ``log_std_init`` lies outside its bounds, or an encoder
+            is given without ``num_items``, or the other way round.
 
     Examples:
         >>> import torch
@@ -278,7 +295,18 @@ def make_gaussian_actor(
         (torch.Size([4, 128]), tensor([1.], grad_fn=...))
         >>> actor.get_dist(td).log_prob(td["action"]).shape
         torch.Size([4])
+        >>> actor = make_gaussian_actor(
+        ...     16, 128, encoder=EncoderConfig("gru"), num_items=1_000, history=3
+        ... )
+        >>> td = TensorDict({"observation": {"history": torch.tensor([[-1, 7, 42]])}}, [1])
+        >>> actor(td)["action"].shape
+        torch.Size([1, 128])
     """
+    if (encoder is None) != (num_items is None):
+        raise ValueError(
+            "an encoder reads items, so encoder= and num_items= go together, got encoder="
+            f"{encoder!r} and num_items={num_items!r}"
+        )
     head = GaussianHead(
         state_dim,
         action_dim,
@@ -288,8 +316,23 @@ def make_gaussian_actor(
         device=device,
         dtype=dtype,
     )
+    module = TensorDictModule(head, in_keys=[in_key], out_keys=["loc", "scale"])
+    if encoder is not None and num_items is not None:
+        reader = ObservationEncoder(
+            num_items,
+            state_dim,
+            history=history,
+            encoder=encoder,
+            context_sizes=context_sizes,
+            num_features=num_features,
+            device=device,
+        ).to(dtype)
+        module = TensorDictSequential(
+            TensorDictModule(reader, in_keys=reader.inputs, out_keys=["hidden"], strict=True),
+            TensorDictModule(head, in_keys=["hidden"], out_keys=["loc", "scale"]),
+        )
     return ProbabilisticActor(
-        TensorDictModule(head, in_keys=[in_key], out_keys=["loc", "scale"]),
+        module,
         in_keys=["loc", "scale"],
         out_keys=[action_key],
         distribution_class=DiagonalNormal,

@@ -20,6 +20,7 @@ from ..schema import LogSchema
 from .copies import deep_copy, kept_options
 from .log import LogFacts, OpenLog, open_log, remove_with
 from .positions import row_positions
+from .sequences import SequenceStorage, together
 from .storage import LogStorage
 from .ted import store_ted
 
@@ -224,6 +225,35 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         if "transform_factory" in buffer_options:
             del options["transform"]
         return type(self)(self._log, part=part, **options)
+
+    def sequences(self, **buffer_options: Any) -> TensorDictReplayBuffer:
+        """The same rows by whole user sequences, each history read once for many rows.
+
+        For :class:`~torchrl_drpo.objectives.AllPlaces`, which trains every place of a sequence in
+        one pass of an encoder. See :class:`~torchrl_drpo.data.replay.sequences.SequenceStorage`
+        for what a sample holds, and how sequences longer than ``history`` are cut.
+
+        Args:
+            **buffer_options: TorchRL's; ``batch_size`` counts sequences.
+
+        Raises:
+            ValueError: for a log without users' sequences.
+
+        Examples:
+            >>> import pandas as pd
+            >>> log = pd.DataFrame(dict(u=[7, 7, 7, 9], i=[3, 1, 2, 3], t=[1, 2, 2, 3], y=1.0))
+            >>> schema = LogSchema(user="u", item="i", time="t", quality="y")
+            >>> pieces = RecReplayBuffer.from_pandas(log, schema).sequences()
+            >>> pieces[:]["observation", "history"].tolist()
+            [[2], [-1]]
+            >>> pieces[:]["observation", "seen"].tolist()
+            [[0, 1, 1], [0, 0, 0]]
+        """
+        return TensorDictReplayBuffer(
+            storage=SequenceStorage(self._storage),
+            writer=ImmutableDatasetWriter(),
+            **{"collate_fn": together, **buffer_options},
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecReplayBuffer:
         """Another buffer over the same files, which are read-only."""

@@ -86,14 +86,22 @@ class LogStorage(TensorStorage):
             return self._storage if self.part is None else self._storage[self.part]
         positions = row_positions(index, len(self))
         rows = self.global_rows(positions.reshape(-1))
-        out = TensorDict({}, rows.shape)
-        for key, values in self._columns.items():
-            out.set(key, torch.index_select(values, 0, rows))
+        out = self._columns_at(rows)
         if self.histories is not None:
             out.set(("observation", "history"), self.histories.window(rows, self.history_length))
         if self.next_observation:
             self._set_next(out, rows)
         return out.reshape(positions.shape)
+
+    def without_histories(self, positions: Tensor) -> TensorDictBase:
+        """The stored columns of rows, ``[B]``, positions within what is shown."""
+        return self._columns_at(self.global_rows(positions))
+
+    def _columns_at(self, rows: Tensor) -> TensorDictBase:
+        out = TensorDict({}, rows.shape)
+        for key, values in self._columns.items():
+            out.set(key, torch.index_select(values, 0, rows))
+        return out
 
     def _set_next(self, out: TensorDictBase, rows: Tensor) -> None:
         """The state after the action: the history with it, the next row's context and features.

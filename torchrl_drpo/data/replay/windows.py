@@ -105,6 +105,16 @@ class Histories:
         segment = torch.index_select(self.users, 0, rows)
         return segment, torch.index_select(self.offsets, 0, segment)
 
+    def count(self, rows: Tensor) -> Tensor:
+        """How many items stand before each row, however long a window is, int64 ``[B]``."""
+        segment, start = self.segments(rows)
+        ends = self._places(rows) if self.ends is None else torch.index_select(self.ends, 0, rows)
+        count = ends - self._places(start)
+        if self.bounds is not None:
+            begins = torch.index_select(self.bounds, 0, segment)
+            count = count + torch.index_select(self.bounds, 0, segment + 1) - begins
+        return count
+
     def window(self, rows: Tensor, length: int, *, after: bool = False) -> Tensor:
         """Histories int64 ``[B, length]`` before each row, or ``after``: the row's item behind it.
 

@@ -1,0 +1,22 @@
+"""Encoders: histories, context columns and numeric features to state vectors."""
+
+from torchrl_drpo.policies.encoders.config import EncoderConfig, EncoderKind, Pooling
+from torchrl_drpo.policies.encoders.features import FARTHEST, FeatureScaler
+from torchrl_drpo.policies.encoders.history import HistoryEncoder
+from torchrl_drpo.policies.encoders.observations import ObservationEncoder
+from torchrl_drpo.policies.encoders.pooling import HistoryPooling
+from torchrl_drpo.policies.encoders.recurrent import HistoryGRU
+from torchrl_drpo.policies.encoders.transformer import HistoryTransformer
+
+__all__ = [
+    "FARTHEST",
+    "EncoderConfig",
+    "EncoderKind",
+    "FeatureScaler",
+    "HistoryEncoder",
+    "HistoryGRU",
+    "HistoryPooling",
+    "HistoryTransformer",
+    "ObservationEncoder",
+    "Pooling",
+]
