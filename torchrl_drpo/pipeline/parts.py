@@ -139,8 +139,8 @@ class PartFacts:
             share = self.cold_rows / self.test.rows
             found.append(
                 f"{share:.0%} of the held-out rows are of items that training never showed. A "
-                "policy over item numbers cannot rank them and all count as misses; the columns of "
-                "warm rows leave them out. Vectors or codes of the items are the remedy."
+                "policy over item numbers misses them all; one over vectors or codes of an item "
+                "table can rank them. The columns of warm rows leave them out."
             )
         return tuple(found)
 
