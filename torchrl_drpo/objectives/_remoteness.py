@@ -66,7 +66,7 @@ def remoteness_and_score(
     if own is not None:
         distance = _as_samples(own(action).detach(), log_prob, mask)
     elif is_discrete(dist, action):
-        distance = categorical_remoteness(log_prob) / _choices_in(dist, log_prob, batch, mask)
+        distance = categorical_remoteness(log_prob) / choices_in(dist, log_prob, batch, mask)
     elif needed:
         raise ValueError(
             f"{type(dist).__name__} has no remoteness that a taper could read: it is neither "
@@ -133,10 +133,20 @@ def _as_samples(distance: Tensor, log_prob: Tensor, mask: Tensor | None) -> Tens
     return torch.where(valid, distance.flatten(1), 0.0).sum(1) / valid.sum(1).clamp_min(1)
 
 
-def _choices_in(
+def choices_in(
     dist: Distribution, log_prob: Tensor, batch: torch.Size, mask: Tensor | None
 ) -> Tensor | int:
-    """How many choices each entry of ``log_prob`` adds up: an action's, over its valid steps."""
+    """How many choices each entry of ``log_prob`` adds up: an action's, over its valid steps.
+
+    Args:
+        dist: the policy's distribution.
+        log_prob: ``[*B]``, or ``[B]`` summed over a trajectory's steps.
+        batch: shape of the batch, ``[*B]``, or ``[B, T]`` for trajectories.
+        mask: valid steps.
+
+    Returns:
+        One number for all, or a tensor of ``log_prob``'s shape; at least 1.
+    """
     count = choices(dist)
     if isinstance(count, int):
         if dist.batch_shape == log_prob.shape:

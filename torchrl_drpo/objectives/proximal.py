@@ -13,19 +13,28 @@ from torch import Tensor
 
 from torchrl_drpo.functional.checks import check_fraction, check_open_fraction, check_positive
 from torchrl_drpo.functional.proximal import clipped_surrogate, ecpo_surrogate
+from torchrl_drpo.objectives._ratio import RatioKind, check_ratio_kind, ratio_exponent
 from torchrl_drpo.objectives._weighting import Scored, Weighting
 from torchrl_drpo.objectives.behavior import Behavior, BehaviorLoss
 
 
 @dataclass(frozen=True)
 class _ProximalWeighting(Weighting):
-    """An advantage for each sample, and log pi_old (``None``: the current policy)."""
+    r"""An advantage for each sample, and what its ratio is made of.
+
+    Attributes:
+        old_log_prob: log pi_old; ``None``: the current policy.
+        choices: T of the ratio :math:`(\pi/\pi_{old})^{1/T}`.
+    """
 
     old_log_prob: Tensor | None = None
+    choices: Tensor | int = 1
 
 
 class _SurrogateLoss(BehaviorLoss):
     """Maximises a surrogate of the ratio pi/pi_old instead of w log pi."""
+
+    ratio: RatioKind = "product"
 
     def _weigh(self, tensordict: TensorDictBase, mask: Tensor | None) -> Weighting:
         advantage = self._advantage(tensordict, mask)
@@ -35,7 +44,8 @@ class _SurrogateLoss(BehaviorLoss):
         old = self._behavior_log_prob(scored)
         log_ratio = scored.log_prob - (scored.log_prob if old is None else old)
         counted = weighting.weight != 0
-        clipped = self._is_clipped(weighting.weight, log_ratio) & counted
+        choices = ratio_exponent(self.ratio, scored)
+        clipped = self._is_clipped(weighting.weight, log_ratio / choices) & counted
         count, clips, drift = self._whole.sums(
             counted.sum(), clipped.sum(), torch.where(counted, log_ratio, 0.0).sum()
         )
@@ -45,11 +55,13 @@ class _SurrogateLoss(BehaviorLoss):
             "clip_fraction": clips / count,
             "kl_approx": -drift / count,
         }
-        return _ProximalWeighting(weighting.weight, weighting.mass, report, old)
+        return _ProximalWeighting(weighting.weight, weighting.mass, report, old, choices)
 
     def _reduce_weighted(self, log_prob: Tensor, weighting: Weighting, total: Tensor) -> Tensor:
         advantage = weighting.weight.to(torch.promote_types(log_prob.dtype, torch.float32))
-        surrogate = self._surrogate(advantage, log_prob, weighting.old_log_prob)
+        old, choices = weighting.old_log_prob, weighting.choices
+        old = None if old is None else old / choices
+        surrogate = self._surrogate(advantage, log_prob / choices, old)
         losses = -torch.where(advantage != 0, surrogate, 0.0)
         if self.reduction == "none":
             return losses
@@ -77,7 +89,9 @@ class ECPOLoss(_SurrogateLoss):
         \quad \pi' = \max\{\mathrm{sg}\,\pi/(1+\epsilon+\delta), \pi_{old}\} \text{ for } A < 0
 
     Source: OneRec (arXiv 2506.13695). OneRec normalises A within the group of candidates of one
-    request: ``normalize=True`` (the default here) with ``group_key``.
+    request: ``normalize=True`` (the default here) with ``group_key``. The geometric mean in place
+    of the ratio of an action of T choices, :math:`(\pi/\pi')^{1/T}` with both bounds, is that of
+    Group Sequence Policy Optimization (arXiv 2507.18071).
 
     Args:
         actor_network: a TorchRL probabilistic actor.
@@ -87,6 +101,9 @@ class ECPOLoss(_SurrogateLoss):
         delta: slack of the negatives' bound, above 0.
         behavior: where pi_old comes from: ``"auto"`` (logged where the batch has it, else the
             current policy), ``"logged"``, ``"current"`` or a policy.
+        ratio: ``"product"``, that of the whole action's probability, or ``"geometric_mean"`` over
+            its choices: the codes of a semantic ID, the places of a slate, and at
+            ``level="trajectory"`` all valid steps. An action of one choice has one ratio.
         baseline, normalize, group_key: see
             :class:`~torchrl_drpo.objectives.advantage.AdvantageLoss`.
         level, skip_filtered, reduction, functional, check_inputs: see
@@ -98,7 +115,7 @@ class ECPOLoss(_SurrogateLoss):
         of log pi_old - log pi).
 
     Raises:
-        ValueError: for numbers out of range, an unknown source, or bad propensities.
+        ValueError: for numbers out of range, an unknown source or ratio, or bad propensities.
 
     Examples:
         >>> import torch
@@ -128,13 +145,16 @@ class ECPOLoss(_SurrogateLoss):
         delta: float = 0.1,
         behavior: Behavior = "auto",
         normalize: bool = True,
+        ratio: RatioKind = "product",
         **options: Any,
     ) -> None:
+        check_ratio_kind(ratio)
         check_open_fraction("clip_epsilon", clip_epsilon)
         check_positive("delta", delta)
         super().__init__(actor_network, behavior=behavior, normalize=normalize, **options)
         self.clip_epsilon = clip_epsilon
         self.delta = delta
+        self.ratio = ratio
 
     def _surrogate(self, advantage: Tensor, log_prob: Tensor, old: Tensor | None) -> Tensor:
         return ecpo_surrogate(

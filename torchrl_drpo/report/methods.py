@@ -39,6 +39,7 @@ METHODS: dict[str, Method] = {
     "signed": Method("APG", "#D55E00"),
     "tapered": Method("tapered", _TAPERED),
     "awr": Method("AWR", "#8C6D31"),
+    "reward-weighted": Method("reward-weighted", "#4B2DD2"),
     "crr": Method("CRR", "#C49C94"),
     "asymre": Method("AsymRE", "#7F3C8D"),
     "gbpo": Method("GBPO", "#7F7F00"),

@@ -11,8 +11,7 @@ correctness:
 - the gradient of 256 wide half precision items with a bias and not aligned, on sm_100 with 3.7:
   eight instructions of a tile that an A100 takes, too;
 - with 3.6, the gradient of 128 wide items on sm_100 (half precision with a bias: 111 instructions;
-  float32: 13), and on sm_80 of 128 wide half precision items and 64 wide float32 ones with a bias
-  (4 and 8).
+  float32: 13).
 
 On sm_90 the half precision cells, and the float32 ones of 64 wide items, are what was fastest of
 all that fit, at 4,096 rows and nearly so at 410, on an H200 (tests/benchmarks/kernel_tiles.py; the

@@ -111,6 +111,24 @@ def test_adaptive_bc_is_the_loss_of_that_name() -> None:
     assert torch.equal(named.kappa, own.kappa)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_reward_weighted_is_exp_of_each_row_s_own_reward(temperature: float) -> None:
+    # arXiv 2603.10279: w = exp(r / lambda), whatever else is in the batch, without a cap
+    torch.manual_seed(0)
+    actor, rows = make_gaussian_actor(3, 2), batch(torch.randn(64, 2))
+    rows["next", "reward"] *= 4.0  # far beyond what awr caps at
+    reward = rows["next", "reward"].squeeze(-1)
+    loc, scale = actor[0].module(rows["observation"])
+    log_prob = torch.distributions.Normal(loc, scale).log_prob(rows["action"]).sum(-1)
+    expected = -((reward / temperature).exp() * log_prob).mean()
+    changes = {} if temperature == 0.3 else {"temperature": temperature}
+    named = make_objective("reward-weighted", actor, options=changes)
+    torch.testing.assert_close(named(rows)["loss_actor"], expected)
+    alone = make_objective("reward-weighted", actor, options=changes)(rows[:1])["loss_actor"]
+    torch.testing.assert_close(alone, -(reward[0] / temperature).exp() * log_prob[0])
+    assert make_objective("awr", actor)(rows)["loss_actor"] != named(rows)["loss_actor"]
+
+
 def test_every_name_has_a_maker_and_known_kinds() -> None:
     assert {found.loss for found in OBJECTIVES.values()} <= {*MAKERS, "guided"}
     assert following_model(NAMES) == [

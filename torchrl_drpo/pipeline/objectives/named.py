@@ -15,6 +15,12 @@ reward model to the training rows:
   moved up the model's slope (:func:`~torchrl_drpo.rewards.uphill_log`). For policies over item
   vectors only: an item number has no direction to move in.
 
+``reward-weighted`` is exponential reward-weighted fine-tuning (arXiv 2603.10279): the weight of a
+row is exp(r / lambda) of its own reward, with no baseline, no cap, no propensity and no reward
+model. It is ``AWRLoss(actor, temperature=lambda, baseline=0.0, max_weight=None)``; lambda is the
+option ``temperature`` in units of the reward, and trades gain for robustness. ``awr`` differs by
+the batch's mean reward as its baseline (one factor for all rows of a batch) and its cap.
+
 Objectives on rewards, logged or predicted (``-q``), compare all rows of a batch with each other: a
 state in which everything is worth little (a tab that nobody watches) repels, or drops, all that was
 shown there, and is then served badly. Those on advantages (``-a``) compare a row with what its own
@@ -109,6 +115,7 @@ OBJECTIVES: dict[str, Objective] = {
     "signed": Objective("repulsive", RepulsiveOptions()),
     "tapered": Objective("repulsive", _TAPERED),
     "awr": Objective("awr", AWROptions()),
+    "reward-weighted": Objective("awr", AWROptions(baseline=0.0, max_weight=None)),
     "crr": Objective("crr", CRROptions()),
     "asymre": Objective("asymre", AsymREOptions()),
     "gbpo": Objective("gbpo", GBPOOptions()),

@@ -95,13 +95,15 @@ class AWROptions(ObjectiveOptions):
 
     Attributes:
         temperature: divides the advantages; .3 suits a quality in [0, 1].
-        max_weight: cap of a weight.
+        max_weight: cap of a weight; ``None`` for none.
         self_normalize: scale the weights of a batch to mean 1 before the cap.
+        baseline: what rewards are compared with.
     """
 
     temperature: float = 0.3
     max_weight: float | None = 20.0
     self_normalize: bool = False
+    baseline: Literal["mean", "min"] | float = "mean"
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,13 @@ class GBPOOptions(ObjectiveOptions):
     Attributes:
         baseline: what rewards are compared with.
         normalize: divide advantages by the batch's standard deviation.
+        ratio: of an action's whole probability, or the geometric mean over its choices (the codes
+            of a semantic ID, the places of a slate).
     """
 
     baseline: Literal["mean", "min"] | float = "mean"
     normalize: bool = False
+    ratio: Literal["product", "geometric_mean"] = "product"
 
 
 @dataclass(frozen=True)
