@@ -23,7 +23,9 @@ def test_every_kind_is_whole() -> None:
 
 
 def test_a_kind_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="policy must be among catalogue, embedding, semantic-id, got 'sid'"):
+    with pytest.raises(
+        ValueError, match="policy must be among catalogue, embedding, semantic-id, got 'sid'"
+    ):
         TrainConfig(logs="log", preset="kuairand", policy="sid")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.distributions.code_trie import CodeTrie, TrieCategorical
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.policies.encoders import HistoryEncoder, Pooling
+from torchrl_drpo.policies.encoders import EncoderConfig, HistoryEncoder, Pooling
+from torchrl_drpo.policies.encoders.config import encoder_config
+from torchrl_drpo.policies.encoders.observations import observation_inputs
 from torchrl_drpo.policies.semantic_id.decoders import Head, make_decoder
 
 
@@ -46,6 +49,7 @@ class SemanticIDPolicy(nn.Module):
         item_vectors: bool = True,
         num_features: int = 0,
         device: torch.device | str | None = None,
+        encoder: EncoderConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_positive("temperature", temperature)
@@ -55,10 +59,9 @@ class SemanticIDPolicy(nn.Module):
             dim,
             history,
             context_sizes=context_sizes,
-            hidden=hidden,
-            pooling=pooling,
             num_features=num_features,
             device=device,
+            config=encoder_config(encoder, tuple(hidden), pooling),
         )
         self.decoder = make_decoder(head, trie.sizes, dim, device=device)
         items = trie.num_items
@@ -81,7 +84,12 @@ class SemanticIDPolicy(nn.Module):
             self.bias.zero_()
 
     def forward(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+        self,
+        history: Tensor,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
+        times: Tensor | None = None,
+        feedback: Tensor | None = None,
     ) -> Tensor:
         """The state ``[*B, D]`` after a history, in a context, of numeric features.
 
@@ -89,8 +97,21 @@ class SemanticIDPolicy(nn.Module):
             history: item numbers, int64 ``[*B, L]``; -1 pads.
             context: ids, int64 ``[*B, C]``; ``None`` without context columns.
             features: raw numbers, ``[*B, F]``; ``None`` without features.
+            times: ticks of the history's rows, int64 ``[*B, L]``; where the encoder reads them.
+            feedback: quality of the history's rows, ``[*B, L]``; where the encoder reads it.
         """
-        return self.encoder(self.embed(history.clamp(min=0)), history >= 0, context, features)
+        embedded = self.embed(history.clamp(min=0))
+        return self.encoder(embedded, history >= 0, context, features, times, feedback)
+
+    def places(
+        self, history: Tensor, times: Tensor | None = None, feedback: Tensor | None = None
+    ) -> Tensor:
+        """What histories of the first 0, 1, ..., L items become, ``[*B, L + 1, D]``, in one pass.
+
+        See :meth:`~torchrl_drpo.policies.HistoryEncoder.places`.
+        """
+        embedded = self.embed(history.clamp(min=0))
+        return self.encoder.places(embedded, history >= 0, times, feedback)
 
     def embed(self, item: Tensor) -> Tensor:
         """What a history's items say, ``[*, D]``: the sum of their codes' vectors and their own."""
@@ -129,7 +150,10 @@ def make_semantic_id_actor(
     history_key: NestedKey = ("observation", "history"),
     context_key: NestedKey = ("observation", "context"),
     features_key: NestedKey = ("observation", "features"),
+    times_key: NestedKey = ("observation", "history_time"),
+    feedback_key: NestedKey = ("observation", "history_feedback"),
     device: torch.device | str | None = None,
+    encoder: EncoderConfig | Mapping[str, Any] | None = None,
 ) -> ProbabilisticActor:
     """A generative policy: it writes the semantic ID of an item, code by code.
 
@@ -147,8 +171,8 @@ def make_semantic_id_actor(
         dim: width ``D`` of states and vectors.
         history: longest history ``L`` that will be given.
         context_sizes: number of values of each context column; empty for no context.
-        hidden: widths of the encoder's hidden layers.
-        pooling: how a history becomes one vector.
+        hidden: widths of the encoder's hidden layers; short for ``EncoderConfig(hidden=...)``.
+        pooling: how a history becomes one vector; short for ``EncoderConfig(pooling=...)``.
         head: ``"gru"``, ``"transformer"`` or ``"parallel"`` (levels that do not look at each
             other).
         item_bias: whether items of one semantic ID have biases of their own; else they share
@@ -160,7 +184,12 @@ def make_semantic_id_actor(
         history_key: where the history lies in the tensordict.
         context_key: where the context lies, read only with ``context_sizes``.
         features_key: where the features lie, read only with ``num_features``.
+        times_key: where the times of the history's rows lie, read only where the encoder reads
+            times.
+        feedback_key: where their quality lies, read only where the encoder reads feedback.
         device: where the parameters live.
+        encoder: what reads histories: pooling, a GRU or a transformer; a mapping is a
+            checkpoint's.
 
     Raises:
         ValueError: for codes that make no trie, or an argument out of range.
@@ -189,10 +218,18 @@ def make_semantic_id_actor(
         item_vectors=item_vectors,
         num_features=num_features,
         device=device,
+        encoder=encoder,
     )
-    inputs = {"history": history_key}
-    inputs |= {"context": context_key} if context_sizes else {}
-    inputs |= {"features": features_key} if num_features else {}
+    inputs = observation_inputs(
+        policy.encoder.config,
+        context_sizes,
+        num_features,
+        history=history_key,
+        context=context_key,
+        features=features_key,
+        times=times_key,
+        feedback=feedback_key,
+    )
     return ProbabilisticActor(
         TensorDictModule(policy, in_keys=inputs, out_keys=["hidden"], strict=True),
         in_keys=["hidden"],
