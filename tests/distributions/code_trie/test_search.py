@@ -124,7 +124,7 @@ def test_rows_come_in_blocks_where_they_are_many(monkeypatch):
     dist = policy("transformer")
     exclude = torch.randint(V, (N, 4))
     whole = [dist.topk(5, beam=beam, exclude=exclude) for beam in (0, 7)]
-    monkeypatch.setattr(search, "NUMBERS_AT_A_TIME", 1)
+    monkeypatch.setitem(search.NUMBERS_AT_A_TIME, "cpu", 1)
     for beam, expected in zip((0, 7), whole, strict=True):
         for ours, theirs in zip(dist.topk(5, beam=beam, exclude=exclude), expected, strict=True):
             torch.testing.assert_close(ours, theirs)
