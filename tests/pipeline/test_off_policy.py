@@ -121,6 +121,26 @@ def test_fitted_propensities_come_near_the_logged_ones_and_so_does_the_estimate(
         assert bound.low < true.value < bound.high
 
 
+def test_fitted_weights_read_no_propensity_and_hold_the_truth(
+    trained: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = EvaluateConfig(
+        trained.output / "positive-only", trained.logs, ks=(3,), ope=True, behavior="weights"
+    )
+    value = run_evaluate(config).value
+    assert value is not None
+    truth = true_value(trained)
+    for name in ("IPS", "SNIPS", "DR", "SNDR"):
+        found = value.estimates[name]
+        assert found.low - 0.02 < truth < found.high + 0.02, name
+    assert value.fitted
+    assert value.to_json()["propensities"] == "weights"
+    assert value.calibration_table() is None
+    said = " ".join(value.notes())
+    assert "No propensities are read: fitted weights" in said
+    assert "wrong by a factor of up to 1.5" in said
+
+
 def test_the_command_prints_it_and_says_by_its_code_what_it_is_worth(
     trained: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

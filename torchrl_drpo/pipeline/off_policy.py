@@ -19,12 +19,14 @@ from torchrl_drpo.evaluation.off_policy import (
     against,
     logging_value,
 )
+from torchrl_drpo.evaluation.off_policy.balance import FittedWeights, fit_weights
 from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior, fit_behavior
 from torchrl_drpo.evaluation.off_policy.cloning import Cloning
 from torchrl_drpo.evaluation.off_policy.logs import RowSample, gathered
 from torchrl_drpo.evaluation.off_policy.policies import score_log
 from torchrl_drpo.evaluation.off_policy.sensitivity import WeightBounds, weight_bounds
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.numbered import NumberedRows, Numbering
 from torchrl_drpo.pipeline.policy_value import PolicyValue, RewardFacts
 from torchrl_drpo.pipeline.reward_model.held_out import SETTINGS, fit_reward, read_reward
@@ -37,6 +39,8 @@ WEIGHTED = ("IPS", "clipped IPS", "SNIPS")
 MODELLED = ("DM", "DR", "SNDR", "Switch-DR", "DRos")
 #: Models of the logging policy, and gradient steps of each.
 FOLDS, CLONING_STEPS = 5, 400
+#: Draws of a policy over semantic IDs at each row.
+CODE_DRAWS = 16
 #: By which factors fitted weights may be wrong, for the bounds.
 FACTORS = (1.5, 2.0)
 
@@ -52,16 +56,19 @@ class ValueOptions:
     """How a policy is judged from a log.
 
     Attributes:
-        behavior: which propensities: ``"logged"``, ``"fitted"``, or ``"auto"``, the logged ones
-            where there are any.
+        behavior: which propensities: ``"logged"``, ``"fitted"`` (a model of the logging policy),
+            ``"weights"`` (no propensities, the weights themselves, by classifiers that tell the
+            policy's actions from the logged ones), or ``"auto"``, the logged ones where there are
+            any and else fitted ones.
         reward_model: ``"auto"`` takes the run's own or fits one; ``"none"`` leaves out the
             estimators that follow one.
-        draws: of the policy at each row, for the model's expectation; 0 adds up over all items.
+        draws: of the policy at each row, for the model's expectation; 0 adds up over all items, or
+            takes ``CODE_DRAWS`` of a policy over semantic IDs, whose items cannot be added up.
         max_rows: score so many held-out rows at most, drawn at random.
         folder: of the policy's run, where its reward model lies.
     """
 
-    behavior: Literal["auto", "logged", "fitted"] = "auto"
+    behavior: Literal["auto", "logged", "fitted", "weights"] = "auto"
     reward_model: Literal["auto", "none"] = "auto"
     draws: int = 0
     max_rows: int = 50_000
@@ -89,10 +96,11 @@ def policy_value(
             propensities that were asked for, or one whose actions the policy would never take.
     """
     options = options or ValueOptions()
-    if checkpoint.policy != "catalogue":
+    if not KINDS[checkpoint.policy].probabilities:
+        able = " or ".join(name for name, kind in KINDS.items() if kind.probabilities)
         raise ValueError(
             f"a policy of kind {checkpoint.policy!r} serves what lies nearest and gives items no "
-            "probabilities; --ope is for catalogue policies"
+            f"probabilities; --ope is for policies of kind {able}"
         )
     fitted = _is_fitted(data, options.behavior)
     # With logged propensities a row of an unknown item is an action that the policy never takes.
@@ -100,12 +108,17 @@ def policy_value(
     rows = NumberedRows(data, "test", numbering, only_known=fitted)
     sample = RowSample(rows, options.max_rows)
     model, source = _reward_model(checkpoint, data, numbering, options, progress)
-    behavior = _behavior(checkpoint, data, sample, progress) if fitted else None
+    behavior: FittedBehavior | FittedWeights | None = None
+    if options.behavior == "weights":
+        behavior = fit_weights(checkpoint.actor, sample, reward_model=model, unseen=True)
+    elif fitted:
+        behavior = _behavior(checkpoint, data, sample, progress)
+    draws = options.draws or (0 if checkpoint.has_index else CODE_DRAWS)
     scored = score_log(
         checkpoint.actor,
         sample,
         reward_model=model,
-        draws=options.draws or None,
+        draws=draws or None,
         behavior=behavior,
         unseen=True,
     )
@@ -125,7 +138,7 @@ def policy_value(
         else RewardFacts(source, explained, int(known.sum())),
         behavior=behavior,
         bounds=_bounds(scored) if fitted else (),
-        gap=None if behavior is None else _gap(behavior, data, sample),
+        gap=_gap(behavior, data, sample) if isinstance(behavior, FittedBehavior) else None,
         left_out=len(data.test) - len(rows),
     )
 
@@ -137,7 +150,7 @@ def _is_fitted(data: SplitLog, behavior: str) -> bool:
             "the log has no propensities: name their column in the schema (propensity=...), or ask "
             "for a model of the logging policy with --behavior fitted"
         )
-    return behavior == "fitted" or not has_own
+    return behavior in ("fitted", "weights") or not has_own
 
 
 def _reward_model(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchrl_drpo.evaluation.off_policy import Difference, Estimate, LoggedRows
+from torchrl_drpo.evaluation.off_policy.balance import FittedWeights
 from torchrl_drpo.evaluation.off_policy.behavior import FittedBehavior
 from torchrl_drpo.evaluation.off_policy.sensitivity import WeightBounds
 from torchrl_drpo.report.tables import Table
@@ -61,7 +62,8 @@ class PolicyValue:
         differences: each estimate minus that; none for the direct method.
         rows: what the estimates are made of.
         reward_model: that the later estimators follow; ``None`` where there are none of these.
-        behavior: the model of the logging policy, where propensities are fitted.
+        behavior: the model of the logging policy, where propensities are fitted, or what fitted
+            the weights themselves.
         bounds: where estimates lie if every weight is wrong by some factor, where they are fitted.
         gap: median factor between fitted and logged propensities, where there are both.
         left_out: held-out rows of items that the policy does not know, which are not among ``rows``
@@ -73,7 +75,7 @@ class PolicyValue:
     differences: dict[str, Difference]
     rows: LoggedRows
     reward_model: RewardFacts | None = None
-    behavior: FittedBehavior | None = None
+    behavior: FittedBehavior | FittedWeights | None = None
     bounds: Sequence[WeightBounds] = ()
     gap: float | None = None
     left_out: int = 0
@@ -82,6 +84,12 @@ class PolicyValue:
     def fitted(self) -> bool:
         """Whether the propensities come of a model of the log."""
         return self.behavior is not None
+
+    @property
+    def _propensities(self) -> str:
+        if not self.fitted:
+            return "logged"
+        return "weights" if isinstance(self.behavior, FittedWeights) else "fitted"
 
     @property
     def is_meaningless(self) -> bool:
@@ -95,7 +103,7 @@ class PolicyValue:
     def to_json(self) -> dict[str, Any]:
         """As strict JSON data."""
         out: dict[str, Any] = {
-            "propensities": "fitted" if self.fitted else "logged",
+            "propensities": self._propensities,
             "rows": len(self.rows),
             "log_rows": self.rows.log_rows or len(self.rows),
             "left_out_rows": self.left_out,
@@ -142,13 +150,19 @@ class PolicyValue:
             )
         if self.reward_model is not None:
             out.append(f"{self.reward_model}.")
-        if self.behavior is not None:
+        if isinstance(self.behavior, FittedBehavior):
             out += self._of_behavior(self.behavior)
+        elif self.behavior is not None:
+            out.append(
+                f"No propensities are read: {self.behavior}, by models that had not seen it."
+            )
+        if self.behavior is not None:
+            out += self._of_bounds()
         return out + self._reasons()
 
     def calibration_table(self) -> Table | None:
         """Fitted propensities against what was logged; ``None`` where none were fitted."""
-        if self.behavior is None:
+        if not isinstance(self.behavior, FittedBehavior):
             return None
         found = self.behavior.calibration
         body = [
@@ -174,7 +188,11 @@ class PolicyValue:
         ]
         if self.gap is not None:
             out.append(f"Half of them lie within a factor of {self.gap:.2f} of the logged ones.")
-        own = self.logging.value
+        return out
+
+    def _of_bounds(self) -> list[str]:
+        """Where estimates lie if every fitted weight is wrong by some factor."""
+        own, out = self.logging.value, []
         for each in self.bounds:
             side = (
                 "above" if each.low > own else "below" if each.high < own else "on either side of"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.pipeline import click_log
 from tests.pipeline.topic_log import BAIT, ITEMS, SCHEMA, TOPICS, config, make_log, topic
 from torchrl_drpo import cli
 from torchrl_drpo.data import ItemTable
@@ -102,6 +103,26 @@ def test_the_lists_are_those_of_all_probabilities(trained) -> None:
     expected = every.sort(-1, descending=True)
     torch.testing.assert_close(scores, expected.values[:, :10])
     torch.testing.assert_close(every.gather(1, found), scores)
+
+
+def test_its_value_is_estimated_where_a_log_has_propensities(tmp_path: Path) -> None:
+    """Items have exact probabilities: the columns of training, and `drpo evaluate --ope`."""
+    pd.DataFrame(
+        {"id": range(click_log.ITEMS), "c": [i // 2 for i in range(click_log.ITEMS)]}
+        | {"d": [i % 2 for i in range(click_log.ITEMS)]}
+    ).to_parquet(tmp_path / "items.parquet")
+    schema = click_log.SCHEMA.replace(items=ItemTable("items.parquet", id="id", codes=("c", "d")))
+    settings = click_log.settings(
+        tmp_path, click_log.make_log(), schema, policy="semantic-id",
+        objectives=("positive-only",), steps=150,
+    )  # fmt: skip
+    results = run_train(settings)
+    column = results.values.columns()["value, SNIPS ↑"]
+    assert float(column["positive-only"].split()[0]) > 0.55 > float(column["random"].split()[0])
+    found = run_evaluate(
+        EvaluateConfig(settings.output / "positive-only", settings.logs, ks=(3,), ope=True)
+    ).value
+    assert found.estimates["DR"].value == pytest.approx(found.estimates["SNIPS"].value, abs=0.05)
 
 
 @pytest.mark.parametrize("head", ["transformer", "parallel"])

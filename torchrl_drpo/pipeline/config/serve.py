@@ -34,12 +34,14 @@ class EvaluateConfig:
             such estimate means anything, the exit code is 1.
         behavior: how likely the logging policy was to take its actions, for --ope: "logged" takes
             the log's propensities, "fitted" those of a model that is fitted to the held-out rows,
-            "auto" the logged ones where there are any.
+            "weights" reads none and fits the weights themselves, by telling the policy's actions
+            from the logged ones (better for a logger of thousands of items and a good reward
+            model), "auto" the logged ones where there are any, else fitted ones.
         reward_model: for --ope: "auto" also gives the estimates that follow a model of the reward,
             the one that the policy's run has left or else one that is fitted to the log's earlier
             days; "none" leaves them out.
         draws: so many draws of the policy a row give the reward model's expectation for --ope; 0
-            adds up over all items.
+            adds up over all items, or draws 16 of a policy over semantic IDs.
         ope_rows: --ope scores so many held-out rows at most, drawn at random.
         plot: PNG file: of --ope the estimates with their intervals, and the weights that they rest
             on; of --details the hit rates by activity and popularity.
@@ -57,7 +59,7 @@ class EvaluateConfig:
     ks: tuple[int, ...] = (10, 50)
     details: bool = False
     ope: bool = False
-    behavior: Literal["auto", "logged", "fitted"] = "auto"
+    behavior: Literal["auto", "logged", "fitted", "weights"] = "auto"
     reward_model: Literal["auto", "none"] = "auto"
     draws: int = 0
     ope_rows: int = 50_000
