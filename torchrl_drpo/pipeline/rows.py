@@ -12,11 +12,12 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.data import SamplerWithoutReplacement
+from torchrl.data import SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs.transforms import DeviceCastTransform, Transform
 
 from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.data.replay.sequences import SequenceStorage
 from torchrl_drpo.data.schema.times import implausible_times
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
@@ -226,6 +227,24 @@ class SplitLog:
         if torch.device(device).type != "cpu":
             buffer.append_transform(DeviceCastTransform(device))
         return buffer
+
+    def train_sequences(self, batch_size: int, seed: int, device: str) -> TensorDictReplayBuffer:
+        """Training rows by whole sequences, in random order, about ``batch_size`` rows at a time.
+
+        Raises:
+            ValueError: for a log without users' sequences.
+        """
+        train = self.log.split("train")
+        pieces = len(SequenceStorage(train.storage))
+        together = max(1, min(pieces, round(batch_size * pieces / len(train))))
+        sequences = train.sequences(
+            batch_size=together,
+            sampler=SamplerWithoutReplacement(drop_last=True),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        if torch.device(device).type != "cpu":
+            sequences.append_transform(DeviceCastTransform(device))
+        return sequences
 
     def train_batches(self, rows: int) -> Iterator[TensorDictBase]:
         """The training rows in storage order."""

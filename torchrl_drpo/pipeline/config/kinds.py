@@ -19,12 +19,44 @@ class ModelConfig:
         dim: width of states and item embeddings; of an embedding policy, where its item vectors
             are found in the log.
         hidden: widths of the encoder's hidden layers.
-        pooling: how a history becomes one vector; of catalogue policies only.
+        pooling: how a history becomes one vector, where it is pooled; of catalogue policies only.
+        encoder: what reads histories: pooling, a GRU or a causal transformer; of catalogue policies
+            only.
+        layers: of a GRU or a transformer.
+        heads: of a transformer.
+        dropout: in training, of what a GRU or a transformer reads, and inside.
     """
 
     dim: int = 64
     hidden: tuple[int, ...] = (128,)
     pooling: Literal["mean", "recency", "attention"] = "recency"
+    encoder: Literal["pooling", "gru", "transformer"] = "pooling"
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.encoder == "transformer" and self.dim % self.heads:
+            raise ValueError(
+                f"{self.heads} heads cannot share a width of {self.dim} out; make dim a multiple "
+                "of heads"
+            )
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What the policy is made of, as JSON data: no setting that its encoder does not have."""
+        if self.encoder == "pooling" and not self.dropout:
+            return {"dim": self.dim, "hidden": self.hidden, "pooling": self.pooling}
+        own: dict[str, Any] = {"kind": self.encoder, "hidden": self.hidden}
+        own |= {"dropout": self.dropout}
+        own |= {"pooling": self.pooling} if self.encoder == "pooling" else {"layers": self.layers}
+        own |= {"heads": self.heads} if self.encoder == "transformer" else {}
+        return {"dim": self.dim, "encoder": own}
 
 
 @dataclass(frozen=True)
@@ -43,7 +75,7 @@ class CatalogueOptions:
 
     def settings(self, model: ModelConfig) -> dict[str, Any]:
         """What a run of this kind depends on, as JSON data."""
-        return {"model": asdict(model) | asdict(self)}
+        return {"model": model.shape | asdict(self)}
 
 
 @dataclass(frozen=True)

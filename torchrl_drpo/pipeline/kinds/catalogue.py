@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from torchrl_drpo.objectives import AllPlaces
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.training import Progress, Trained, run_trainer
@@ -29,6 +30,13 @@ class CatalogueTraining:
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self.reward: LogReward | None = None
+        if config.train_places == "all":
+            data.train_sequences(config.batch_size, 0, "cpu")  # refused before anything is fitted
+            if team() is not None:
+                raise ValueError(
+                    "all places are trained by one process; leave torchrun out, or train the last "
+                    "places"
+                )
         if following_model(config.objectives):
             fit = RewardFit(
                 data, config.output / "reward", history=config.history, device=config.device
@@ -56,20 +64,29 @@ class CatalogueTraining:
         actor = make_catalogue_actor(**model, device=config.device)
         if data.num_features:
             catalogue_policy(actor).encoder.scaler.fit_(*data.feature_moments())
-        buffer = data.train_buffer(config.batch_size, seed, config.device)
+        make_loss = partial(
+            make_objective,
+            objective,
+            reward_model=reward and reward.model,
+            options=config.options.get(objective),
+            over=team(),
+        )
+        buffer: Any
+        if config.train_places == "all":
+            buffer = data.train_sequences(config.batch_size, seed, config.device)
+            loss, batch_size = AllPlaces(make_loss, actor), buffer.batch_size
+        else:
+            buffer = data.train_buffer(config.batch_size, seed, config.device)
+            buffer = buffer if reward is None else AnnotatedBuffer(buffer, reward.columns)
+            loss, batch_size = make_loss(actor), config.batch_size
         curve = run_trainer(
-            make_objective(
-                objective,
-                actor,
-                reward and reward.model,
-                config.options.get(objective),
-                over=team(),
-            ).to(config.device),
-            buffer if reward is None else AnnotatedBuffer(buffer, reward.columns),
+            loss.to(config.device),
+            buffer,
             config,
             run=f"{objective}-{seed}",
             state=state,
             progress=progress,
+            batch_size=batch_size,
         )
         return Trained(actor, model, curve)
 
