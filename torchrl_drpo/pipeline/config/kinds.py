@@ -67,15 +67,37 @@ class CatalogueOptions:
         bias: whether each item has a logit of its own.
         temperature: divides the logits.
         tie_embeddings: whether histories and the softmax share one item table.
+        item_table: what item vectors are: "ids", learned from the rows that show an item; "codes",
+            sums of vectors of the codes in the schema's item table; "features", a projection of the
+            embedding there. The latter two also rank items that no row shows.
+        own_vectors: whether each item's own vector is added to codes or features.
     """
 
     bias: bool = True
     temperature: float = 1.0
     tie_embeddings: bool = True
+    item_table: Literal["ids", "codes", "features"] = "ids"
+    own_vectors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.item_table == "ids":
+            if self.own_vectors:
+                raise ValueError(
+                    "items of item_table='ids' have vectors of their own alone; leave "
+                    "--own-vectors out"
+                )
+        elif not self.tie_embeddings:
+            raise ValueError(
+                f"item_table={self.item_table!r} gives histories and the softmax one table; leave "
+                "--no-tie-embeddings out"
+            )
 
     def settings(self, model: ModelConfig) -> dict[str, Any]:
         """What a run of this kind depends on, as JSON data."""
-        return {"model": model.shape | asdict(self)}
+        own = asdict(self)
+        made = {"kind": own.pop("item_table"), "own": own.pop("own_vectors")}
+        own |= {} if self.item_table == "ids" else {"item_table": made}
+        return {"model": model.shape | own}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchrl_drpo.objectives import AllPlaces
 from torchrl_drpo.pipeline.config.train import TrainConfig
@@ -19,6 +20,7 @@ from torchrl_drpo.pipeline.reward_model.fit import RewardFit
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+from torchrl_drpo.policies.item_tables import ItemTableConfig
 from torchrl_drpo.rewards import AnnotatedBuffer
 
 
@@ -30,6 +32,7 @@ class CatalogueTraining:
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self.reward: LogReward | None = None
+        self._item_data = self._read_items()
         if config.train_places == "all":
             data.train_sequences(config.batch_size, 0, "cpu")  # refused before anything is fitted
             if team() is not None:
@@ -61,7 +64,10 @@ class CatalogueTraining:
             "context_sizes": data.context_sizes,
             "num_features": data.num_features,
         }
-        actor = make_catalogue_actor(**model, device=config.device)
+        if "item_table" in model:
+            made = ItemTableConfig.of(model["item_table"], self._item_data, data.num_items)
+            model["item_table"] = made.to_json()
+        actor = make_catalogue_actor(**model, item_data=self._item_data, device=config.device)
         if data.num_features:
             catalogue_policy(actor).encoder.scaler.fit_(*data.feature_moments())
         make_loss = partial(
@@ -89,6 +95,33 @@ class CatalogueTraining:
             batch_size=batch_size,
         )
         return Trained(actor, model, curve)
+
+    def _read_items(self) -> Tensor | None:
+        """What item vectors are made of, where these are not the items' own alone."""
+        kind, log = self._config.kind_options.item_table, self._data.log
+        if kind == "ids":
+            return None
+        found = log.item_codes if kind == "codes" else log.item_embeddings
+        if found is None:
+            columns = "codes=(...)" if kind == "codes" else "embedding=..."
+            raise ValueError(
+                f"item vectors of {kind} need them in the schema's item table, as "
+                f"items=ItemTable(path=..., id=..., {columns}); this log has none"
+            )
+        known = (found >= 0).any(1) if kind == "codes" else found.any(1)
+        without, cold = int((~known).sum()), ~self._data.trained_items()
+        served = int((cold & known).sum())
+        self.facts |= {
+            "item_table": kind,
+            "items_without_data": without,
+            "cold_items_with_data": served,
+        }
+        self.notes.append(
+            f"Item vectors are made of {kind}; {without:,} of {len(known):,} items have none. Of "
+            f"{int(cold.sum()):,} items that no training row shows, {served:,} have a vector all "
+            "the same."
+        )
+        return found
 
     def _reward_of(self, objective: str) -> LogReward | None:
         return self.reward if following_model([objective]) else None

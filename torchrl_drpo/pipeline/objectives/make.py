@@ -140,7 +140,7 @@ def _taper(actor: ProbabilisticActor, options: TaperOptions) -> dict[str, Any]:
     if threshold is None:
         # Half the surprisal of a uniform choice: a skipped item is pushed down while it is clearly
         # likelier than chance, and let go once it is not.
-        threshold = 0.5 * math.log(catalogue_policy(actor).items.shape[0])
+        threshold = 0.5 * math.log(catalogue_policy(actor).num_items)
     remoteness = "per_dimension" if gaussian else "auto"
     if options.taper == "cutoff":
         return {"taper": HardCutoff(threshold), "remoteness": remoteness}
