@@ -50,8 +50,15 @@ class SplitLog:
         self._labels = labels
 
     @classmethod
-    def open(cls, config: LogConfig, root: Path) -> SplitLog:
-        """Converts the log into ``root`` (once; found again there, it is opened) and splits it."""
+    def open(cls, config: LogConfig, root: Path, history_columns: Sequence[str] = ()) -> SplitLog:
+        """Converts the log into ``root`` (once; found again there, it is opened) and splits it.
+
+        Args:
+            config: which log.
+            root: the folder.
+            history_columns: what rows show of their histories' rows; see
+                :meth:`~torchrl_drpo.RecReplayBuffer.from_parquet`.
+        """
         schema = config.log_schema()
         for name in config.labels or ():  # before a conversion that may take minutes
             _check_label(name, schema.labels)
@@ -61,6 +68,7 @@ class SplitLog:
             root=root,
             history=config.history,
             overwrite=True,
+            history_columns=history_columns,
             **split_of(config, schema),
         )
         check_parts(log.report.parts, schema.split)
@@ -111,6 +119,11 @@ class SplitLog:
             squares += (block - own).square().sum(0) + apart.square() * (start * share)
             mean += apart * share
         return mean, (squares / len(train)).sqrt()
+
+    def quality_moments(self) -> tuple[Tensor, Tensor]:
+        """What the feedback's scaler is fitted to: of the training rows' quality, each ``[1]``."""
+        quality = self.log.split("train").quality.double()
+        return quality.mean().reshape(1), quality.std(correction=0).reshape(1)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -279,13 +292,17 @@ class SplitLog:
                 context=torch.zeros(0, len(log.context_sizes), dtype=torch.long),
                 features=torch.zeros(0, self.num_features),
             )
-        values, counts = [], []
+        values, counts, more = [], [], {name: [] for name in ("times", "feedback")}
         everyone = log.users.decode(range(len(log.users)))
         for start in range(0, len(everyone), _USERS_AT_A_TIME):
             block = everyone[start : start + _USERS_AT_A_TIME]
             latest = log.latest_history(block, ITEMS_KEPT_A_USER)
             values.append(latest[latest >= 0].int())
             counts.append((latest >= 0).sum(-1))
+            columns = log.latest_history_columns(block, ITEMS_KEPT_A_USER)
+            for name, key in (("times", "history_time"), ("feedback", "history_feedback")):
+                if key in columns:
+                    more[name].append(columns[key][latest >= 0])
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(counts).cumsum(0)])
         latest = self._latest_rows()
         return UserHistories(
@@ -294,6 +311,7 @@ class SplitLog:
             offsets,
             context=self._at(latest, ("observation", "context"), bool(log.context_sizes)).long(),
             features=self._at(latest, _FEATURES, bool(self.num_features)),
+            **{name: torch.cat(found) for name, found in more.items() if found},
         )
 
     def _latest_rows(self) -> Tensor:

@@ -161,6 +161,11 @@ class CataloguePolicy(nn.Module):
         scaler = self.encoder.scaler
         return None if scaler is None else scaler.mean
 
+    def usual_feedback(self) -> Tensor | None:
+        """What to give for a past row of unknown quality: the training rows' mean ``[1]``."""
+        scaler = self.encoder.feedback_scaler
+        return None if scaler is None else scaler.mean
+
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """What DistributedDataParallel leaves alone: a rank's own rows of the table."""

@@ -50,6 +50,43 @@ def test_an_encoder_is_trained_saved_and_served(log: Path, tmp_path: Path, kind:
     assert recommend(checkpoint, k=3) == recommend(checkpoint, history=[], k=3)
 
 
+@pytest.mark.parametrize("places", ["all", "last"])
+def test_times_and_feedback_of_histories_are_read_from_training_to_service(
+    log: Path, tmp_path: Path, places: str
+) -> None:
+    shape = replace(SHAPES["transformer"], history_times=True, history_feedback=True)
+    settings = config(
+        log, tmp_path, objectives=("drpo",), model=shape, train_places=places, steps=40
+    )
+    results = run_train(settings)
+    folder = settings.output / "drpo"
+    checkpoint = PolicyCheckpoint.load(folder)
+    policy = catalogue_policy(checkpoint.actor)
+    assert set(checkpoint.actor.in_keys) >= {
+        ("observation", "history_time"),
+        ("observation", "history_feedback"),
+    }
+    data = SplitLog.open(settings, settings.output / "log", ("time", "feedback"))
+    quality = data.log.split("train").quality
+    assert policy.usual_feedback().item() == pytest.approx(quality.mean().item(), rel=1e-4)
+    found = run_evaluate(EvaluateConfig(folder, str(log / "log.parquet"), ks=(5,)))
+    assert found.metrics["drpo"] == pytest.approx(results.runs["drpo"][0], nan_ok=True)
+    # What is served to a user is what the policy says after that user's last row.
+    user = checkpoint.users.ids.find(1007)
+    about = checkpoint.users.about(user)
+    rows = (data.log.column("user") == user).nonzero()[:, 0]
+    assert torch.equal(checkpoint.users.sequence(user), data.log.column("action")[rows])
+    assert torch.equal(about["times"], data.log.column("time")[rows])
+    assert torch.equal(about["feedback"], data.log.quality[rows])
+    state = checkpoint.state(checkpoint.users.sequence(user), **about)
+    liked = about | {"feedback": 1 - about["feedback"]}
+    assert not torch.allclose(checkpoint.state(checkpoint.users.sequence(user), **liked), state)
+    assert len(recommend(checkpoint, 1007, k=3)) == 3
+    assert len(recommend(checkpoint, k=3)) == 3  # nothing has happened yet
+    with pytest.raises(ValueError, match="for these items there are no times"):
+        recommend(checkpoint, history=["v9", "v13"])
+
+
 def test_a_killed_run_of_all_places_ends_as_if_it_had_not_been(log: Path, tmp_path: Path) -> None:
     settings = config(
         log,
@@ -85,6 +122,8 @@ def test_encoders_are_part_of_what_a_run_is(log: Path, tmp_path: Path) -> None:
     others = [replace(base, model=shape) for shape in SHAPES.values()]
     others += [replace(others[0], train_places="all"), replace(base, train_places="all")]
     others.append(replace(base, model=replace(SHAPES["transformer"], heads=4)))
+    others.append(replace(base, model=replace(SHAPES["transformer"], history_times=True)))
+    others.append(replace(base, model=replace(base.model, history_feedback=True)))
     settings = [str(each.settings()) for each in (base, *others)]
     assert len(set(settings)) == len(settings)
     # What a pooled history does not have is no part of it.
@@ -98,6 +137,11 @@ def test_encoders_are_part_of_what_a_run_is(log: Path, tmp_path: Path) -> None:
         ({"model": {"dropout": 1.0}}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"model": {"layers": 0}}, "layers must be at least 1, got 0"),
         ({"policy": "embedding", "model": {"encoder": "gru"}}, "states of a fixed form"),
+        (
+            {"model": {"encoder": "gru", "history_times": True}},
+            "by a transformer, not by 'gru'",
+        ),
+        ({"policy": "embedding", "model": {"history_feedback": True}}, "states of a fixed form"),
         ({"policy": "embedding", "train_places": "all"}, "reads rows one by one"),
         ({"objectives": ("guided",), "train_places": "all"}, "'guided' follows a reward model"),
     ],

@@ -24,7 +24,9 @@ class ModelConfig:
             only.
         layers: of a GRU or a transformer.
         heads: of a transformer.
-        dropout: in training, of what a GRU or a transformer reads, and inside.
+        dropout: in training, of what the encoder reads, and inside a GRU or a transformer.
+        history_feedback: whether the encoder reads what the rows of a history were worth.
+        history_times: whether a transformer reads how much time lies between them.
     """
 
     dim: int = 64
@@ -34,6 +36,8 @@ class ModelConfig:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.0
+    history_feedback: bool = False
+    history_times: bool = False
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "heads"):
@@ -46,16 +50,29 @@ class ModelConfig:
                 f"{self.heads} heads cannot share a width of {self.dim} out; make dim a multiple "
                 "of heads"
             )
+        if self.history_times and self.encoder != "transformer":
+            raise ValueError(
+                f"times between a history's rows are read by a transformer, not by "
+                f"{self.encoder!r}; leave --history-times out or add --encoder transformer"
+            )
+
+    @property
+    def history_columns(self) -> tuple[str, ...]:
+        """What it reads of a history's rows beside their items."""
+        read = {"time": self.history_times, "feedback": self.history_feedback}
+        return tuple(name for name, wanted in read.items() if wanted)
 
     @property
     def shape(self) -> dict[str, Any]:
         """What the policy is made of, as JSON data: no setting that its encoder does not have."""
-        if self.encoder == "pooling" and not self.dropout:
+        if self.encoder == "pooling" and not (self.dropout or self.history_feedback):
             return {"dim": self.dim, "hidden": self.hidden, "pooling": self.pooling}
         own: dict[str, Any] = {"kind": self.encoder, "hidden": self.hidden}
         own |= {"dropout": self.dropout}
         own |= {"pooling": self.pooling} if self.encoder == "pooling" else {"layers": self.layers}
         own |= {"heads": self.heads} if self.encoder == "transformer" else {}
+        own |= {"feedback": True} if self.history_feedback else {}
+        own |= {"times": True} if self.history_times else {}
         return {"dim": self.dim, "encoder": own}
 
 

@@ -70,6 +70,8 @@ class CatalogueTraining:
         actor = make_catalogue_actor(**model, item_data=self._item_data, device=config.device)
         if data.num_features:
             catalogue_policy(actor).encoder.scaler.fit_(*data.feature_moments())
+        if config.model.history_feedback:
+            catalogue_policy(actor).encoder.feedback_scaler.fit_(*data.quality_moments())
         make_loss = partial(
             make_objective,
             objective,
