@@ -98,7 +98,7 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
             history=max(1, checkpoint.window),  # rows that know no history have one empty place
             labels=config.labels,
         )
-        data = SplitLog.open(log, Path(scratch) / "log")
+        data = SplitLog.open(log, Path(scratch) / "log", checkpoint.history_columns)
         return evaluate_checkpoint(
             checkpoint,
             data,

@@ -86,16 +86,18 @@ def recommend(
 
     Raises:
         ValueError: if ``k`` is below 1, the user is unknown, ``history`` names an item that is not
-            in the catalogue, ``context`` or ``features`` are of another number than the log's
-            columns, or a feature is not finite.
+            in the catalogue or has no times for a policy that reads them, ``context`` or
+            ``features`` are of another number than the log's columns, or a feature is not finite.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     # Before the user is looked for: what is wrong for everybody is the first thing to say.
     given = (_context_now(checkpoint, context), _features_now(checkpoint, features))
-    seen, *known = _situation(checkpoint, user, history, cold_start)
+    seen, about, *known = _situation(checkpoint, user, history, cold_start)
     state = checkpoint.state(
-        seen, *(new if new is not None else old for new, old in zip(given, known, strict=True))
+        seen,
+        *(new if new is not None else old for new, old in zip(given, known, strict=True)),
+        **about,
     )
     exclude = seen.unique() if exclude_seen else None
     k = min(k, len(checkpoint.items))
@@ -110,21 +112,24 @@ def _situation(
     user: RawId | None,
     history: Sequence[RawId] | None,
     cold_start: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Item indices of the history, oldest first; context and features where they are known."""
+) -> tuple[Tensor, dict[str, Tensor], Tensor | None, Tensor | None]:
+    """Item indices of the history, oldest first, and what else is known of its rows.
+
+    Then context and features, where they are known.
+    """
     users = checkpoint.users
     row = -1 if user is None else users.ids.find(user)
     context, features = (users.context[row], users.features[row]) if row >= 0 else (None, None)
     if history is not None:
-        return _encode(checkpoint, history), context, features
+        return _encode(checkpoint, history), {}, context, features
     if row >= 0:
-        return users.sequence(row), context, features
+        return users.sequence(row), users.about(row), context, features
     if user is not None and not cold_start:
         raise ValueError(
             f"user {user!r} is not among the {len(users.ids)} users of the log; pass the items "
             "seen as a history, or ask for the cold-start list"
         )
-    return torch.zeros(0, dtype=torch.long), None, None
+    return torch.zeros(0, dtype=torch.long), {}, None, None
 
 
 def _encode(checkpoint: PolicyCheckpoint, history: Sequence[RawId]) -> Tensor:

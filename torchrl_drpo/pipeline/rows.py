@@ -12,11 +12,12 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.data import SamplerWithoutReplacement
+from torchrl.data import SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs.transforms import DeviceCastTransform, Transform
 
 from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.data.replay.sequences import SequenceStorage
 from torchrl_drpo.data.schema.times import implausible_times
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
@@ -49,8 +50,15 @@ class SplitLog:
         self._labels = labels
 
     @classmethod
-    def open(cls, config: LogConfig, root: Path) -> SplitLog:
-        """Converts the log into ``root`` (once; found again there, it is opened) and splits it."""
+    def open(cls, config: LogConfig, root: Path, history_columns: Sequence[str] = ()) -> SplitLog:
+        """Converts the log into ``root`` (once; found again there, it is opened) and splits it.
+
+        Args:
+            config: which log.
+            root: the folder.
+            history_columns: what rows show of their histories' rows; see
+                :meth:`~torchrl_drpo.RecReplayBuffer.from_parquet`.
+        """
         schema = config.log_schema()
         for name in config.labels or ():  # before a conversion that may take minutes
             _check_label(name, schema.labels)
@@ -60,6 +68,7 @@ class SplitLog:
             root=root,
             history=config.history,
             overwrite=True,
+            history_columns=history_columns,
             **split_of(config, schema),
         )
         check_parts(log.report.parts, schema.split)
@@ -110,6 +119,11 @@ class SplitLog:
             squares += (block - own).square().sum(0) + apart.square() * (start * share)
             mean += apart * share
         return mean, (squares / len(train)).sqrt()
+
+    def quality_moments(self) -> tuple[Tensor, Tensor]:
+        """What the feedback's scaler is fitted to: of the training rows' quality, each ``[1]``."""
+        quality = self.log.split("train").quality.double()
+        return quality.mean().reshape(1), quality.std(correction=0).reshape(1)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -227,6 +241,24 @@ class SplitLog:
             buffer.append_transform(DeviceCastTransform(device))
         return buffer
 
+    def train_sequences(self, batch_size: int, seed: int, device: str) -> TensorDictReplayBuffer:
+        """Training rows by whole sequences, in random order, about ``batch_size`` rows at a time.
+
+        Raises:
+            ValueError: for a log without users' sequences.
+        """
+        train = self.log.split("train")
+        pieces = len(SequenceStorage(train.storage))
+        together = max(1, min(pieces, round(batch_size * pieces / len(train))))
+        sequences = train.sequences(
+            batch_size=together,
+            sampler=SamplerWithoutReplacement(drop_last=True),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        if torch.device(device).type != "cpu":
+            sequences.append_transform(DeviceCastTransform(device))
+        return sequences
+
     def train_batches(self, rows: int) -> Iterator[TensorDictBase]:
         """The training rows in storage order."""
         return self._batches(self.log.split("train"), rows)
@@ -260,13 +292,17 @@ class SplitLog:
                 context=torch.zeros(0, len(log.context_sizes), dtype=torch.long),
                 features=torch.zeros(0, self.num_features),
             )
-        values, counts = [], []
+        values, counts, more = [], [], {name: [] for name in ("times", "feedback")}
         everyone = log.users.decode(range(len(log.users)))
         for start in range(0, len(everyone), _USERS_AT_A_TIME):
             block = everyone[start : start + _USERS_AT_A_TIME]
             latest = log.latest_history(block, ITEMS_KEPT_A_USER)
             values.append(latest[latest >= 0].int())
             counts.append((latest >= 0).sum(-1))
+            columns = log.latest_history_columns(block, ITEMS_KEPT_A_USER)
+            for name, key in (("times", "history_time"), ("feedback", "history_feedback")):
+                if key in columns:
+                    more[name].append(columns[key][latest >= 0])
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(counts).cumsum(0)])
         latest = self._latest_rows()
         return UserHistories(
@@ -275,6 +311,7 @@ class SplitLog:
             offsets,
             context=self._at(latest, ("observation", "context"), bool(log.context_sizes)).long(),
             features=self._at(latest, _FEATURES, bool(self.num_features)),
+            **{name: torch.cat(found) for name, found in more.items() if found},
         )
 
     def _latest_rows(self) -> Tensor:

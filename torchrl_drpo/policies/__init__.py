@@ -14,6 +14,7 @@ from torchrl_drpo.policies.encoders import (
     ObservationEncoder,
 )
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
+from torchrl_drpo.policies.item_tables import ItemTableConfig
 from torchrl_drpo.policies.retrieval import (
     RetrievalPolicy,
     VectorRows,
@@ -29,6 +30,7 @@ __all__ = [
     "FeatureScaler",
     "HistoryEncoder",
     "HistoryPooling",
+    "ItemTableConfig",
     "MIPSDecoder",
     "ObservationEncoder",
     "RetrievalPolicy",

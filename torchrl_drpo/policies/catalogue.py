@@ -24,6 +24,7 @@ from torchrl_drpo.functional.checks import check_positive
 from torchrl_drpo.policies.encoders import EncoderConfig, HistoryEncoder, Pooling
 from torchrl_drpo.policies.encoders.config import encoder_config
 from torchrl_drpo.policies.encoders.observations import observation_inputs
+from torchrl_drpo.policies.item_tables import ItemTableConfig, ItemTableKind, make_item_table
 
 if TYPE_CHECKING:
     from torchrl_drpo.distributed.categorical import ShardedCatalogueCategorical
@@ -37,8 +38,12 @@ class CataloguePolicy(nn.Module):
     See :func:`make_catalogue_actor` for the arguments.
 
     Attributes:
+        num_items: size ``V`` of the catalogue.
         items: item embeddings of the softmax, parameter ``[V, D]``; this rank's rows of it where
-            the table is sharded, and so for ``bias`` and ``history_items``.
+            the table is sharded, and so for ``bias`` and ``history_items``. ``None`` where item
+            vectors are made of codes or features: ask :meth:`item_vectors`.
+        item_table: what makes them then, an :class:`~torchrl_drpo.policies.item_tables.ItemCodes`
+            or :class:`~torchrl_drpo.policies.item_tables.ItemFeatures`; else ``None``.
         bias: one logit an item (what is popular with everyone), parameter ``[V]``, or ``None``.
         history_items: the embeddings that histories look up, where they are not ``items`` itself.
         shards: which rank holds which items; ``None`` where every process has the whole table.
@@ -60,10 +65,15 @@ class CataloguePolicy(nn.Module):
         device: torch.device | str | None = None,
         mesh: Over | None = None,
         encoder: EncoderConfig | Mapping[str, Any] | None = None,
+        item_table: ItemTableKind | ItemTableConfig | Mapping[str, Any] = "ids",
+        item_data: Tensor | None = None,
     ) -> None:
         super().__init__()
         if num_items < 1:
             raise ValueError(f"num_items must be at least 1, got {num_items}")
+        made = ItemTableConfig.of(item_table, item_data, num_items)
+        _check_item_table(made, tied=tie_embeddings, sharded=mesh is not None)
+        self.num_items = num_items
         self.shards = None if mesh is None else _shards(mesh, num_items)
         check_positive("temperature", temperature)
         self.temperature = temperature
@@ -75,7 +85,9 @@ class CataloguePolicy(nn.Module):
             device=device,
             config=encoder_config(encoder, tuple(hidden), pooling),
         )
-        self.items = self._table(num_items, dim, device=device)
+        own = self._table(num_items, dim, device=device) if made.kind == "ids" else None
+        self.register_parameter("items", own)
+        self.item_table = make_item_table(made, num_items, dim, item_data, device)
         self.register_parameter("bias", self._table(num_items, device=device) if bias else None)
         self.register_parameter(
             "history_items", None if tie_embeddings else self._table(num_items, dim, device=device)
@@ -90,7 +102,7 @@ class CataloguePolicy(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws the tables anew; the encoder does so itself."""
-        for table in (self.items, self.history_items):
+        for table in (self.items, self.history_items):  # item_table does so itself
             if table is None:
                 continue
             std = table.shape[1] ** -0.5  # rows of about unit length: logits start near 0
@@ -132,15 +144,26 @@ class CataloguePolicy(nn.Module):
         return self.encoder.places(self._embedded(history), history >= 0, times, feedback)
 
     def _embedded(self, history: Tensor) -> Tensor:
-        table = self.items if self.history_items is None else self.history_items
         known = history.clamp(min=0)
+        if self.item_table is not None and known.numel() < self.num_items:
+            return self.item_table(known)
+        table = self.item_vectors() if self.history_items is None else self.history_items
         if self.shards is None:
             return F.embedding(known, table)
         return self.shards.look_up(table, known)
 
+    def item_vectors(self) -> Tensor:
+        """The item vectors of the softmax as they are now, ``[V, D]``, differentiable."""
+        return self.items if self.item_table is None else self.item_table()
+
     def usual_features(self) -> Tensor | None:
         """What to give for features that are not known: the training rows' mean ``[F]``."""
         scaler = self.encoder.scaler
+        return None if scaler is None else scaler.mean
+
+    def usual_feedback(self) -> Tensor | None:
+        """What to give for a past row of unknown quality: the training rows' mean ``[1]``."""
+        scaler = self.encoder.feedback_scaler
         return None if scaler is None else scaler.mean
 
     @property
@@ -157,7 +180,22 @@ class CataloguePolicy(nn.Module):
                 hidden, self.items, self.bias, self.temperature, shards=self.shards
             )
         return CatalogueCategorical(
-            hidden, self.items, bias=self.bias, temperature=self.temperature
+            hidden, self.item_vectors(), bias=self.bias, temperature=self.temperature
+        )
+
+
+def _check_item_table(made: ItemTableConfig, *, tied: bool, sharded: bool) -> None:
+    if made.kind == "ids":
+        return
+    if not tied:
+        raise ValueError(
+            f"item_table={made.kind!r} gives histories and the softmax one table; leave "
+            "tie_embeddings=False out"
+        )
+    if sharded:
+        raise ValueError(
+            f"item_table={made.kind!r} makes every item's vector on every rank, so its table is "
+            "not shared out; leave mesh out"
         )
 
 
@@ -188,6 +226,8 @@ def make_catalogue_actor(
     device: torch.device | str | None = None,
     mesh: Over | None = None,
     encoder: EncoderConfig | Mapping[str, Any] | None = None,
+    item_table: ItemTableKind | ItemTableConfig | Mapping[str, Any] = "ids",
+    item_data: Tensor | None = None,
 ) -> ProbabilisticActor:
     """A softmax policy over ``num_items`` items, from a user's recent items and the situation.
 
@@ -229,13 +269,20 @@ def make_catalogue_actor(
             (``catalogue_policy(actor).encoder``), never the tables.
         encoder: what reads histories: pooling, a GRU or a transformer, an
             :class:`~torchrl_drpo.policies.EncoderConfig` or one as a mapping (a checkpoint's).
+        item_table: what item vectors are: ``"ids"``, learned for each item from the rows that show
+            it; ``"codes"``, the sum of vectors of its codes; ``"features"``, a projection of its
+            features or embedding. The latter two give items that no row shows a vector, too, for
+            histories and for the softmax. An :class:`~torchrl_drpo.policies.ItemTableConfig` says
+            more: hidden layers, and whether each item's own vector is added.
+        item_data: of ``"codes"``: integers ``[V, T]``, -1 for none; of ``"features"``: finite
+            numbers ``[V, F]``, a row of zeros where nothing is known. Kept in the state dict.
 
     Returns:
         The actor, for any TorchRL loss, collector or buffer.
 
     Raises:
         ValueError: if a size is below 1 (``num_features``: below 0), the temperature is not
-            positive or the pooling unknown.
+            positive, the pooling unknown, or the items' data does not fit the item table.
 
     Example:
         >>> from tensordict import TensorDict
@@ -264,6 +311,8 @@ def make_catalogue_actor(
         device=device,
         mesh=mesh,
         encoder=encoder,
+        item_table=item_table,
+        item_data=item_data,
     )
     # By name: features without a context are the policy's third argument and the second entry.
     inputs = observation_inputs(

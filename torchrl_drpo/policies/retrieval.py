@@ -139,6 +139,10 @@ class RetrievalPolicy(nn.Module):
         """What to give for features that are not known: the training rows' mean ``[F]``."""
         return self.state.usual_features()
 
+    def item_vectors(self) -> Tensor:
+        """The item directions, ``[V, D]``."""
+        return self.items
+
     def distribution(self, hidden: Tensor) -> CatalogueCategorical:
         """Retrieval at directions ``hidden [*B, D]``: logits are cosines over the temperature."""
         return CatalogueCategorical(hidden, self.items, temperature=self.temperature)

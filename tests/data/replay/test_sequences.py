@@ -13,6 +13,7 @@ from torchrl.data import SamplerWithoutReplacement
 from torchrl_drpo.data import InitialHistory, LogSchema, RecReplayBuffer
 
 L = 6
+NAMES = ("history", "history_time", "history_feedback")
 
 
 def log(seed: int = 0, users: int = 30) -> pd.DataFrame:
@@ -151,3 +152,69 @@ def test_pieces_are_read_only_and_know_their_log() -> None:
     with pytest.raises(ValueError, match="open the log with the history"):
         longer.storage.load_state_dict(storage.state_dict())
     assert torch.equal(copy.deepcopy(storage).offsets, storage.offsets)
+
+
+@pytest.mark.parametrize("schema", [{}, {"history_rows": "positive"}, {"history_gap": 3}])
+def test_histories_know_when_their_rows_were_and_what_they_were_worth(schema) -> None:
+    frame = log()
+    whole = buffer_of(frame, **schema)
+    root = whole.storage.log.store.root
+    buffer = RecReplayBuffer.open(root, history=L, history_columns=("time", "feedback"))
+    rows, flat = buffer[:], whole[:]
+    user, time, reward = flat["user"], flat["time"], flat["next", "reward"][:, 0]
+    gap = schema.get("history_gap", 0)
+    for row in range(len(buffer)):
+        earlier = (user[:row] == user[row]) & (time[:row] < time[row] - gap)
+        if schema.get("history_rows") == "positive":
+            earlier &= reward[:row] > 0
+        past = earlier.nonzero()[:, 0][-L:]
+        count = len(past)
+        found = {name: rows["observation", name][row] for name in NAMES}
+        assert (found["history"] >= 0).sum() == count
+        padded = {name: values[: L - count] for name, values in found.items()}
+        assert (padded["history"] == -1).all()
+        assert not padded["history_time"].any()
+        assert not padded["history_feedback"].any()
+        shown = {name: values[L - count :] for name, values in found.items()}
+        assert torch.equal(shown["history"], flat["action"][past])
+        assert torch.equal(shown["history_time"], time[past])
+        assert torch.equal(shown["history_feedback"], reward[past])
+    part = buffer.split("test")
+    at = part.storage.global_rows(torch.arange(len(part)))
+    for name in NAMES:
+        assert torch.equal(part[:]["observation", name], rows["observation", name][at])
+    # Whole sequences have the columns of their one history, and users those of their latest.
+    pieces = buffer.sequences()[:]
+    last = buffer.sequences().storage.offsets[1:] - 1
+    longest = pieces["observation", "history"].shape[1]
+    for name in NAMES:
+        assert torch.equal(pieces["observation", name], rows["observation", name][last, -longest:])
+    latest = buffer.latest_history_columns([3, 8], L)
+    for number, raw in enumerate((3, 8)):
+        mine = (user == buffer.users.encode([raw])[0]) & (
+            (reward > 0) | (schema.get("history_rows") != "positive")
+        )
+        assert latest["history_time"][number].tolist()[-1] == time[mine][-1]
+        assert latest["history_feedback"][number].tolist()[-1] == reward[mine][-1]
+
+
+def test_history_columns_that_there_are_not_are_refused(tmp_path) -> None:
+    frame = log(users=5)
+    whole = buffer_of(frame)
+    with pytest.raises(ValueError, match="history_columns are time and feedback, got 'price'"):
+        RecReplayBuffer.open(whole.storage.log.store.root, history_columns=("price",))
+    with pytest.raises(ValueError, match="next_observation has no history_columns"):
+        RecReplayBuffer.open(
+            whole.storage.log.store.root, history_columns=("time",), next_observation=True
+        )
+    single = LogSchema(item="i", quality="y", duplicates="keep")
+    with pytest.raises(ValueError, match="these rows have none"):
+        RecReplayBuffer.from_pandas(frame, single, history_columns=("feedback",))
+    with pytest.raises(ValueError, match="rows have no time"):
+        RecReplayBuffer.from_pandas(frame, single, history_columns=("time",))
+    pd.DataFrame({"u": [0], "past": [[3, 4]]}).to_parquet(tmp_path / "past.parquet")
+    names = InitialHistory(path=str(tmp_path / "past.parquet"), user="u", items="past")
+    columns = {"user": "u", "item": "i", "time": "t", "quality": "y"}
+    schema = LogSchema(**columns, initial_history=names)
+    with pytest.raises(ValueError, match="did before the log has neither times nor feedback"):
+        RecReplayBuffer.from_pandas(frame, schema, history_columns=("time",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         history: int = 20,
         next_observation: bool = False,
         sample_index: bool = True,
+        history_columns: Sequence[str] = (),
         **buffer_options: Any,
     ) -> None:
         if history < 0:
@@ -73,12 +74,14 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         self._log, self.part = log, part
         self._options = {
             "history": history, "next_observation": next_observation, "sample_index": sample_index,
+            "history_columns": tuple(history_columns),
         }  # fmt: skip
         if part is not None:
             self._check_part(part)
         storage = LogStorage(
-            log, part=part, history_length=history, next_observation=next_observation
-        )
+            log, part=part, history_length=history, next_observation=next_observation,
+            history_columns=history_columns,
+        )  # fmt: skip
         super().__init__(storage=storage, writer=ImmutableDatasetWriter(), **buffer_options)
         # An explicit size prevails, as documented; OfflineToOnlineReplayBuffer always gives one.
         self._warned_batch_size_conflict = True
@@ -123,6 +126,9 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             history: items of the history window, 0 for none.
             **options: ``next_observation=True`` adds ``("next", "observation")``, which critics
                 need: history, context and features of the following state;
+                ``history_columns=("time", "feedback")`` adds when the rows of a history happened
+                and what they were worth, ``("observation", "history_time")`` (int64 ticks) and
+                ``("observation", "history_feedback")`` (float32), each ``[B, L]``;
                 ``sample_index=False`` leaves ``"index"`` out of samples, so that they can be
                 joined with an online buffer's; and those of TorchRL's ``TensorDictReplayBuffer``:
                 ``batch_size``, ``sampler``, ``sample_unit``, ``transform``, ``generator``,
@@ -328,6 +334,8 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
     def latest_history(self, users: Any, length: int | None = None) -> Tensor:
         """Histories after each user's last logged row, to recommend from.
 
+        Their columns are :meth:`latest_history_columns`.
+
         Args:
             users: raw user ids.
             length: items of the window; the buffer's own by default.
@@ -342,3 +350,17 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             raise ValueError("this log has no users with sequences")
         number = self.users.encode(users).reshape(-1)
         return self._log.histories.latest(number, length or self._options["history"])
+
+    def latest_history_columns(self, users: Any, length: int | None = None) -> dict[str, Tensor]:
+        """The ``history_columns`` of :meth:`latest_history`, each ``[B, length]``, by their names.
+
+        Args:
+            users: raw user ids.
+            length: items of the window; the buffer's own by default.
+        """
+        if not self._options["history_columns"]:
+            return {}
+        assert self.users is not None  # else no columns were promised
+        number = self.users.encode(users).reshape(-1)
+        length = length or self._options["history"]
+        return self._storage.past_columns(self._log.histories.latest_rows(number, length))

@@ -66,8 +66,8 @@ class SequenceStorage(Storage):
             Batch size ``[B]``; the columns of rows are ``[B, R, ...]``, True in ``("collector",
             "mask")`` ``[B, R]`` where there is one (elsewhere the last one stands again);
             ``("observation", "history")`` is ``[B, H]``, left-padded with -1, ``H`` the longest of
-            these; ``("observation", "seen")`` ``[B, R]`` says how many of its items, from the
-            oldest, each row had seen.
+            these, as are its columns; ``("observation", "seen")`` ``[B, R]`` says how many of its
+            items, from the oldest, each row had seen.
         """
         piece = row_positions(index, len(self)).reshape(-1)
         first = torch.index_select(self.offsets, 0, piece)
@@ -85,7 +85,7 @@ class SequenceStorage(Storage):
         longest = max(1, int(shown.amax())) if len(piece) else 1
         missing = (whole - shown).unsqueeze(1)
         each = self._histories.count(self.rows.global_rows(place.reshape(-1))).view(place.shape)
-        out.set(("observation", "history"), self._histories.window(anchor, longest))
+        self.rows.set_histories(out, anchor, longest)
         out.set(("observation", "seen"), each - missing)
         return out.set(("collector", "mask"), mask)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from torchrl.data import TensorStorage
 
 from .log import OpenLog
 from .positions import row_positions
+
+#: Columns of rows that their histories can show, by what they are asked for as.
+_HISTORY_COLUMNS: dict[str, NestedKey] = {"time": "time", "feedback": ("next", "reward")}
 
 
 class LogStorage(TensorStorage):
@@ -29,9 +33,13 @@ class LogStorage(TensorStorage):
         part: name of the part that this storage shows; the whole log by default.
         history_length: length L of the history windows.
         next_observation: whether to add ``("next", "observation")``.
+        history_columns: what else of the rows in a history is given, of ``"time"`` (as
+            ``("observation", "history_time")``) and ``"feedback"`` (their quality, as
+            ``("observation", "history_feedback")``); 0 where there is no row.
 
     Raises:
         KeyError: if the log has no such part.
+        ValueError: for history columns that its histories do not have.
     """
 
     def __init__(
@@ -41,12 +49,16 @@ class LogStorage(TensorStorage):
         part: str | None = None,
         history_length: int = 0,
         next_observation: bool = False,
+        history_columns: Sequence[str] = (),
     ) -> None:
         super().__init__(log.rows)
         self.log, self.part_name = log, part
+        self.history_columns = tuple(history_columns)
         self.history_length = history_length
         self.next_observation = next_observation
         self._attach()
+        if self.history_columns:
+            self._check_history_columns()
         if self.part is not None:
             self.max_size = len(self.part)
             self._len = len(self.part)
@@ -88,10 +100,48 @@ class LogStorage(TensorStorage):
         rows = self.global_rows(positions.reshape(-1))
         out = self._columns_at(rows)
         if self.histories is not None:
-            out.set(("observation", "history"), self.histories.window(rows, self.history_length))
+            self.set_histories(out, rows, self.history_length)
         if self.next_observation:
             self._set_next(out, rows)
         return out.reshape(positions.shape)
+
+    def set_histories(self, out: TensorDictBase, rows: Tensor, length: int) -> None:
+        """Adds the histories ``[B, length]`` of rows of the whole log, and their columns."""
+        assert self.histories is not None  # somebody asked for a length
+        out.set(("observation", "history"), self.histories.window(rows, length))
+        if self.history_columns:
+            past = self.histories.past_rows(rows, length)
+            for name, values in self.past_columns(past).items():
+                out.set(("observation", name), values)
+
+    def past_columns(self, past: Tensor) -> dict[str, Tensor]:
+        """The history columns of rows of the whole log, any shape, 0 where that is -1."""
+        out, there = {}, past >= 0
+        for name in self.history_columns:
+            values = self._columns[_HISTORY_COLUMNS[name]]
+            found = torch.index_select(values, 0, past.clamp_min(0).reshape(-1)).view(past.shape)
+            out[f"history_{name}"] = torch.where(there, found, 0)
+        return out
+
+    def _check_history_columns(self) -> None:
+        for name in self.history_columns:
+            if name not in _HISTORY_COLUMNS:
+                raise ValueError(f"history_columns are time and feedback, got {name!r}")
+            if _HISTORY_COLUMNS[name] not in self._columns:
+                raise ValueError(f"this log's rows have no {name}, nor have their histories")
+        histories = self.histories
+        if histories is None or histories.users is None:
+            raise ValueError(
+                "history_columns are those of a user's earlier rows, and these rows have none: the "
+                "log needs a user and a time, no histories of its rows' own, and history above 0"
+            )
+        if histories.values is not None:
+            raise ValueError(
+                "what users did before the log has neither times nor feedback; leave "
+                "history_columns or the schema's initial_history out"
+            )
+        if self.next_observation:
+            raise ValueError("next_observation has no history_columns; leave one of them out")
 
     def without_histories(self, positions: Tensor) -> TensorDictBase:
         """The stored columns of rows, ``[B]``, positions within what is shown."""

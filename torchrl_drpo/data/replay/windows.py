@@ -130,12 +130,38 @@ class Histories:
         own = torch.index_select(self.items, 0, (places - 1).clamp_min(0)).long()
         return torch.where(enters, torch.cat([past[:, 1:], own.unsqueeze(-1)], dim=1), past)
 
+    def past_rows(self, rows: Tensor, length: int) -> Tensor:
+        """The rows of each row's history, int64 ``[B, length]``, left-padded with -1.
+
+        What stands in a history from before the log has no row and is -1, too.
+        """
+        _, start = self.segments(rows)
+        ends = self._places(rows) if self.ends is None else torch.index_select(self.ends, 0, rows)
+        return self._rows_before(ends, start, length)
+
+    def latest_rows(self, users: Tensor, length: int) -> Tensor:
+        """The same after each user's last row."""
+        ends, start = self._last(users)
+        return self._rows_before(self._places(ends), start, length)
+
     def latest(self, users: Tensor, length: int) -> Tensor:
         """Histories int64 ``[B, length]`` after each user's last row."""
+        ends, start = self._last(users)
+        return self._cut(self._places(ends), users, start, length)
+
+    def _last(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """One behind each user's last row, and the first."""
         if self.offsets is None or self.users is None:
             raise ValueError("this log is stored as logged: its users have no sequences")
         ends = torch.cat([self.offsets[1:], self.offsets.new_tensor([len(self.users)])])
-        return self._cut(self._places(ends[users]), users, self.offsets[users], length)
+        return ends[users], self.offsets[users]
+
+    def _rows_before(self, ends: Tensor, start: Tensor, length: int) -> Tensor:
+        place = ends.unsqueeze(1) - torch.arange(length, 0, -1)
+        inside = place >= self._places(start).unsqueeze(1)
+        # The row at a place is the first that has so many up to and including it.
+        row = place if self.before is None else torch.searchsorted(self.before, place + 1)
+        return torch.where(inside, row, -1)
 
     def _places(self, rows: Tensor) -> Tensor:
         """How many rows before each of ``rows``, in [0, N], enter histories."""

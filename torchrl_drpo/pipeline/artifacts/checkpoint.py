@@ -62,6 +62,13 @@ class PolicyCheckpoint:
         """Whether its lists are those of an inner product with item vectors."""
         return not isinstance(_policy_of(self.actor), SemanticIDPolicy)
 
+    @property
+    def history_columns(self) -> tuple[str, ...]:
+        """What the policy reads of a history's rows beside their items, of a log's columns."""
+        encoder = self.model.get("encoder", {})
+        read = {"time": encoder.get("times"), "feedback": encoder.get("feedback")}
+        return tuple(name for name, wanted in read.items() if wanted)
+
     def index(self) -> ItemIndex:
         """The policy's item index.
 
@@ -99,7 +106,12 @@ class PolicyCheckpoint:
 
     @torch.no_grad()
     def state(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+        self,
+        history: Tensor,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
+        times: Tensor | None = None,
+        feedback: Tensor | None = None,
     ) -> Tensor:
         """The policy's state ``[D]`` for one user.
 
@@ -107,12 +119,26 @@ class PolicyCheckpoint:
             history: item numbers, oldest first, int64 ``[n]``.
             context: numbers of the context columns' values, ``[C]``; all unknown by default.
             features: raw numbers, ``[F]``; the training rows' mean by default.
+            times: when the items were logged, int64 ``[n]``, where the policy reads it.
+            feedback: what they were worth, ``[n]``, likewise; the training rows' mean by default.
+
+        Raises:
+            ValueError: for items without the times that the policy reads.
         """
-        window = history.new_full((1, self.window), -1)
-        recent = history[max(0, len(history) - self.window) :]
-        if recent.numel():
-            window[0, -recent.numel() :] = recent
+        window = self._windowed(history, -1)
         observation = {"history": window}
+        if "time" in self.history_columns:
+            if times is None and len(history):
+                raise ValueError(
+                    "the policy reads how much time lies between the items of a history, and for "
+                    "these items there are no times; name a user of the log"
+                )
+            when = torch.zeros_like(history) if times is None else times
+            observation["history_time"] = self._windowed(when, 0)
+        if "feedback" in self.history_columns:
+            if feedback is None:
+                feedback = _policy_of(self.actor).usual_feedback().expand(len(history))
+            observation["history_feedback"] = self._windowed(feedback, 0)
         if self.model["context_sizes"]:
             if context is None:
                 context = window.new_full((len(self.model["context_sizes"]),), -1)
@@ -123,6 +149,14 @@ class PolicyCheckpoint:
             observation["features"] = features.view(1, -1)
         td = TensorDict({"observation": observation}, [1])
         return self.actor.get_dist(td).hidden[0]
+
+    def _windowed(self, values: Tensor, padding: int) -> Tensor:
+        """The latest of a history's numbers, ``[1, L]``."""
+        window = values.new_full((1, self.window), padding)
+        recent = values[max(0, len(values) - self.window) :]
+        if recent.numel():
+            window[0, -recent.numel() :] = recent
+        return window
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the checkpoint and, under ``index/``, its item index; replaces an older one.
@@ -146,6 +180,8 @@ class PolicyCheckpoint:
                     "offsets": self.users.offsets,
                     "context": self.users.context,
                     "features": self.users.features,
+                    **({} if self.users.times is None else {"times": self.users.times}),
+                    **({} if self.users.feedback is None else {"feedback": self.users.feedback}),
                 },
             },
             lists={

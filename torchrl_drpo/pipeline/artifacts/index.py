@@ -45,11 +45,12 @@ class ItemIndex:
         cls, policy: CataloguePolicy | RetrievalPolicy, ids: list[int | str]
     ) -> ItemIndex:
         """The index of a policy as it is now (copied: later training does not move it)."""
-        vectors = policy.items.detach()
+        vectors = policy.item_vectors().detach()
+        dim = vectors.shape[1]
         if policy.bias is not None:
             vectors = torch.cat([vectors, policy.bias.detach().unsqueeze(-1)], -1)
         vectors = vectors.float().cpu() / policy.temperature
-        return cls(list(ids), vectors, policy.items.shape[1])
+        return cls(list(ids), vectors, dim)
 
     def top_k(self, hidden: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The ``k`` items with the largest logits, exactly, in bounded memory.

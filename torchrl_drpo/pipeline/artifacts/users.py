@@ -26,6 +26,8 @@ class UserHistories:
         offsets: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, int64 ``[U + 1]``.
         context: each user's latest context columns, int64 ``[U, C]``.
         features: each user's latest numeric features, float32 ``[U, F]``.
+        times: when each of the items was logged, int64 ticks ``[M]``, where the policy reads it.
+        feedback: what it was worth, float32 ``[M]``, likewise.
     """
 
     ids: Catalogue
@@ -33,7 +35,19 @@ class UserHistories:
     offsets: Tensor
     context: Tensor
     features: Tensor
+    times: Tensor | None = None
+    feedback: Tensor | None = None
 
     def sequence(self, row: int) -> Tensor:
         """All items of one user, oldest first, int64 ``[n]``."""
-        return self.items[int(self.offsets[row]) : int(self.offsets[row + 1])].long()
+        return self.items[self._span(row)].long()
+
+    def about(self, row: int) -> dict[str, Tensor]:
+        """What else is known of them: ``times`` and ``feedback``, each ``[n]``."""
+        known = {"times": self.times, "feedback": self.feedback}
+        return {
+            name: values[self._span(row)] for name, values in known.items() if values is not None
+        }
+
+    def _span(self, row: int) -> slice:
+        return slice(int(self.offsets[row]), int(self.offsets[row + 1]))

@@ -19,12 +19,61 @@ class ModelConfig:
         dim: width of states and item embeddings; of an embedding policy, where its item vectors
             are found in the log.
         hidden: widths of the encoder's hidden layers.
-        pooling: how a history becomes one vector; of catalogue policies only.
+        pooling: how a history becomes one vector, where it is pooled; not of embedding policies.
+        encoder: what reads histories: pooling, a GRU or a causal transformer; not of embedding
+            policies.
+        layers: of a GRU or a transformer.
+        heads: of a transformer.
+        dropout: in training, of what the encoder reads, and inside a GRU or a transformer.
+        history_feedback: whether the encoder reads what the rows of a history were worth.
+        history_times: whether a transformer reads how much time lies between them.
     """
 
     dim: int = 64
     hidden: tuple[int, ...] = (128,)
     pooling: Literal["mean", "recency", "attention"] = "recency"
+    encoder: Literal["pooling", "gru", "transformer"] = "pooling"
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.0
+    history_feedback: bool = False
+    history_times: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.encoder == "transformer" and self.dim % self.heads:
+            raise ValueError(
+                f"{self.heads} heads cannot share a width of {self.dim} out; make dim a multiple "
+                "of heads"
+            )
+        if self.history_times and self.encoder != "transformer":
+            raise ValueError(
+                f"times between a history's rows are read by a transformer, not by "
+                f"{self.encoder!r}; leave --history-times out or add --encoder transformer"
+            )
+
+    @property
+    def history_columns(self) -> tuple[str, ...]:
+        """What it reads of a history's rows beside their items."""
+        read = {"time": self.history_times, "feedback": self.history_feedback}
+        return tuple(name for name, wanted in read.items() if wanted)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What the policy is made of, as JSON data: no setting that its encoder does not have."""
+        if self.encoder == "pooling" and not (self.dropout or self.history_feedback):
+            return {"dim": self.dim, "hidden": self.hidden, "pooling": self.pooling}
+        own: dict[str, Any] = {"kind": self.encoder, "hidden": self.hidden}
+        own |= {"dropout": self.dropout}
+        own |= {"pooling": self.pooling} if self.encoder == "pooling" else {"layers": self.layers}
+        own |= {"heads": self.heads} if self.encoder == "transformer" else {}
+        own |= {"feedback": True} if self.history_feedback else {}
+        own |= {"times": True} if self.history_times else {}
+        return {"dim": self.dim, "encoder": own}
 
 
 @dataclass(frozen=True)
@@ -35,15 +84,37 @@ class CatalogueOptions:
         bias: whether each item has a logit of its own.
         temperature: divides the logits.
         tie_embeddings: whether histories and the softmax share one item table.
+        item_table: what item vectors are: "ids", learned from the rows that show an item; "codes",
+            sums of vectors of the codes in the schema's item table; "features", a projection of the
+            embedding there. The latter two also rank items that no row shows.
+        own_vectors: whether each item's own vector is added to codes or features.
     """
 
     bias: bool = True
     temperature: float = 1.0
     tie_embeddings: bool = True
+    item_table: Literal["ids", "codes", "features"] = "ids"
+    own_vectors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.item_table == "ids":
+            if self.own_vectors:
+                raise ValueError(
+                    "items of item_table='ids' have vectors of their own alone; leave "
+                    "--own-vectors out"
+                )
+        elif not self.tie_embeddings:
+            raise ValueError(
+                f"item_table={self.item_table!r} gives histories and the softmax one table; leave "
+                "--no-tie-embeddings out"
+            )
 
     def settings(self, model: ModelConfig) -> dict[str, Any]:
         """What a run of this kind depends on, as JSON data."""
-        return {"model": asdict(model) | asdict(self)}
+        own = asdict(self)
+        made = {"kind": own.pop("item_table"), "own": own.pop("own_vectors")}
+        own |= {} if self.item_table == "ids" else {"item_table": made}
+        return {"model": model.shape | own}
 
 
 @dataclass(frozen=True)
@@ -95,7 +166,7 @@ class SemanticIDOptions:
 
     def settings(self, model: ModelConfig) -> dict[str, Any]:
         """What a run of this kind depends on, as JSON data."""
-        return {"policy": "semantic-id", "model": asdict(model) | asdict(self)}
+        return {"policy": "semantic-id", "model": model.shape | asdict(self)}
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,10 @@ class TrainConfig(LogConfig):
             table. Of these, {modelled} first fit a reward model to the training rows.
         seeds: runs of each objective.
         steps: gradient steps a run.
-        batch_size: rows a step.
+        batch_size: rows a step; of all places of sequences, about so many.
         learning_rate: of Adam.
+        train_places: "last" reads a history for every training row; "all" reads whole sequences of
+            users and trains all their rows in one pass, which makes a transformer affordable.
         ks: list lengths of the hit rates; the table shows the last one.
         device: where to train.
         logger: also write the training curves for TensorBoard, or as CSV files.
@@ -51,6 +53,7 @@ class TrainConfig(LogConfig):
     steps: int = 1_200
     batch_size: int = 1_024
     learning_rate: float = 2e-3
+    train_places: Literal["last", "all"] = "last"
     ks: tuple[int, ...] = (10, 50)
     device: str = "cpu"
     logger: Literal["none", "csv", "tensorboard"] = "none"
@@ -70,6 +73,7 @@ class TrainConfig(LogConfig):
         for name in self.objectives:
             self.objective(name)
             check_fits(name, self.policy)
+        self._check_places()
         left = [name for name in self.options if name not in self.objectives]
         if left:
             raise ValueError(f"options of {left[0]!r}, which is not among the objectives")
@@ -82,6 +86,27 @@ class TrainConfig(LogConfig):
             )
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
+
+    def _check_places(self) -> None:
+        if (
+            self.policy == "embedding"
+            and self.model.shape
+            != ModelConfig(self.model.dim, self.model.hidden, self.model.pooling).shape
+        ):
+            raise ValueError(
+                "an embedding policy reads states of a fixed form, which no encoder makes; leave "
+                "--encoder and --dropout out, or train --policy catalogue"
+            )
+        if self.train_places == "last":
+            return
+        if self.policy == "embedding":
+            raise ValueError("an embedding policy reads rows one by one; train the last places")
+        modelled = following_model(self.objectives)
+        if modelled:
+            raise ValueError(
+                f"{modelled[0]!r} follows a reward model, which reads rows one by one; train the "
+                "last places, or an objective that follows none"
+            )
 
     def objective(self, name: str) -> Objective:
         """The named objective with the options of this run."""
@@ -107,6 +132,8 @@ class TrainConfig(LogConfig):
             "options",
         ):
             del plain[name]
+        if self.train_places == "last":  # as before there was a choice
+            del plain["train_places"]
         plain |= self.kind_options.settings(self.model)
         plain["logs"] = Path(self.logs).name
         plain["schema"] = None if self.schema is None else self.schema.name

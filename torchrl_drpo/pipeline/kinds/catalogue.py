@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchrl.modules import ProbabilisticActor
 
+from torchrl_drpo.objectives import AllPlaces
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.training import Progress, Trained, run_trainer
@@ -19,6 +21,8 @@ from torchrl_drpo.pipeline.reward_model.fit import RewardFit
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+from torchrl_drpo.policies.encoders import HistoryEncoder
+from torchrl_drpo.policies.item_tables import ItemTableConfig
 from torchrl_drpo.rewards import AnnotatedBuffer
 
 
@@ -30,6 +34,14 @@ class CatalogueTraining:
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self.reward: LogReward | None = None
+        self._item_data = self._read_items()
+        if config.train_places == "all":
+            data.train_sequences(config.batch_size, 0, "cpu")  # refused before anything is fitted
+            if team() is not None:
+                raise ValueError(
+                    "all places are trained by one process; leave torchrun out, or train the last "
+                    "places"
+                )
         if following_model(config.objectives):
             fit = RewardFit(
                 data, config.output / "reward", history=config.history, device=config.device
@@ -55,29 +67,75 @@ class CatalogueTraining:
             "num_features": data.num_features,
         }
         actor, model = self.make_actor(model)
-        buffer = data.train_buffer(config.batch_size, seed, config.device)
+        make_loss = partial(
+            make_objective,
+            objective,
+            reward_model=reward and reward.model,
+            options=config.options.get(objective),
+            over=team(),
+        )
+        buffer: Any
+        if config.train_places == "all":
+            buffer = data.train_sequences(config.batch_size, seed, config.device)
+            loss, batch_size = AllPlaces(make_loss, actor), buffer.batch_size
+        else:
+            buffer = data.train_buffer(config.batch_size, seed, config.device)
+            buffer = buffer if reward is None else AnnotatedBuffer(buffer, reward.columns)
+            loss, batch_size = make_loss(actor), config.batch_size
         curve = run_trainer(
-            make_objective(
-                objective,
-                actor,
-                reward and reward.model,
-                config.options.get(objective),
-                over=team(),
-            ).to(config.device),
-            buffer if reward is None else AnnotatedBuffer(buffer, reward.columns),
+            loss.to(config.device),
+            buffer,
             config,
             run=f"{objective}-{seed}",
             state=state,
             progress=progress,
+            batch_size=batch_size,
         )
         return Trained(actor, model, curve)
 
     def make_actor(self, model: dict[str, Any]) -> tuple[ProbabilisticActor, dict[str, Any]]:
         """An actor with fresh weights, and the arguments that a checkpoint keeps of it."""
-        actor = make_catalogue_actor(**model, device=self._config.device)
-        if self._data.num_features:
-            catalogue_policy(actor).encoder.scaler.fit_(*self._data.feature_moments())
+        if "item_table" in model:
+            made = ItemTableConfig.of(model["item_table"], self._item_data, self._data.num_items)
+            model = model | {"item_table": made.to_json()}
+        device = self._config.device
+        actor = make_catalogue_actor(**model, item_data=self._item_data, device=device)
+        self._fit_scalers(catalogue_policy(actor).encoder)
         return actor, model
+
+    def _fit_scalers(self, encoder: HistoryEncoder) -> None:
+        """Fits what an encoder reads in standard units to the training rows."""
+        if self._data.num_features:
+            encoder.scaler.fit_(*self._data.feature_moments())
+        if self._config.model.history_feedback:
+            encoder.feedback_scaler.fit_(*self._data.quality_moments())
+
+    def _read_items(self) -> Tensor | None:
+        """What item vectors are made of, where these are not the items' own alone."""
+        kind, log = self._config.kind_options.item_table, self._data.log
+        if kind == "ids":
+            return None
+        found = log.item_codes if kind == "codes" else log.item_embeddings
+        if found is None:
+            columns = "codes=(...)" if kind == "codes" else "embedding=..."
+            raise ValueError(
+                f"item vectors of {kind} need them in the schema's item table, as "
+                f"items=ItemTable(path=..., id=..., {columns}); this log has none"
+            )
+        known = (found >= 0).any(1) if kind == "codes" else found.any(1)
+        without, cold = int((~known).sum()), ~self._data.trained_items()
+        served = int((cold & known).sum())
+        self.facts |= {
+            "item_table": kind,
+            "items_without_data": without,
+            "cold_items_with_data": served,
+        }
+        self.notes.append(
+            f"Item vectors are made of {kind}; {without:,} of {len(known):,} items have none. Of "
+            f"{int(cold.sum()):,} items that no training row shows, {served:,} have a vector all "
+            "the same."
+        )
+        return found
 
     def _reward_of(self, objective: str) -> LogReward | None:
         return self.reward if following_model([objective]) else None

@@ -53,11 +53,13 @@ class SemanticIDTraining(CatalogueTraining):
             "Ranks are those of what a search finds; what it does not find counts as last."
         )
 
+    def _read_items(self) -> None:
+        """Item vectors are the policy's own, of its codes."""
+
     def make_actor(self, model: dict[str, Any]) -> tuple[ProbabilisticActor, dict[str, Any]]:
         """As for policies over item numbers; the codes themselves lie among the weights."""
         arguments = {name: value for name, value in model.items() if name != "num_items"}
         actor = make_semantic_id_actor(self._codes, **arguments, device=self._config.device)
         policy = semantic_id_policy(actor)
-        if self._data.num_features:
-            policy.encoder.scaler.fit_(*self._data.feature_moments())
+        self._fit_scalers(policy.encoder)
         return actor, model | {"code_sizes": policy.trie.sizes}

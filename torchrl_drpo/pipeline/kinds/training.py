@@ -69,14 +69,18 @@ def run_trainer(
     run: str,
     state: Path,
     progress: Callable[[int, int], None],
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Trains a loss on a buffer with the command's settings; gives the training curve."""
+    """Trains a loss on a buffer with the command's settings; gives the training curve.
+
+    ``batch_size`` is what the buffer is asked for, where that is not rows.
+    """
     trainer = OfflineTrainer(
         loss,
         buffer,
         TrainerConfig(
             steps=config.steps,
-            batch_size=config.batch_size,
+            batch_size=batch_size or config.batch_size,
             learning_rate=config.learning_rate,
             log_every=20,
             checkpoint_every=200,

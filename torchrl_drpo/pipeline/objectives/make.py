@@ -162,7 +162,7 @@ def _half_of_a_uniform_choice(actor: ProbabilisticActor) -> float:
     if _kind_of(actor) == "semantic-id":
         trie = semantic_id_policy(actor).trie
         return 0.5 * math.log(trie.num_items) / trie.num_levels
-    return 0.5 * math.log(catalogue_policy(actor).items.shape[0])
+    return 0.5 * math.log(catalogue_policy(actor).num_items)
 
 
 def _read_signal(loss: LossModule, objective: Objective) -> None:

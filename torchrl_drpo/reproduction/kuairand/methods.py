@@ -90,7 +90,7 @@ def _scaled_advantage(rows: Rows, factor: float) -> Rows:
 
 def taper(actor: ProbabilisticActor, strength: float = 1.0) -> ExponentialTaper:
     """The taper of all methods: repulsion fades from half the surprisal of a uniform choice on."""
-    num_items = catalogue_policy(actor).items.shape[0]
+    num_items = catalogue_policy(actor).num_items
     return ExponentialTaper(strength=strength, threshold=0.5 * math.log(num_items))
 
 
