@@ -46,6 +46,11 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.pipeline.config.log:ConvertConfig",
         "torchrl_drpo.pipeline.logs:run_convert",
     ),
+    "tokenize": Command(
+        "give items semantic IDs (codes) from their vectors, and report how good codes are",
+        "torchrl_drpo.pipeline.config.tokenize:TokenizeConfig",
+        "torchrl_drpo.pipeline.tokenize:command",
+    ),
     "train": Command(
         "train policies on a log and evaluate them on its last days",
         "torchrl_drpo.pipeline.config.train:TrainConfig",

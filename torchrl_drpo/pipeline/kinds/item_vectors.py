@@ -35,13 +35,44 @@ class ItemVectors(NamedTuple):
     unknown: int
 
 
+class FoundVectors(NamedTuple):
+    """Vectors of those items of a log about which there is anything to say.
+
+    Attributes:
+        vectors: float32 ``[V, D]``. Not to be written to: they may be the log's own.
+        source: ``"item table"`` or ``"training rows"``.
+        unknown: items without a vector, whose rows are zeros, bool ``[V]``.
+    """
+
+    vectors: Tensor
+    source: str
+    unknown: Tensor
+
+
 def item_vectors(data: SplitLog, dim: int, *, seed: int = 0) -> ItemVectors:
-    """The vectors that the log's item table has, or else :func:`factorised_vectors`.
+    """:func:`found_vectors`, and a random direction for every item without one.
 
     Args:
         data: the log.
         dim: width, where they are factorised; an item table's vectors have their own.
         seed: of the factorisation, and of the directions of unknown items.
+
+    Raises:
+        ValueError: as :func:`found_vectors` does.
+    """
+    vectors, source, unknown = found_vectors(data, dim, seed=seed)
+    count = int(unknown.sum())
+    filled = _with_random_rows(vectors, unknown, seed) if count else vectors
+    return ItemVectors(filled, source, count)
+
+
+def found_vectors(data: SplitLog, dim: int, *, seed: int = 0) -> FoundVectors:
+    """The vectors that the log's item table has, or else :func:`factorised_vectors`.
+
+    Args:
+        data: the log.
+        dim: width, where they are factorised; an item table's vectors have their own.
+        seed: of the factorisation.
 
     Raises:
         ValueError: for a log with neither an embedding in its item table nor users, a vector that
@@ -75,9 +106,7 @@ def item_vectors(data: SplitLog, dim: int, *, seed: int = 0) -> ItemVectors:
             "name an item table with an `embedding` column in the schema"
         )
         raise ValueError(f"none of the {len(vectors)} items has a vector that is not zero; {why}")
-    count = int(unknown.sum())
-    filled = _with_random_rows(vectors, unknown, seed) if count else vectors
-    return ItemVectors(filled, source, count)
+    return FoundVectors(vectors, source, unknown)
 
 
 def _unknown_items(vectors: Tensor, data: SplitLog, source: str) -> Tensor:
