@@ -94,3 +94,27 @@ def test_published_logs_go_from_the_file_to_a_list(real_logs, drpo, tmp_path, lo
     metrics = found["summary"]["bc"]
     assert 0 < metrics["hr@50"]["mean"] < 1
     assert found["parts"]["train"]["rows"] > found["parts"]["test"]["rows"] > 0
+
+
+def test_the_order_of_the_rows_of_one_date_changes_no_table(drpo, tmp_path):
+    """Sorted by item, as files often are: once that gave the next item away."""
+    draw = np.random.default_rng(1)
+    n = 1_500
+    frame = pd.DataFrame({"user": draw.integers(0, 60, n), "item": draw.integers(0, 40, n)})
+    frame["rating"] = draw.integers(1, 6, n)
+    frame["date"] = "2024-05-01"
+    tables = []
+    ordered, shuffled = frame.sort_values(["item", "user"]), frame.sample(frac=1, random_state=2)
+    for name, rows in {"sorted": ordered, "shuffled": shuffled}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        rows.to_csv(folder / "log.csv", index=False)
+        drpo("schema", folder / "log.csv", "--out", folder / "schema.json")
+        drpo(
+            *("train", "--logs", folder / "log.csv", "--schema", folder / "schema.json"),
+            *("--output", folder / "out", "--objectives", "bc", "drpo", "--steps", 50),
+            *("--batch-size", 128, "--test-share", 0.3, "--test-by", "random"),
+        )
+        tables.append((folder / "out" / "table.md").read_text())
+    assert tables[0] == tables[1]
+    assert all(f"| {policy} |" in tables[0] for policy in ("popularity", "bc", "drpo"))
