@@ -20,7 +20,7 @@ from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.data.schema.times import implausible_times
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
-from torchrl_drpo.pipeline.config.log import LogConfig, split_of
+from torchrl_drpo.pipeline.config.log import LogConfig, log_files, split_of
 from torchrl_drpo.pipeline.parts import HeldOut, PartCounts, PartFacts, check_parts
 from torchrl_drpo.spelling import did_you_mean
 
@@ -49,13 +49,19 @@ class SplitLog:
         self._labels = labels
 
     @classmethod
-    def open(cls, config: LogConfig, root: Path) -> SplitLog:
-        """Converts the log into ``root`` (once; found again there, it is opened) and splits it."""
+    def open(cls, config: LogConfig, root: Path, files: str | list[str] | None = None) -> SplitLog:
+        """Converts the log into ``root`` (once; found again there, it is opened) and splits it.
+
+        Args:
+            config: which log, and what of it.
+            root: see above.
+            files: of the log; those that ``config`` names by default.
+        """
         schema = config.log_schema()
         for name in config.labels or ():  # before a conversion that may take minutes
             _check_label(name, schema.labels)
         log = RecReplayBuffer.from_parquet(
-            config.logs,
+            log_files(config) if files is None else files,
             schema,
             root=root,
             history=config.history,
