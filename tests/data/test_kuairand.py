@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tests.data.ordered import ordered
 from torchrl_drpo.data import ConversionReport, RecReplayBuffer
 
 LOG = "log_standard_20220425_20220508.parquet"
@@ -20,8 +21,8 @@ def test_kuairand_counts_quality_and_histories(real_logs):
         first_test_day="2022-05-06", held_out="rows from 2022-05-06 on",
         initial_history_users=24_548, tied_rows=4_198,
     )  # fmt: skip
-    frame = pd.read_parquet(folder / LOG).drop_duplicates()
-    frame = frame.sort_values(["user_id", "time_ms"], kind="stable").reset_index(drop=True)
+    frame = ordered(pd.read_parquet(folder / LOG), by=("user_id", "time_ms"))
+    frame = frame.reset_index(drop=True)
     rows = log[:]
     # the video table numbers its videos 0..7582, so numbers and ids agree
     assert rows["action"].tolist() == frame["video_id"].tolist()

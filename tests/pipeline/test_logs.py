@@ -137,4 +137,4 @@ def test_a_converted_log_is_verified_to_the_last_byte(tmp_path: Path, capsys) ->
     assert file.name in capsys.readouterr().out
     assert main(["validate", "--logs", str(log), *schema, "--store", str(root)]) == 2
     assert main(["validate"]) == 2
-    assert "name a log (--logs LOG) or a converted one" in capsys.readouterr().err
+    assert "or a converted one (--store FOLDER), and not both" in capsys.readouterr().err

@@ -94,3 +94,64 @@ def test_published_logs_go_from_the_file_to_a_list(real_logs, drpo, tmp_path, lo
     metrics = found["summary"]["bc"]
     assert 0 < metrics["hr@50"]["mean"] < 1
     assert found["parts"]["train"]["rows"] > found["parts"]["test"]["rows"] > 0
+
+
+def test_a_published_log_goes_by_its_name(drpo, tmp_path, capsys):
+    """A folder as MovieLens publishes it, which is named and never downloaded."""
+    draw = np.random.default_rng(0)
+    n, root = 1_000, tmp_path / "ml-latest-small"
+    root.mkdir()
+    frame = pd.DataFrame({"userId": draw.integers(1, 30, n), "movieId": draw.integers(1, 50, n)})
+    frame["rating"] = draw.integers(1, 11, n) / 2
+    frame["timestamp"] = draw.integers(1_400_000_000, 1_450_000_000, n)
+    frame.to_csv(root / "ratings.csv", index=False)
+    movies = pd.DataFrame({"movieId": np.arange(1, 60), "title": "A, B", "genres": "Drama|War"})
+    movies.to_csv(root / "movies.csv", index=False)
+    named = ("--dataset", "rec:movielens", "--root", tmp_path)  # the folder around it will do
+    assert json.loads(drpo("schema", *named))["item"] == "movieId"
+    assert json.loads(drpo("validate", *named, "--json"))["items"] == 59
+    drpo(
+        *("train", *named, "--output", tmp_path / "out", "--objectives", "bc", "--steps", 5),
+        *("--batch-size", 64, "--test-share", 0.2),
+    )
+    config = json.loads((tmp_path / "out" / "results.json").read_text())["config"]
+    assert (config["logs"], config["schema"]) == ("rec:movielens", None)
+    assert str(tmp_path) not in json.dumps(config)
+    checkpoint = ("--checkpoint", tmp_path / "out" / "bc")
+    table = drpo("evaluate", *checkpoint, *named)
+    assert table == drpo("evaluate", *checkpoint, "--logs", root / "ratings.csv")
+    drpo("recommend", *checkpoint, "--user", 3)
+    for command in ("schema", "validate", "train"):
+        for words, said in {
+            ("--dataset", "movielens", "--root", root / "no"): "download ml-latest-small.zip",
+            ("--dataset", "movielens"): "needs --root FOLDER",
+            ("--dataset", "movilens", "--root", root): "did you mean 'movielens'",
+            ("--root", root): "--dataset NAME",
+            (): "--logs LOG",
+        }.items():
+            assert cli.main([command, *map(str, words)]) == 2
+            assert said in capsys.readouterr().err
+
+
+def test_the_order_of_the_rows_of_one_date_changes_no_table(drpo, tmp_path):
+    """Sorted by item, as files often are: once that gave the next item away."""
+    draw = np.random.default_rng(1)
+    n = 1_500
+    frame = pd.DataFrame({"user": draw.integers(0, 60, n), "item": draw.integers(0, 40, n)})
+    frame["rating"] = draw.integers(1, 6, n)
+    frame["date"] = "2024-05-01"
+    tables = []
+    ordered, shuffled = frame.sort_values(["item", "user"]), frame.sample(frac=1, random_state=2)
+    for name, rows in {"sorted": ordered, "shuffled": shuffled}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        rows.to_csv(folder / "log.csv", index=False)
+        drpo("schema", folder / "log.csv", "--out", folder / "schema.json")
+        drpo(
+            *("train", "--logs", folder / "log.csv", "--schema", folder / "schema.json"),
+            *("--output", folder / "out", "--objectives", "bc", "drpo", "--steps", 50),
+            *("--batch-size", 128, "--test-share", 0.3, "--test-by", "random"),
+        )
+        tables.append((folder / "out" / "table.md").read_text())
+    assert tables[0] == tables[1]
+    assert all(f"| {policy} |" in tables[0] for policy in ("popularity", "bc", "drpo"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,30 @@ def test_the_checkpoint_evaluates_as_the_run_did(trained, log: Path) -> None:
     assert (found.rows, found.unknown_rows) == (USERS * 9, 0)
     for method in ("random", "popularity", "drpo"):
         assert found.metrics[method] == pytest.approx(results.runs[method][0], nan_ok=True)
+
+
+def test_one_seed_has_intervals_over_users(log: Path, trained, tmp_path: Path) -> None:
+    """Those of `drpo evaluate`; more seeds have theirs, and what was said of one is not kept."""
+    settings = config(log, tmp_path, seeds=1, objectives=("bc",), steps=20)
+    results = run_train(settings)
+    found = run_evaluate(EvaluateConfig(tmp_path / "bc", str(log), ks=settings.ks)).intervals
+    half = {name: each.half_width for name, each in found["bc"].items()}
+    assert half["hr@5"] > 0
+    for method in ("bc", "popularity"):
+        told = {name: each.half_width for name, each in results.summary[method].items()}
+        assert told == pytest.approx(
+            {name: each.half_width for name, each in found[method].items()}, nan_ok=True
+        )
+    table = (tmp_path / "table.md").read_text()
+    assert "1 seed, intervals over users" in table
+    assert "delete-a-group jackknife" in table
+    again = run_train(settings)  # read, not trained
+    assert again.summary["bc"]["hr@5"] == results.summary["bc"]["hr@5"]
+    both = run_train(replace(settings, seeds=2))
+    assert both.runs["bc"][0] == results.runs["bc"][0]
+    assert both.summary["bc"]["hr@5"].half_width != half["hr@5"]
+    assert math.isnan(both.summary["popularity"]["hr@5"].half_width)
+    assert "jackknife" not in (tmp_path / "table.md").read_text()
 
 
 def test_a_log_that_numbers_its_items_otherwise_is_matched_by_raw_ids(

@@ -13,75 +13,15 @@ left out by TorchRL's ``OfflineToOnlineTrainer`` and its hook, or by ``rows.sele
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torchrl_drpo.spelling import did_you_mean
 
+from .published import PUBLISHED, published_log
 from .replay import RecReplayBuffer
-from .schema import ItemTable, LogSchema
 
-_Published = Callable[..., tuple[list[str], LogSchema]]
-
-
-def _files(root: Path | str, patterns: list[str], what: str) -> list[str]:
-    """The files of the first pattern that matches anything, sorted by name."""
-    for pattern in patterns:
-        found = sorted(str(path) for path in Path(root).glob(pattern))
-        if found:
-            return found
-    raise FileNotFoundError(
-        f"{root} does not hold {what}: nothing matches {patterns}; download it from its publisher "
-        "and pass its folder as root"
-    )
-
-
-def _kuairand(root: Path | str) -> tuple[list[str], LogSchema]:
-    """KuaiRand-Pure's standard log: the published CSV files, or Parquet files of their columns."""
-    patterns = ["log_standard_*.parquet", "log_standard_*.csv", "data/log_standard_*.csv"]
-    files = _files(root, patterns, "KuaiRand-Pure")
-    if not files[0].endswith(".csv"):
-        return files, LogSchema.preset("kuairand")
-    basic = ItemTable("video_features_basic_pure.csv", "video_id", required=False)
-    schema = LogSchema.preset("kuairand")
-    return files, schema.replace(items=basic, initial_history=None)
-
-
-def _open_bandit(
-    root: Path | str, campaign: str = "all", behavior_policy: str = "random"
-) -> tuple[list[str], LogSchema]:
-    """One of Open Bandit's six logs: a campaign (all, men, women) and a policy (random, bts)."""
-    parquet = f"{behavior_policy}_{campaign}.parquet"
-    csv = f"{behavior_policy}/{campaign}/{campaign}.csv"
-    files = _files(root, [parquet, csv], f"Open Bandit's {behavior_policy} {campaign} log")
-    return files, LogSchema.preset("open-bandit")
-
-
-def _movielens(root: Path | str) -> tuple[list[str], LogSchema]:
-    """A MovieLens release with ``ratings.csv`` (latest-small, 20M, 25M, 32M)."""
-    files = _files(root, ["ratings.csv", "*/ratings.csv"], "MovieLens ratings")
-    return files, LogSchema.preset("movielens")
-
-
-def _amazon_sid(
-    root: Path | str, category: str = "Industrial_and_Scientific"
-) -> tuple[list[str], LogSchema]:
-    """MiniOneRec's splits of one Amazon category with three-level semantic IDs."""
-    files = _files(root, [f"{category}.*test.parquet"], f"Amazon {category}")
-    codes = ("code_0", "code_1", "code_2")
-    table = ItemTable(f"{category}.items.parquet", "item_id", codes=codes)
-    return files, LogSchema.preset("amazon-sid").replace(items=table)
-
-
-#: Published logs: name -> function from the folder (and choices) to files and schema.
-PUBLISHED: dict[str, _Published] = {
-    "kuairand-pure": _kuairand,
-    "open-bandit": _open_bandit,
-    "movielens": _movielens,
-    "amazon-sid": _amazon_sid,
-}
 #: Simulated logs: name -> scenario.
 SIMULATED = {"recsim-medium": "medium", "recsim-extreme": "extreme"}
 #: What a simulated log can have beside its transitions.
@@ -93,7 +33,7 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
     """Opens a named log; what ``load_dataset("rec:<name>", ...)`` calls.
 
     Args:
-        name: a key of :data:`PUBLISHED` or :data:`SIMULATED`.
+        name: a key of :data:`~.published.PUBLISHED` or :data:`SIMULATED`.
         root: folder of the published files; a simulated log needs none and stores its rows there
             if one is given.
         **options: for a published log ``converted`` (folder for the converted log), ``campaign``
@@ -108,7 +48,7 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
 
     Raises:
         ValueError: for an unknown name, a choice that the log does not have, a missing ``root``.
-        FileNotFoundError: if the folder does not hold that log.
+        FileNotFoundError: if the folder does not hold that log; says where to get it.
 
     Examples:
         >>> from torchrl.data.datasets import load_dataset
@@ -125,13 +65,12 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
             f"no log {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
         )
     if root is None:
-        raise ValueError(f"rec:{name} needs root=<folder of the published files>")
+        raise ValueError(
+            f"rec:{name} needs root=<folder of the published files>; download "
+            f"{PUBLISHED[name].source}"
+        )
     choices = {key: options.pop(key) for key in _CHOICES if key in options}
-    taken = list(inspect.signature(PUBLISHED[name]).parameters)[1:]
-    foreign = [key for key in choices if key not in taken]
-    if foreign:
-        raise ValueError(f"rec:{name} has no choice of {foreign[0]!r}; it takes {taken or 'none'}")
-    files, schema = PUBLISHED[name](root, **choices)
+    files, schema = published_log(name, root, **choices)
     return RecReplayBuffer.from_parquet(
         files, schema, root=options.pop("converted", None), **options
     )

@@ -15,7 +15,7 @@ from torchrl_drpo.evaluation.ranking import QUALITY_LIST, CatalogueScores, frequ
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
-from torchrl_drpo.pipeline.config.log import SPLIT, LogConfig
+from torchrl_drpo.pipeline.config.log import SPLIT, LogConfig, log_files
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.details import (
     Details,
@@ -92,13 +92,15 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
         schema = Path(scratch) / "schema.json"
         schema.write_text(_schema_of(checkpoint).to_json(), encoding="utf-8")
         log = LogConfig(
-            logs=config.logs,
+            logs=config.logs or config.dataset,
             schema=schema,
             **_held_out(config, checkpoint),
             history=max(1, checkpoint.window),  # rows that know no history have one empty place
             labels=config.labels,
         )
-        data = SplitLog.open(log, Path(scratch) / "log", checkpoint.history_columns)
+        data = SplitLog.open(
+            log, Path(scratch) / "log", log_files(config), checkpoint.history_columns
+        )
         return evaluate_checkpoint(
             checkpoint,
             data,

@@ -12,7 +12,12 @@ from torchrl_drpo.data import (
     verify_store,
 )
 from torchrl_drpo.data import validate_log as validate
-from torchrl_drpo.pipeline.config.log import ConvertConfig, ValidateConfig, split_of
+from torchrl_drpo.pipeline.config.log import (
+    ConvertConfig,
+    ValidateConfig,
+    log_files,
+    split_of,
+)
 from torchrl_drpo.pipeline.terminal import progress_bars, say
 
 
@@ -24,7 +29,9 @@ def run_validate(config: ValidateConfig) -> int:
         say(report.to_json() if config.json else str(report))
         return 0 if report.ok else 1
     schema = config.log_schema()
-    report = validate(config.logs, schema, max_examples=config.examples, **split_of(config, schema))
+    report = validate(
+        log_files(config), schema, max_examples=config.examples, **split_of(config, schema)
+    )
     say(report.to_json() if config.json else str(report))
     return 0 if report.ok else 1
 

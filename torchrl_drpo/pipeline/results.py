@@ -14,6 +14,11 @@ from torchrl_drpo.pipeline.run_value import ValueColumns
 from torchrl_drpo.report.tables import Table
 
 RESULTS_VERSION = 1
+#: What the table says of its intervals where no second seed gives any.
+ONE_SEED = (
+    "Intervals are 95%, over {unit} (delete-a-group jackknife, up to 30 groups): these policies on "
+    "other {unit}. What another seed would change they do not tell; --seeds 3 does."
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class TrainResults:
     """What ``drpo train`` found.
 
     Attributes:
-        summary: by method and metric, the mean over seeds with its 95% t interval.
+        summary: by method and metric, the mean over seeds with its 95% t interval; of one seed, its
+            value with a 95% interval over users (over rows, where the log has none).
         runs: by method, the metrics of each seed.
         data: counts of the log: rows, users, items, rows of each part, ...
         config: the settings, as JSON data.
@@ -66,10 +72,14 @@ class TrainResults:
     def table(self, *, upright: bool = False) -> Table:
         """The table; see :func:`~torchrl_drpo.pipeline.table.table`."""
         seeds = max(len(runs) for runs in self.runs.values())
-        over = f"{seeds} seeds, 95% t intervals" if seeds > 1 else "1 seed"
+        unit = "users" if self.data["users"] else "rows"
+        over = f"{seeds} seeds, 95% t intervals" if seeds > 1 else f"1 seed, intervals over {unit}"
         title = f"{self.data['parts']['test']:,} held-out rows, {over}"
+        remark = "" if seeds > 1 else ONE_SEED.format(unit=unit)
         further = {} if self.values is None else self.values.columns()
-        found = report.table(self.summary, title, self.k, upright=upright, further=further)
+        found = report.table(
+            self.summary, title, self.k, upright=upright, further=further, remark=remark
+        )
         if self.values is None:
             return found
         return replace(found, note=f"{found.note} {self.values.note}", styles=VERDICTS)

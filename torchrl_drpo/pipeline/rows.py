@@ -21,7 +21,7 @@ from torchrl_drpo.data.replay.sequences import SequenceStorage
 from torchrl_drpo.data.schema.times import implausible_times
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
-from torchrl_drpo.pipeline.config.log import LogConfig, split_of
+from torchrl_drpo.pipeline.config.log import LogConfig, log_files, split_of
 from torchrl_drpo.pipeline.parts import HeldOut, PartCounts, PartFacts, check_parts
 from torchrl_drpo.spelling import did_you_mean
 
@@ -50,12 +50,19 @@ class SplitLog:
         self._labels = labels
 
     @classmethod
-    def open(cls, config: LogConfig, root: Path, history_columns: Sequence[str] = ()) -> SplitLog:
+    def open(
+        cls,
+        config: LogConfig,
+        root: Path,
+        files: str | list[str] | None = None,
+        history_columns: Sequence[str] = (),
+    ) -> SplitLog:
         """Converts the log into ``root`` (once; found again there, it is opened) and splits it.
 
         Args:
-            config: which log.
+            config: which log, and what of it.
             root: the folder.
+            files: of the log; those that ``config`` names by default.
             history_columns: what rows show of their histories' rows; see
                 :meth:`~torchrl_drpo.RecReplayBuffer.from_parquet`.
         """
@@ -63,7 +70,7 @@ class SplitLog:
         for name in config.labels or ():  # before a conversion that may take minutes
             _check_label(name, schema.labels)
         log = RecReplayBuffer.from_parquet(
-            config.logs,
+            log_files(config) if files is None else files,
             schema,
             root=root,
             history=config.history,

@@ -6,22 +6,29 @@ import shlex
 import sys
 
 from torchrl_drpo.data.draft import draft_schema
+from torchrl_drpo.data.published import published_log
 from torchrl_drpo.pipeline.config.draft import SchemaDraftConfig
+from torchrl_drpo.pipeline.config.log import log_files
 from torchrl_drpo.pipeline.terminal import say
 from torchrl_drpo.spelling import printable
 
 
 def run_schema(config: SchemaDraftConfig) -> None:
     """Carries out ``drpo schema``."""
-    draft = draft_schema(config.log, kind=config.kind, files=config.text_files(), rows=config.rows)
-    text = draft.schema.to_json(compact=True)
-    for line in str(draft).splitlines():
-        print(printable(line), file=sys.stderr)  # noqa: T201
+    if config.dataset is not None:  # which nobody needs to guess
+        log, schema = log_files(config)[0], published_log(config.dataset, str(config.root))[1]
+    else:
+        log = str(config.logs)
+        draft = draft_schema(log, kind=config.kind, files=config.text_files(), rows=config.rows)
+        schema = draft.schema
+        for line in str(draft).splitlines():
+            print(printable(line), file=sys.stderr)  # noqa: T201
+    text = schema.to_json(compact=True)
     if config.out is None:
         say(text)
         return
     config.out.write_text(text + "\n", encoding="utf-8")
-    log, out = shlex.quote(config.log), shlex.quote(str(config.out))
+    log, out = shlex.quote(log), shlex.quote(str(config.out))
     print(  # noqa: T201
         f"wrote {config.out}; correct it there, then\n"
         f"  drpo validate --logs {log} --schema {out}\n"

@@ -29,20 +29,31 @@ CONTEXT_NOTE = (
 
 
 def summarise(
-    runs: Mapping[str, Sequence[Metrics]], confidence: float = 0.95
+    runs: Mapping[str, Sequence[Metrics]],
+    half_widths: Mapping[str, Metrics] | None = None,
+    confidence: float = 0.95,
 ) -> dict[str, dict[str, Interval]]:
     """Mean and t interval of every metric of every method over its seeds.
+
+    Args:
+        runs: by method, the metrics of each seed.
+        half_widths: of the intervals of methods with one seed, where something else has any.
+        confidence: coverage of the others, in (0, 1).
 
     Example:
         >>> print(summarise({"bc": [{"lift": 0.9}, {"lift": 1.1}]})["bc"]["lift"])
         1.000 ± 1.271
     """
-    return {
+    found = {
         method: {
             name: mean_interval([seed[name] for seed in seeds], confidence) for name in seeds[0]
         }
         for method, seeds in runs.items()
     }
+    for method, widths in (half_widths or {}).items():
+        for name, width in widths.items():
+            found[method][name] = found[method][name]._replace(half_width=width)
+    return found
 
 
 def differences(

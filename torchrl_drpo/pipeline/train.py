@@ -38,6 +38,7 @@ from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
+    held_out_intervals,
     held_out_metrics,
     policy_scores,
 )
@@ -113,7 +114,10 @@ def run_train(
         data.held_out.action,
         data.num_items,
     )
-    runs = {name: [_metrics(scores, data, config)] for name, scores in baselines.items()}
+    runs, widths = {}, {}
+    for name, scores in baselines.items():
+        metrics, widths[name] = _metrics(scores, data, config)
+        runs[name] = [metrics]
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
     for objective in config.objectives:
@@ -122,10 +126,11 @@ def run_train(
             for seed in range(config.seeds)
         ]
         runs[objective] = [report.metrics_from_json(run["metrics"]) for run in found]
+        widths[objective] = report.metrics_from_json(found[0].get("half_widths", {}))
         if judge is not None:
             values[objective] = [run["off_policy"] for run in found]
     results = TrainResults(
-        summary=report.summarise(runs),
+        summary=report.summarise(runs, widths if config.seeds == 1 else None),
         runs=runs,
         data=data.facts | training.facts,
         config=config.settings() | {"objectives": config.objectives, "seeds": config.seeds},
@@ -203,7 +208,8 @@ def _finished_run(
     old = _read_run(path)
     # Policies of both kinds lie at the same place: a killed run may have left another one there.
     saved = seed > 0 or saved_fingerprint(config.output / objective) == identity
-    if old.get("fingerprint") == identity and saved:
+    wide = config.seeds > 1 or "half_widths" in old  # a run among several has no interval
+    if old.get("fingerprint") == identity and saved and wide:
         progress(name, config.steps, config.steps)
         crew.call(FINISHED)
         return old
@@ -213,7 +219,7 @@ def _finished_run(
     trained = training.train(objective, seed, state, partial(progress, name))
     longest = max(*config.ks, QUALITY_LIST)
     scores = policy_scores(trained.actor, data.test_batches(ROWS_SCORED), longest=longest)
-    metrics = _metrics(scores, data, config)
+    metrics, half_widths = _metrics(scores, data, config)
     run = {
         "fingerprint": identity,
         "objective": objective,
@@ -221,6 +227,8 @@ def _finished_run(
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": report.metrics_json(metrics),
     }
+    if half_widths:
+        run["half_widths"] = report.metrics_json(half_widths)
     if judge is not None:
         run["off_policy"] = judge.of(trained.actor)
     if following_model([objective]) and training.reward is not None:
@@ -243,8 +251,17 @@ def _finished_run(
     return run
 
 
-def _metrics(scores: CatalogueScores, data: SplitLog, config: TrainConfig) -> dict[str, float]:
-    return held_out_metrics(scores, data.held_out, data.bounds, config.ks)
+def _metrics(
+    scores: CatalogueScores, data: SplitLog, config: TrainConfig
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics; and, of a single seed, the half widths of their intervals over users."""
+    if config.seeds > 1:
+        return held_out_metrics(scores, data.held_out, data.bounds, config.ks), {}
+    found = held_out_intervals(scores, data.held_out, data.bounds, config.ks)
+    return (
+        {name: each.mean for name, each in found.items()},
+        {name: each.half_width for name, each in found.items()},
+    )
 
 
 def _read_run(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from torchrl_drpo.data import LogSchema, RecReplayBuffer, convert_log, validate_log
-from torchrl_drpo.data.conversion.instants import tied_rows
+from torchrl_drpo.data.conversion.groups import tied
 
 SCHEMA = LogSchema(user="u", item="i", time="t", quality="click", duplicates="keep")
 LENGTH = 6
@@ -141,7 +141,7 @@ def test_the_parts_of_a_conversion_agree(frame, tmp_path):
 def test_tied_rows_are_counted_and_said(frame):
     expected = int(frame.duplicated(["u", "t"], keep=False).sum())
     ordered = frame.sort_values(["u", "t"])
-    assert tied_rows(ordered.u.to_numpy(), ordered.t.to_numpy()) == expected
+    assert tied(ordered.u.to_numpy(), ordered.t.to_numpy()).sum() == expected
     fault = validate_log(frame, SCHEMA).fault("rows of one user and time")
     assert (fault.count, fault.severity) == (expected, "warning")
     assert f"{expected / len(frame):.0%}" in fault.advice

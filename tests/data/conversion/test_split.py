@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from torchrl_drpo.data import LogError, LogSchema, RecReplayBuffer, validate_log
+from torchrl_drpo.data.conversion import scan
 from torchrl_drpo.data.conversion.split import drawn
 from torchrl_drpo.data.schema.split import Split
 
@@ -59,9 +60,24 @@ def test_a_draw_is_the_seed_s_and_no_batch_s(frame):
     assert abs(len(found) / len(frame) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(frame))
     assert found == held_out(frame, **options)
     assert found != held_out(frame, **options, test_seed=1)
+    assert found == held_out(frame.sample(frac=1, random_state=3), **options)
+    stored = LABELLED.replace(user=None, time=None)  # as logged, and drawn by number
     numbers = np.arange(len(frame))
+    found = held_out(frame, stored, **options)
     assert found == set(numbers[drawn(Split(share=0.3, by="random"), numbers)].tolist())
     assert drawn(Split(share=0.3, by="random"), numbers[700:])[0] == (700 in found)
+
+
+def test_a_share_by_time_asks_no_row_its_place(frame, monkeypatch):
+    """Where a log has more instants than are kept: those that are show about the same share."""
+    fine = frame.assign(t=np.random.default_rng(2).permutation(len(frame)))
+    exact = held_out(fine, test_share=0.3)
+    assert exact == set(fine.row[fine.t >= 1_400])
+    monkeypatch.setattr(scan._Instants, "most", 500)
+    found = held_out(fine, test_share=0.3)
+    assert found == held_out(fine.sample(frac=1, random_state=3), test_share=0.3)
+    assert found != exact
+    assert abs(len(found) / len(fine) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 250)
 
 
 def test_a_log_without_times_is_split_by_a_draw(frame):

@@ -141,8 +141,8 @@ def test_damaged_conversions_are_refused(parquet, tmp_path):
     with pytest.raises(ValueError, match=r"action.memmap: expected \d+ bytes, found \d+"):
         LogStore(root)
     manifest = root / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 1', 1))
-    with pytest.raises(ValueError, match=r"expected version 3, got 1, .*; convert the log again"):
+    manifest.write_text(manifest.read_text().replace('"version": 4', '"version": 1', 1))
+    with pytest.raises(ValueError, match=r"expected version 4, got 1, .*; convert the log again"):
         LogStore(root)
     manifest.write_text("{")
     with pytest.raises(ValueError, match="damaged"):

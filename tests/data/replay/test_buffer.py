@@ -15,6 +15,7 @@ from torchrl.data import (
     SliceSampler,
 )
 
+from tests.data.ordered import ordered
 from torchrl_drpo.data import (
     InitialHistory,
     LogSchema,
@@ -62,7 +63,7 @@ def test_histories_equal_brute_force(frame, tmp_path, length, with_past):
         schema = SCHEMA.replace(initial_history=InitialHistory("past.parquet", "uid", "seq"))
         before = dict(zip(users, past, strict=True))
     buffer = RecReplayBuffer.from_parquet(tmp_path / "log.parquet", schema, history=length)
-    kept = frame.drop_duplicates().sort_values(["user", "time"], kind="stable")
+    kept = ordered(frame)
     past = {u: buffer.items.encode(v).tolist() for u, v in before.items() if u != 999_999 and v}
     past |= {u: [] for u in frame["user"] if u not in past}
     items = buffer.items.encode(kept["item"].to_numpy()).tolist()
@@ -116,7 +117,7 @@ def test_parts_cover_the_log_and_keep_histories_whole(frame):
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_features_are_the_row_s_own_in_every_way_out(frame, part):
     buffer = RecReplayBuffer.from_pandas(frame, SCHEMA, history=0, test_days=2).split(part)
-    kept = frame.drop_duplicates().sort_values(["user", "time"], kind="stable")
+    kept = ordered(frame)
     kept = kept[(kept["time"] < 4 * 86_400) == (part == "train")]
     expected = torch.tensor(kept[["mood", "age"]].to_numpy(np.float32))
     key = ("observation", "features")

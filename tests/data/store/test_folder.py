@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.ordered import ordered
 from torchrl_drpo.data import LogSchema, RecReplayBuffer, convert_log
 from torchrl_drpo.data.conversion import run
 from torchrl_drpo.data.store import LogStore, folder
@@ -88,9 +89,9 @@ def test_a_conversion_of_the_version_before_is_replaced_whole(log, tmp_path):
     (old / "rows" / "meta.json").write_text("{}")
     manifest = {"format": "torchrl-drpo-log", "version": 1, "data": old.name, "files": {}}
     (root / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"expected version 3, got 1, .*convert the log again"):
+    with pytest.raises(ValueError, match=r"expected version 4, got 1, .*convert the log again"):
         RecReplayBuffer.open(root)
-    with pytest.raises(FileExistsError, match="expected version 3, got 1"):
+    with pytest.raises(FileExistsError, match="expected version 4, got 1"):
         convert_log(log, root, SCHEMA)
     assert old.is_dir()
     convert_log(log, root, SCHEMA, overwrite=True)
@@ -248,7 +249,7 @@ def test_names_from_a_log_are_no_paths(frame, tmp_path, name):
     frame[context] = frame["tab"]
     schema = SCHEMA.replace(labels=(named,), context=(context,), split="part")
     buffer = RecReplayBuffer.from_parquet(frame, schema, root=root, history=0)
-    kept = frame.drop_duplicates().sort_values(["user", "time"], kind="stable")
+    kept = ordered(frame)
     assert buffer.column(named).tolist() == kept["play"].tolist()
     assert buffer[:][named].tolist() == kept["play"].tolist()
     assert buffer.contexts[context].decode([0, 3]) == [0, 3]

@@ -218,8 +218,8 @@ def test_a_large_file_is_sampled_when_opened_and_read_whole_when_asked(tmp_path)
         ("[]", "not the manifest of a converted log"),
         ("[" * 100_000, "nested too deeply"),
         ('{"format": "other"}', "not the manifest of a converted log"),
-        ('{"format": "torchrl-drpo-log", "version": 1}', "expected version 3, got 1"),
-        ('{"format": "torchrl-drpo-log", "version": 3}', "its digest is another"),
+        ('{"format": "torchrl-drpo-log", "version": 1}', "expected version 4, got 1"),
+        ('{"format": "torchrl-drpo-log", "version": 4}', "its digest is another"),
     ],
 )
 def test_a_manifest_that_is_none_is_one_clear_error(root, manifest, message):

@@ -1,4 +1,4 @@
-"""Sessions and slates within a user's rows: put together where times leave it open, told if cut."""
+"""A user's rows in order: where times leave it open, sessions and slates are put together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from ..schema import LogSchema
 from ..sources import LogError
+from ..words import mix
 from .records import Encoder
 
 _OF_USER, _OF_SESSION = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
@@ -15,9 +16,10 @@ def in_order(records: np.ndarray, schema: LogSchema) -> np.ndarray:
     """Records by user and time; at one instant by session, by slate and by place in the slate.
 
     Rows of one instant have no order of their own, so those of one group stand together: first
-    what goes on from before, last what goes on afterwards, else in the log's order.
+    what goes on from before, last what goes on afterwards, else as their content has it. The order
+    of the log's rows counts in one case: within a slate whose places no column tells.
     """
-    records = records[np.lexsort((records["time"], records["user"]))]
+    records = records[_by_instant(records, schema)]
     keys = [records["time"], records["user"]]
     for name in ("session", "slate"):
         if getattr(schema, name):
@@ -25,6 +27,71 @@ def in_order(records: np.ndarray, schema: LogSchema) -> np.ndarray:
     if schema.slate and schema.position:
         keys = [records["position"], *keys]
     return records[np.lexsort(keys)] if len(keys) > 2 else records
+
+
+def _by_instant(records: np.ndarray, schema: LogSchema) -> np.ndarray:
+    """Order of rows by user and time, those of one instant by a hash of what they hold.
+
+    Not by their items: a sequence of them would tell a model that the next number is greater.
+    """
+    order = np.lexsort((records["time"], records["user"]))
+    user, time = records["user"][order], records["time"][order]
+    there = np.flatnonzero(tied(user, time))
+    if len(there) == 0:
+        return order
+    rows = order[there]
+    if schema.slate and not schema.position:
+        content = group_ids(records[rows], "slate", schema)  # as logged, within a slate
+    elif "hash" in records.dtype.names:
+        content = records["hash"][rows]
+    elif 4 * len(rows) < len(records):
+        content = _content(records[rows])
+    else:  # whole records are dearer to gather than their hashes
+        content = _content(records)[rows]
+    instant = np.cumsum(~_as_before(user[there], time[there]), dtype=np.uint64)
+    order[there] = rows[_within(np.append(np.uint64(0), instant), content)]
+    return order
+
+
+def _within(instant: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """A stable order by two uint64 keys, of which the first ascends: in one word, if it holds."""
+    bits = np.uint64(max(int(instant[-1]).bit_length(), 1))
+    key = (instant << (np.uint64(64) - bits)) | (content >> bits)
+    order = np.argsort(key, kind="stable")
+    key, content_there = key[order], content[order]
+    cut_off = (key[1:] == key[:-1]) & (content_there[1:] != content_there[:-1])
+    return np.lexsort((content, instant)) if cut_off.any() else order
+
+
+def _content(records: np.ndarray) -> np.ndarray:
+    """A uint64 hash of what records of one user and instant may differ in."""
+    total = np.zeros(len(records), dtype=np.uint64)
+    for name in records.dtype.names:
+        if name in ("user", "time"):
+            continue
+        column = np.ascontiguousarray(records[name]).reshape(len(records), -1)
+        for value in column.view(f"u{column.itemsize}").T:
+            total ^= total >> np.uint64(32)
+            total *= _OF_USER
+            total += value
+    return mix(total)
+
+
+def tied(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Which rows share user and time with another, bool ``[N]``, of rows by user and time.
+
+    >>> tied(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 6])).tolist()
+    [True, True, False, False]
+    """
+    same = _as_before(user, time)
+    out = np.zeros(len(user), dtype=bool)
+    out[1:] |= same
+    out[:-1] |= same
+    return out
+
+
+def _as_before(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    return (user[1:] == user[:-1]) & (time[1:] == time[:-1])
 
 
 def _tie_keys(ids: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -30,19 +30,6 @@ def history_ends(records: np.ndarray, schema: LogSchema, per_second: int) -> np.
     return ends
 
 
-def tied_rows(user: np.ndarray, time: np.ndarray) -> int:
-    """Rows that share user and time with another, of rows by user and time.
-
-    >>> tied_rows(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 6]))
-    2
-    """
-    same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
-    tied = np.zeros(len(user), dtype=bool)
-    tied[1:] |= same
-    tied[:-1] |= same
-    return int(tied.sum())
-
-
 def _first_of_run(fresh: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(fresh, np.arange(len(fresh)), 0))
 

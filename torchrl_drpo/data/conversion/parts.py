@@ -33,7 +33,7 @@ class Parts:
         split: Split,
         splits: Catalogue | None,
         last_day: int | None,
-        times: np.ndarray | None,
+        times: tuple[np.ndarray, np.ndarray] | None,
     ) -> Parts:
         """What ``split`` asks for, else the log's own split column.
 
@@ -41,13 +41,12 @@ class Parts:
             split: checked against the schema.
             splits: the names in the split column, None without one.
             last_day: the log's last day, None where it has none.
-            times: some of the log's times, None where it has none.
+            times: some of the log's instants, ascending, and the rows at each; None without any.
         """
         if not split.asked:
             named = splits.decode(range(len(splits))) if splits is not None else []
             return cls(tuple(str(name) for name in named))
-        by_time = split.share is not None and split.by in (None, "time")
-        instant = first_instant(split, times) if by_time and times is not None else None
+        instant = first_instant(split, *times) if split.by_time and times is not None else None
         return cls(("train", "test"), split, first_day(split, last_day), instant)
 
     def of(self, records: np.ndarray) -> np.ndarray:

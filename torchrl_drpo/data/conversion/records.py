@@ -91,7 +91,8 @@ class Encoder:
 
         Args:
             batch: rows of the log.
-            first: number of the first of them in the log; rows are drawn by it.
+            first: number of the first of them in the log; where rows are stored as logged, they
+                are drawn by it.
 
         Raises:
             LogError: on the first faulty row (unless bad rows are dropped): which file, row and
@@ -108,8 +109,6 @@ class Encoder:
                 records["context"][:, place] = self._ids(f"context.{column}", column, table, fault)
         if schema.features:
             records["features"] = _features(schema.features, table, fault)
-        if self.split.draws:
-            records["drawn"] = drawn(self.split, np.arange(first, first + table.num_rows))
         self._times(table, records, fault)
         self._quality(table, records, fault)
         if schema.history_rows != "all":
@@ -119,6 +118,8 @@ class Encoder:
                 records[name] = _group(getattr(schema, name), table, fault)
         if self.hashed:
             records["hash"] = self.row_hashes(table)
+        if self.split.draws:
+            records["drawn"] = drawn(self.split, self._drawn_by(table, records, first))
         flat = self._history(table, records, keep) if schema.history else None
         self.kept = np.flatnonzero(keep)
         return records[keep], flat
@@ -129,6 +130,12 @@ class Encoder:
         names = table.schema.names
         kept = [place for place, name in enumerate(names) if name not in numbering]
         return row_hashes(table.select(kept) if len(kept) < len(names) else table)
+
+    def _drawn_by(self, table: pa.RecordBatch, records: np.ndarray, first: int) -> np.ndarray:
+        """What a draw mixes with its seed: a row's content, or its number where the log has one."""
+        if not self.schema.by_user:
+            return np.arange(first, first + len(records))
+        return records["hash"] if self.hashed else self.row_hashes(table)
 
     def _fault_recorder(self, batch: Batch, keep: np.ndarray) -> Fault:
         def record(kind: str, bad: np.ndarray, show: Show, advice: str) -> None:

@@ -58,7 +58,7 @@ class Conversion:
         """Converts, and makes the result the current one of its folder."""
         self.work = Workspace(self.root / f"{self.request.name}.partial")
         # The outline is small and quick to find again, and only its catalogues are kept.
-        outline = scan_log(self.log, self.schema, self.known)
+        outline = scan_log(self.log, self.schema, self.known, self.split)
         self._tell("scan", 1, 1)
         parts = Parts.of_log(
             self.split, outline.catalogues.get("splits"), outline.last_day, outline.times

@@ -11,9 +11,11 @@ import numpy as np
 from ..catalogue import Catalogue
 from ..schema import LogSchema
 from ..schema.checks import TIME_UNITS
+from ..schema.split import NO_SPLIT, Split
 from ..sources import Batch, LogError, LogSource
 from ..sources.arrow import item_lists, to_time, unique_ids
 from ..sources.kinds import column_kind
+from ..words import mix
 from .days import row_days
 from .ids import IdCounter
 from .opening import agree_on_ids
@@ -32,7 +34,8 @@ class Outline:
         listed_items: size of the item table (their numbers come first), zero without one.
         unknown_items: logged items that the item table lacks.
         last_day: last day of the log in days since 1970, None without times.
-        times: some of its times in ticks (days, without a time column), None without any.
+        times: some of its instants in ticks (days, without a time column), ascending, and how many
+            rows each has; None where no share by time is asked for.
         item_table: the item table's source, None where there is none.
         history_table: the initial histories' source, None where there is none.
         missing: optional tables that were not there.
@@ -44,14 +47,17 @@ class Outline:
     listed_items: int
     unknown_items: int
     last_day: int | None
-    times: np.ndarray | None
+    times: tuple[np.ndarray, np.ndarray] | None
     item_table: LogSource | None
     history_table: LogSource | None
     missing: tuple[str, ...]
 
 
 def scan_log(
-    source: LogSource, schema: LogSchema, known: Mapping[str, Catalogue] | None = None
+    source: LogSource,
+    schema: LogSchema,
+    known: Mapping[str, Catalogue] | None = None,
+    split: Split = NO_SPLIT,
 ) -> Outline:
     """Reads the id and time columns once.
 
@@ -59,6 +65,7 @@ def scan_log(
         source: the log.
         schema: what the columns mean.
         known: catalogues whose numbers are kept; new ids come behind them.
+        split: what will be held out; instants are gathered where a share by time is.
 
     Raises:
         LogError: if columns are missing, of a wrong kind, or no row is there.
@@ -72,9 +79,10 @@ def scan_log(
     columns = list(dict.fromkeys([*named.values(), schema.time, schema.date, schema.history]))
     columns = [name for name in columns if name is not None]
     rows, last_day = 0, None
-    times = _Sample()
+    times = _Instants() if split.by_time and (schema.time or schema.date) else None
     for batch in source.batches(columns):
-        times.add(_instants(batch.table, schema, per_second), rows)
+        if times is not None:
+            times.add(_instants(batch.table, schema, per_second))
         rows += batch.table.num_rows
         for name, column in named.items():
             _count(counters[name], batch, column)
@@ -112,7 +120,7 @@ def scan_log(
     missing = tuple(name for name in (missing_items, missing_history) if name)
     return Outline(
         rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,
-        last_day, times.taken(), item_table, history_table, missing,
+        last_day, times and times.taken(), item_table, history_table, missing,
     )  # fmt: skip
 
 
@@ -126,32 +134,44 @@ def _count(counter: IdCounter, batch: Batch, column: str, padding: Any = None) -
         raise LogError(f"{batch.file}, column {column!r}: {error}") from None
 
 
-class _Sample:
-    """Every k-th value of a stream, k a power of two that grows with it."""
+class _Instants:
+    """Instants of a stream with their rows: all, or those whose hashes lie below a bound.
+
+    Which of them is left out depends on no order of the rows, and no instant is divided.
+    """
 
     most = 1 << 17
 
     def __init__(self) -> None:
-        self._every, self._taken = 1, np.empty(0, dtype=np.int64)
+        self._shift = 0  # hashes of so many leading zero bits are kept
+        self._counter = IdCounter()
 
-    def add(self, values: np.ndarray | None, first: int) -> None:
-        """Takes in values, the first of which is number ``first`` of the stream."""
-        if values is None:
-            return
-        self._taken = np.append(self._taken, values[-first % self._every :: self._every])
-        while len(self._taken) > self.most:
-            self._every, self._taken = 2 * self._every, self._taken[::2]
+    def add(self, values: np.ndarray) -> None:
+        """Takes in the instants of some rows."""
+        self._counter.add(*np.unique(values[self._kept(values)], return_counts=True))
+        if self._counter.waiting > self.most:
+            self.taken()
 
-    def taken(self) -> np.ndarray | None:
-        """The sample, None where there was nothing."""
-        return self._taken if len(self._taken) else None
+    def taken(self) -> tuple[np.ndarray, np.ndarray]:
+        """Instants ascending, and their rows."""
+        times, counts = self._counter.merged()
+        while len(times) > self.most:
+            self._shift += 1
+            kept = self._kept(times)
+            times, counts = times[kept], counts[kept]
+        self._counter = IdCounter([(times, counts)] if len(times) else [])
+        return times, counts
+
+    def _kept(self, values: np.ndarray) -> np.ndarray:
+        hashes = mix(values.astype(np.int64).view(np.uint64) + np.uint64(1))
+        return hashes < np.uint64((1 << (64 - self._shift)) - 1)
 
 
-def _instants(table: Any, schema: LogSchema, per_second: int) -> np.ndarray | None:
-    """What orders a log's rows: their times, else their days; None where neither is there."""
+def _instants(table: Any, schema: LogSchema, per_second: int) -> np.ndarray:
+    """What orders a log's rows: their times, else their days."""
     if schema.time:
         return to_time(table.column(schema.time), per_second, TIME_UNITS[schema.time_unit])[0]
-    return row_days(table, schema, per_second) if schema.date else None
+    return row_days(table, schema, per_second)
 
 
 def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..sources import LogError
-from .groups import again, begins, check_slates, group_ids, in_order
-from .instants import history_ends, tied_rows
+from .groups import again, begins, check_slates, group_ids, in_order, tied
+from .instants import history_ends
 from .journal import Workspace
 from .layout import REWARD, columns_of
 from .parts import Parts
@@ -53,11 +53,11 @@ class PartitionSorter:
         return records
 
     def _in_order(self, records: np.ndarray) -> np.ndarray:
-        """By user, time and position in the slate; ties keep the log's own order."""
+        """By user and time, ties by what they hold; free of exact duplicates."""
         records = in_order(records, self.schema)
         if not self.encoder.hashed:
             return records
-        repeats = _repeats(records)
+        repeats = _repeats(records, bool(self.schema.session or self.schema.slate))
         if repeats.any() and self.schema.duplicates == "error":
             row = records[np.flatnonzero(repeats)[0]]
             user = self.encoder.catalogues["users"].decode([row["user"]])[0]
@@ -109,7 +109,7 @@ class PartitionSorter:
         """Where each row's history ends; rows that do not enter histories are not counted."""
         state = self.work.state
         ends = history_ends(records, self.schema, self.encoder.per_second)
-        state.tied_rows += tied_rows(records["user"], records["time"])
+        state.tied_rows += int(tied(records["user"], records["time"]).sum())
         state.cut_histories += int((ends < np.arange(len(records))).sum())
         if self.schema.history_rows == "all":
             self._index("history_ends", state.rows + ends)
@@ -158,19 +158,19 @@ def last_rows(records: np.ndarray, encoder: Encoder) -> np.ndarray:
     return last
 
 
-def _repeats(records: np.ndarray) -> np.ndarray:
-    """True for every row that equals an earlier one of the same user and time."""
-    same = np.zeros(len(records) + 1, dtype=bool)
-    same[1:-1] = (records["time"][1:] == records["time"][:-1]) & (
-        records["user"][1:] == records["user"][:-1]
-    )
-    tied = np.flatnonzero(same[1:] | same[:-1])  # rows that share user and time with a neighbour
+def _repeats(records: np.ndarray, regrouped: bool) -> np.ndarray:
+    """True for every row that equals an earlier one of the same user and time.
+
+    Equals stand side by side in order, unless sessions or slates were put together since.
+    """
+    rows = np.flatnonzero(tied(records["user"], records["time"]))
     out = np.zeros(len(records), dtype=bool)
-    chosen = records[tied]
-    order = np.lexsort((chosen["hash"], chosen["time"], chosen["user"]))
-    ordered = chosen[order]
-    equal = np.ones(max(len(ordered) - 1, 0), dtype=bool)
+    if regrouped:
+        keys = (records[name][rows] for name in ("hash", "time", "user"))
+        rows = rows[np.lexsort(tuple(keys))]
+    equal = np.ones(max(len(rows) - 1, 0), dtype=bool)
     for name in ("user", "time", "hash", "item"):
-        equal &= ordered[name][1:] == ordered[name][:-1]
-    out[tied[order[1:][equal]]] = True
+        value = records[name][rows]
+        equal &= value[1:] == value[:-1]
+    out[rows[1:][equal]] = True
     return out

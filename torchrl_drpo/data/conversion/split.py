@@ -39,16 +39,22 @@ def first_day(split: Split, last_day: int | None) -> int | None:
     return last_day - split.days + 1
 
 
-def first_instant(split: Split, times: np.ndarray) -> int:
-    """The instant from which about ``share`` of the rows are, of times in any order.
+def first_instant(split: Split, times: np.ndarray, counts: np.ndarray) -> int:
+    """The instant from which about ``share`` of the rows are.
 
-    >>> first_instant(Split(share=0.25), np.arange(100))
+    Args:
+        split: says which share.
+        times: instants, ascending, at least one.
+        counts: rows at each of them.
+
+    >>> first_instant(Split(share=0.25), np.arange(100), np.ones(100, dtype=int))
     75
     """
-    ordered = np.sort(times)
     assert split.share is not None
-    first = int(ordered[min(int((1 - split.share) * len(ordered) + 0.5), len(ordered) - 1)])
-    if first == ordered[0]:
+    upto = np.cumsum(counts)
+    row = min(int((1 - split.share) * upto[-1] + 0.5), upto[-1] - 1)
+    first = int(times[np.searchsorted(upto, row, side="right")])
+    if first == times[0]:
         raise LogError(
             f"test_share={split.share} by time would hold out every row: so many share the "
             "log's first instant; hold out rows at random (test_by='random')"
@@ -57,7 +63,7 @@ def first_instant(split: Split, times: np.ndarray) -> int:
 
 
 def drawn(split: Split, rows: np.ndarray) -> np.ndarray:
-    """Which rows, by their numbers in the log, are held out at random, bool ``[n]``."""
+    """Which rows, by their numbers or hashes, are held out at random, bool ``[n]``."""
     assert split.share is not None
     mixed = _mixed(_mixed(rows.astype(np.uint64)) ^ np.uint64(split.seed % 2**64))
     return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53 < split.share

@@ -31,8 +31,9 @@ _CLASSES = {
 class LogSchema:
     """Names and meanings of a log's columns.
 
-    A log with ``user`` and ``time`` is stored by user and, within a user, by time (the log's own
-    order breaks ties); histories are then the user's rows of earlier instants and slates. A log
+    A log with ``user`` and ``time`` is stored by user and, within a user, by time, whatever the
+    order of its rows (which counts only within a ``slate`` without ``position``); histories are
+    then the user's rows of earlier instants and slates. A log
     without a user, or with a ``history`` column, is stored as logged, and every row is a trajectory
     of its own.
 

@@ -20,7 +20,8 @@ class Split:
         by: taken from the log's latest rows (``"time"``, which is what ``None`` means: rows of one
             instant stay together), from each user's latest (``"user"``: one row at least stays in
             training), or drawn (``"random"``) with
-        seed: which a row's number in the log is mixed with.
+        seed: which a row's content is mixed with, so that the order of the file's rows does not
+            count and identical rows stay together; in a log without user and time the row's number.
 
     Raises:
         ValueError: for two ways at once, or a value out of its range.
@@ -55,6 +56,11 @@ class Split:
     def asked(self) -> bool:
         """Whether anything is to be held out."""
         return not (self.days is None and self.start is None and self.share is None)
+
+    @property
+    def by_time(self) -> bool:
+        """Whether the log's latest rows are held out by their share."""
+        return self.share is not None and self.by in (None, "time")
 
     @property
     def draws(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from torchrl_drpo.files import fingerprint, read_json, write_json
 
 FORMAT = "torchrl-drpo-log"
-VERSION = 3
+VERSION = 4
 MANIFEST = "manifest.json"
 #: Sizes of what a column may hold, in bytes, by torch's name.
 SIZES = {

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..conversion.groups import advice as slate_advice
-from ..conversion.groups import group_ids
-from ..conversion.instants import tied_rows
+from ..conversion.groups import group_ids, tied
 from ..conversion.parts import Parts
 from ..conversion.records import Encoder, Show
 from ..conversion.scan import Outline
@@ -237,12 +236,12 @@ class Checks:
             kept = np.unique(hashes, return_index=True)[1]
             user, time = user[kept], time[kept]
         order = np.lexsort((time, user))
-        tied = tied_rows(user[order], time[order])
+        count = int(tied(user[order], time[order]).sum())
         advice = (
-            f"{tied / max(len(user), 1):.0%} of the rows share user and time with another; none of "
-            "them stands in the other's history, for only the file orders them"
+            f"{count / max(len(user), 1):.0%} of the rows share user and time with another; none "
+            "of them stands in the other's history, for nothing says which came first"
         )
-        self.add("rows of one user and time", "warning", tied, advice)
+        self.add("rows of one user and time", "warning", count, advice)
 
     def _at(self, row: int) -> dict[str, Any]:
         first, file, there = next(p for p in reversed(self.places) if p[0] <= row)

@@ -61,7 +61,7 @@ def validate_log(
         check_split(split, schema)
         log = open_source(source, schema)
         schema = schema.named(log.columns.names)
-        outline = scan_log(log, schema)
+        outline = scan_log(log, schema, split=split)
         splits = outline.catalogues.get("splits")
         parts = Parts.of_log(split, splits, outline.last_day, outline.times)
     except (LogError, FileNotFoundError) as error:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from torchrl_drpo.pipeline.config.words import Name, Names
+from torchrl_drpo.pipeline.config.log import check_dataset
+from torchrl_drpo.pipeline.config.words import Log, Name, Names
 
 if TYPE_CHECKING:
     from torchrl_drpo.data import TextFiles
@@ -21,7 +22,9 @@ class SchemaDraftConfig:
     The schema goes to stdout (or to a file) as JSON, everything else to stderr.
 
     Attributes:
-        log: file, folder, glob or URI of the log: Parquet, CSV and other text, JSON lines.
+        logs: file, folder, glob or URI of the log: Parquet, CSV and other text, JSON lines.
+        dataset: or: a published log by its name, whose schema is known.
+        root: folder of the published files.
         out: JSON file for the schema, instead of stdout.
         kind: of feedback, where the draft does not find it.
         header: names of the columns, for text files without a header.
@@ -31,7 +34,9 @@ class SchemaDraftConfig:
         overwrite: replace the file.
     """
 
-    log: Annotated[str, tyro.conf.Positional]
+    logs: Annotated[Log, tyro.conf.Positional] = None
+    dataset: Name = None
+    root: Path | None = None
     out: Path | None = None
     kind: Literal["ratings", "funnel", "dwell", "clicks", "plays", "number", "positives"] | None = (
         None
@@ -43,6 +48,7 @@ class SchemaDraftConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        check_dataset(self)
         if self.rows < 1:
             raise ValueError(f"rows must be at least 1, got {self.rows}")
         if self.out is not None and self.out.exists() and not self.overwrite:

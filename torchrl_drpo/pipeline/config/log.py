@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torchrl_drpo.data.schema.split import Split
-from torchrl_drpo.pipeline.config.words import Name, Names
+from torchrl_drpo.pipeline.config.words import Log, Name, Names
 
 if TYPE_CHECKING:
     from torchrl_drpo.data import LogSchema
@@ -86,8 +86,72 @@ class SchemaConfig:
             raise ValueError(f"cannot read the schema {self.schema}: {error.strerror}") from None
 
 
+def check_dataset(config: Any, *others: str) -> None:
+    """Raises ``ValueError`` unless a command names a log, or a published one with its folder."""
+    from torchrl_drpo.data.published import find_published
+
+    if config.dataset is None:
+        if config.root is not None:
+            raise ValueError("--root is the folder of a published log: name it (--dataset NAME)")
+        if config.logs is None:
+            raise ValueError(
+                "name a log (--logs LOG), or a published one and the folder of its files "
+                "(--dataset NAME --root FOLDER)"
+            )
+        return
+    source = find_published(config.dataset).source
+    given = [name for name in ("logs", *others) if getattr(config, name) is not None]
+    if given:
+        raise ValueError(
+            f"--dataset {config.dataset} says itself which files there are and what their columns "
+            f"mean; leave out --{given[0]}"
+        )
+    if config.root is None:
+        raise ValueError(
+            f"--dataset {config.dataset} needs --root FOLDER, of its files as they are published; "
+            f"download {source}"
+        )
+
+
+def log_files(config: Any) -> str | list[str]:
+    """What a command is to read: the log that it names, or the files of the published one."""
+    from torchrl_drpo.data.published import published_log
+
+    return config.logs or published_log(config.dataset, config.root)[0]
+
+
 @dataclass(frozen=True)
-class LogConfig(SchemaConfig):
+class DatasetConfig(SchemaConfig):
+    """Which log, named by its files or by its name, and what its columns mean.
+
+    Attributes:
+        logs: Parquet or CSV file, folder, glob or URI of the log.
+        dataset: or: a published log by its name: movielens, kuairand-pure, open-bandit, amazon-sid.
+        root: folder of the published files, which nothing here downloads.
+    """
+
+    logs: Log = None
+    dataset: Name = None
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_dataset(self, "preset", "schema")
+        if self.dataset is None:
+            super().__post_init__()
+        check_split(self)
+
+    def log_schema(self) -> LogSchema:
+        """The schema that was asked for, or the published log's."""
+        from torchrl_drpo.data.published import published_log
+
+        if self.dataset is None:
+            return super().log_schema()
+        assert self.root is not None  # __post_init__ saw to it
+        return published_log(self.dataset, self.root)[1]
+
+
+@dataclass(frozen=True)
+class LogConfig(DatasetConfig):
     """Which log, and what a policy reads of it.
 
     Attributes:
@@ -105,28 +169,28 @@ class LogConfig(SchemaConfig):
 
 
 @dataclass(frozen=True)
-class ValidateConfig(SchemaConfig):
+class ValidateConfig(DatasetConfig):
     """Report every fault of a log, with counts and example rows; exit code 1 if there are errors.
 
     Attributes:
-        logs: Parquet or CSV file, folder, glob or URI of the log.
         store: folder of a converted log, every byte of which is compared with what was written,
             instead of a log.
         examples: most examples of each fault.
         json: print the report as JSON.
     """
 
-    logs: Name = None
     store: Path | None = None
     examples: int = 3
     json: bool = False
 
     def __post_init__(self) -> None:
-        if (self.logs is None) == (self.store is None):
+        named = any(each is not None for each in (self.logs, self.dataset, self.root))
+        if named == (self.store is not None):
             raise ValueError(
-                "name a log (--logs LOG) or a converted one (--store FOLDER), and not both"
+                "name a log (--logs LOG, or --dataset NAME --root FOLDER) or a converted one "
+                "(--store FOLDER), and not both"
             )
-        if self.logs is not None:
+        if self.store is None:
             super().__post_init__()
 
 

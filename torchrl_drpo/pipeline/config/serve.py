@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torchrl_drpo.pipeline.config.log import check_split
-from torchrl_drpo.pipeline.config.words import Id, Name, Names
+from torchrl_drpo.pipeline.config.log import check_dataset, check_split
+from torchrl_drpo.pipeline.config.words import Id, Log, Name, Names
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class EvaluateConfig:
     Attributes:
         checkpoint: folder of the policy, as `drpo train` writes it.
         logs: Parquet or CSV file, folder, glob or URI of the log.
+        dataset: or: a published log by its name; the columns mean what they did in training.
+        root: folder of the published files.
         test_days: the last so many days are evaluated, and quality is fitted on the rows before;
             where neither it nor the two below are given, what was held out in training is.
         test_start: or: the first day that is evaluated, YYYY-MM-DD.
@@ -49,7 +51,9 @@ class EvaluateConfig:
     """
 
     checkpoint: Path
-    logs: str
+    logs: Log = None
+    dataset: Name = None
+    root: Path | None = None
     test_days: int | None = None
     test_start: Name = None
     test_share: float | None = None
@@ -67,6 +71,7 @@ class EvaluateConfig:
     json: bool = False
 
     def __post_init__(self) -> None:
+        check_dataset(self)
         check_split(self)
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")

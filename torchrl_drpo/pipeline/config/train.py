@@ -130,12 +130,14 @@ class TrainConfig(LogConfig):
             "model",
             "kinds",
             "options",
+            "dataset",
+            "root",
         ):
             del plain[name]
         if self.train_places == "last":  # as before there was a choice
             del plain["train_places"]
         plain |= self.kind_options.settings(self.model)
-        plain["logs"] = Path(self.logs).name
+        plain["logs"] = self.dataset if self.logs is None else Path(self.logs).name
         plain["schema"] = None if self.schema is None else self.schema.name
         return json.loads(json.dumps(plain))
 

@@ -21,6 +21,8 @@ def _given(metavar: str, nargs: int | str, read: Callable[[list[str]], Any]) -> 
 
 #: An id, as it is written in the log.
 Id = Annotated[str | None, _given("ID", 1, lambda words: words[0])]
+#: Where a log lies.
+Log = Annotated[str | None, _given("LOG", 1, lambda words: words[0])]
 #: A name.
 Name = Annotated[str | None, _given("NAME", 1, lambda words: words[0])]
 #: Names; none at all is an empty tuple, and not ``None``.
