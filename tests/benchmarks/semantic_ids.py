@@ -252,8 +252,8 @@ Wall seconds of two cores for {USERS:,} users at beam {BEAM}; building the trie 
 {table(found["a million items, search"])}
 
 Training with DRPO, {ROWS:,} rows a step, kappa = {KAPPA}, D = {LARGE_WIDTH}, histories of
-{HISTORY}, Adam; then lists of {BEAM} for {USERS:,} users (wall seconds). Catalogue: exact, the whole
-softmax; semantic-id: four levels of 256 codes, a recurrent head.
+{HISTORY}, Adam; then lists of {BEAM} for {USERS:,} users (wall seconds). Catalogue: exact, the
+whole softmax; semantic-id: four levels of 256 codes, a recurrent head.
 
 {table(found["a million items, training"])}
 """

@@ -20,7 +20,9 @@ _DIGITS = 12
 def follow(config: TrainConfig, crew: Crew) -> None:
     """Trains every run that rank 0 trains; writes and says nothing."""
     crew.hear()  # that the log is converted
-    data = SplitLog.open(config, config.output / "log", config.model.history_columns)
+    data = SplitLog.open(
+        config, config.output / "log", history_columns=config.model.history_columns
+    )
     crew.hear()  # that the reward model is fitted
     training: PolicyTraining = KINDS[config.policy].load_training()(data, config, _quiet)
     for objective in config.objectives:

@@ -99,7 +99,9 @@ def run_train(
     """
     crew = Crew() if crew is None else crew
     _check_device(config.device)
-    data = SplitLog.open(config, config.output / "log", config.model.history_columns)
+    data = SplitLog.open(
+        config, config.output / "log", history_columns=config.model.history_columns
+    )
     # What cannot be learned from this log is refused before a model is fitted.
     _check_quality(config, data)
     data.train_buffer(config.batch_size, 0, "cpu")

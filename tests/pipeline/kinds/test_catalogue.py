@@ -66,7 +66,7 @@ def test_times_and_feedback_of_histories_are_read_from_training_to_service(
         ("observation", "history_time"),
         ("observation", "history_feedback"),
     }
-    data = SplitLog.open(settings, settings.output / "log", ("time", "feedback"))
+    data = SplitLog.open(settings, settings.output / "log", history_columns=("time", "feedback"))
     quality = data.log.split("train").quality
     assert policy.usual_feedback().item() == pytest.approx(quality.mean().item(), rel=1e-4)
     found = run_evaluate(EvaluateConfig(folder, str(log / "log.parquet"), ks=(5,)))
