@@ -33,11 +33,18 @@ _HOME = {
     "torchrl_drpo.functional.tapers": ("ExponentialTaper", "HardCutoff", "ReciprocalTaper"),
     "torchrl_drpo.distributions": (
         "CatalogueCategorical",
+        "CodeTrie",
         "SampledCatalogueCategorical",
         "SemanticIDCategorical",
+        "TrieCategorical",
     ),
     "torchrl_drpo.distributed.categorical": ("ShardedCatalogueCategorical",),
-    "torchrl_drpo.policies": ("make_catalogue_actor", "make_gaussian_actor"),
+    "torchrl_drpo.policies": (
+        "EncoderConfig",
+        "make_catalogue_actor",
+        "make_gaussian_actor",
+        "make_semantic_id_actor",
+    ),
     "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
     "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
     "torchrl_drpo.rewards": ("CrossFittedReward",),
@@ -68,10 +75,12 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
         ShardedCatalogueCategorical as ShardedCatalogueCategorical,
     )
     from torchrl_drpo.distributions import CatalogueCategorical as CatalogueCategorical
+    from torchrl_drpo.distributions import CodeTrie as CodeTrie
     from torchrl_drpo.distributions import (
         SampledCatalogueCategorical as SampledCatalogueCategorical,
     )
     from torchrl_drpo.distributions import SemanticIDCategorical as SemanticIDCategorical
+    from torchrl_drpo.distributions import TrieCategorical as TrieCategorical
     from torchrl_drpo.envs import RecSimEnv as RecSimEnv
     from torchrl_drpo.functional.controllers import AdaptiveKappa as AdaptiveKappa
     from torchrl_drpo.functional.tapers import ExponentialTaper as ExponentialTaper
@@ -90,7 +99,9 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.objectives import GuidedLoss as GuidedLoss
     from torchrl_drpo.objectives import RepulsiveLoss as RepulsiveLoss
     from torchrl_drpo.objectives import TOPRLoss as TOPRLoss
+    from torchrl_drpo.policies import EncoderConfig as EncoderConfig
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor
+    from torchrl_drpo.policies import make_semantic_id_actor as make_semantic_id_actor
     from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
     from torchrl_drpo.rewards import CrossFittedReward as CrossFittedReward

@@ -22,6 +22,11 @@ from torchrl_drpo.policies.retrieval import (
     make_retrieval_actor,
     retrieval_policy,
 )
+from torchrl_drpo.policies.semantic_id import (
+    SemanticIDPolicy,
+    make_semantic_id_actor,
+    semantic_id_policy,
+)
 from torchrl_drpo.policies.states import StateVector
 
 __all__ = [
@@ -34,6 +39,7 @@ __all__ = [
     "MIPSDecoder",
     "ObservationEncoder",
     "RetrievalPolicy",
+    "SemanticIDPolicy",
     "StateVector",
     "VectorRows",
     "catalogue_policy",
@@ -41,5 +47,7 @@ __all__ = [
     "make_catalogue_actor",
     "make_gaussian_actor",
     "make_retrieval_actor",
+    "make_semantic_id_actor",
     "retrieval_policy",
+    "semantic_id_policy",
 ]
