@@ -36,6 +36,18 @@ def gru_at_once(decoder: nn.Module, hidden: Tensor, codes: Tensor) -> list[Tenso
     ]
 
 
+@pytest.mark.parametrize("rows", [2, 40])
+def test_a_step_is_torchs_cell(rows):
+    """Whether the codes' products are taken a code or a row."""
+    decoder = make_decoder("gru", SIZES, D).double()
+    memory, parent = torch.randn(rows, 3, D).double(), torch.randint(3, (rows, 5))
+    code = torch.randint(SIZES[1], (rows, 5))
+    before = memory.gather(1, parent.unsqueeze(-1).expand(-1, -1, D)).flatten(0, 1)
+    expected = decoder.cell(decoder.codes.inputs[1][code].flatten(0, 1), before)
+    found = decoder.advance(memory, parent, code, 1)
+    torch.testing.assert_close(found, expected.view(rows, 5, D))
+
+
 def transformer_at_once(decoder: TransformerDecoder, hidden: Tensor, codes: Tensor) -> list[Tensor]:
     """All places together under a causal mask, with the attention written out."""
     inputs = [decoder.codes.inputs[level][codes[:, level]] for level in range(len(SIZES) - 1)]

@@ -62,8 +62,11 @@ class CodeTables(nn.Module):
 
 def _of_parents(values: Tensor, parent: Tensor) -> Tensor:
     """The entries ``[N, K', ...]`` that new prefixes inherit of ``[N, K, ...]``."""
-    index = parent.view(*parent.shape, *(1 for _ in values.shape[2:]))
-    return values.gather(1, index.expand(*parent.shape, *values.shape[2:]))
+    rows, count = values.shape[:2]
+    if count == 1:  # of the one prefix that there is: nothing is copied
+        return values.expand(rows, parent.shape[1], *values.shape[2:])
+    first = torch.arange(rows, device=parent.device).unsqueeze(1) * count
+    return values.flatten(0, 1)[parent + first]  # whole entries lie side by side
 
 
 class ParallelDecoder(nn.Module):
@@ -122,10 +125,22 @@ class GRUDecoder(nn.Module):
         return self.codes.logits(memory, level)
 
     def advance(self, memory: Tensor, parent: Tensor, code: Tensor, level: int) -> Tensor:
-        """States after one more code, ``[N, K', D]``."""
-        before = _of_parents(memory, parent)
-        after = self.cell(self.codes.embed(code, level).flatten(0, 1), before.flatten(0, 1))
-        return after.view_as(before)
+        """States after one more code, ``[N, K', D]``.
+
+        The cell, with its two products taken where there are fewest rows: that of the state once a
+        prefix, not once a successor, and that of the code once a code, where those are fewer.
+        """
+        cell, table = self.cell, self.codes.inputs[level]
+        of_state = F.linear(memory, cell.weight_hh, cell.bias_hh)
+        if len(table) < code.numel():
+            of_code = F.embedding(code, F.linear(table, cell.weight_ih, cell.bias_ih))
+        else:
+            of_code = F.linear(F.embedding(code, table), cell.weight_ih, cell.bias_ih)
+        reset, update, new = _of_parents(of_state, parent).chunk(3, -1)
+        code_reset, code_update, code_new = of_code.chunk(3, -1)
+        new = torch.tanh(code_new + torch.sigmoid(code_reset + reset) * new)
+        kept = torch.sigmoid(code_update + update)
+        return torch.lerp(new, _of_parents(memory, parent), kept)
 
 
 class TransformerDecoder(nn.Module):
