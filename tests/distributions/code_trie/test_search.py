@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.distributions.code_trie.reference import HEADS, N, V, catalogue, log_probs, policy
@@ -95,6 +95,7 @@ def test_what_it_missed_is_no_likelier_than_it_says(head):
     torch.testing.assert_close(found.values[sure], exact.values[sure])
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_excluded_items_never_come_out_and_take_no_place(data):
     dist = policy("parallel", codes=catalogue())

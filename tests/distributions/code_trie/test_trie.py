@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.distributions.code_trie.reference import V, catalogue, ranks
@@ -46,6 +46,7 @@ def grouped(codes: torch.Tensor) -> dict[tuple[int, ...], list[int]]:
     return out
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.integers(1, 4).flatmap(
         lambda levels: st.lists(
