@@ -66,6 +66,7 @@ class SplitLog:
             root=root,
             history=config.history,
             overwrite=True,
+            bad_rows=config.bad_rows,
             **split_of(config, schema),
         )
         check_parts(log.report.parts, schema.split)
