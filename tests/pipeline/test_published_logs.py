@@ -6,6 +6,7 @@ Nothing is done outside ``drpo``; what `drpo schema` leaves open stays as it dra
 from __future__ import annotations
 
 import builtins
+import hashlib
 import json
 from pathlib import Path
 
@@ -38,20 +39,23 @@ def drpo(monkeypatch, capsys):
     return run
 
 
-def ten_minutes(drpo, log: object, folder: Path, user: object, *held_out: object, steps=20) -> dict:
+def ten_minutes(
+    drpo, log: object, folder: Path, user: object, *held_out: object, steps=20, header=(), k=10
+) -> dict:
     """From the file to a list; returns ``results.json``."""
     schema, out = folder / "schema.json", folder / "out"
-    drpo("schema", log, "--out", schema)
-    drpo("validate", "--logs", log, "--schema", schema)
+    drpo("schema", log, "--out", schema, *(["--header", *header] if header else []))
+    if "--bad-rows" not in held_out:
+        drpo("validate", "--logs", log, "--schema", schema)
     drpo(
         *("train", "--logs", log, "--schema", schema, "--output", out, "--objectives", "bc"),
-        *("--steps", steps, "--batch-size", 64, *held_out),
+        *("--steps", steps, "--batch-size", 32, *held_out),
     )
     table = drpo("evaluate", "--checkpoint", out / "bc", "--logs", log)
     assert "item-knn" in table or "co-occurrence" not in table
     person = [] if user is None else ["--user", user]
-    listed = json.loads(drpo("recommend", "--checkpoint", out / "bc", *person, "--json"))
-    assert len(listed["recommendations"]) == 10
+    listed = json.loads(drpo("recommend", "--checkpoint", out / "bc", *person, "--k", k, "--json"))
+    assert len(listed["recommendations"]) == k
     return json.loads((out / "results.json").read_text())
 
 
@@ -94,6 +98,66 @@ def test_published_logs_go_from_the_file_to_a_list(real_logs, drpo, tmp_path, lo
     metrics = found["summary"]["bc"]
     assert 0 < metrics["hr@50"]["mean"] < 1
     assert found["parts"]["train"]["rows"] > found["parts"]["test"]["rows"] > 0
+
+
+def test_mind_goes_from_its_file_to_a_list(drpo, tmp_path):
+    """behaviors.tsv: no header, twelve-hour times, what was shown and clicked in one cell."""
+    draw = np.random.default_rng(0)
+    lines = []
+    for k in range(12):
+        shown = draw.choice(30, draw.integers(6, 14), replace=False)
+        clicked = draw.choice(shown)
+        past = " ".join(f"N{item}" for item in draw.integers(0, 30, k % 4))
+        cell = " ".join(f"N{item}-{int(item == clicked)}" for item in shown)
+        when = f"11/{11 + k // 4}/2019 {k + 1}:05:58 {'AM' if k % 2 else 'PM'}"
+        lines.append(f"{k + 1}\tU{k % 4}\t{when}\t{past}\t{cell}\n")
+    log = tmp_path / "behaviors.tsv"
+    log.write_text("".join(lines))
+    header = ("impression_id", "user_id", "time", "history", "impressions")
+    held_out = ("--test-share", 0.3)
+    found = ten_minutes(drpo, log, tmp_path, "U1", *held_out, header=header, steps=3, k=3)
+    assert found["data"]["slates"] == 12
+    assert found["data"]["rows"] == sum(line.count("-") for line in lines)
+    assert found["parts"]["train"]["good"] + found["parts"]["test"]["good"] == 12
+
+
+def test_coveo_goes_from_its_file_to_a_list(drpo, tmp_path, capsys):
+    """browsing_train.csv: sessions as users, hashes for everything, pages without items."""
+    draw = np.random.default_rng(0)
+
+    def hashed(name: str, number: int) -> str:
+        return hashlib.sha256(f"{name} {number}".encode()).hexdigest()
+
+    rows, pages = [], 0
+    for session in range(12):
+        for event in range(draw.integers(5, 14)):
+            page = draw.random() < 0.3
+            pages += page
+            rows.append(
+                {
+                    "session_id_hash": hashed("session", session),
+                    "event_type": "pageview" if page else "event_product",
+                    "product_action": None if page else draw.choice(["detail", "add", "purchase"]),
+                    "product_sku_hash": None if page else hashed("sku", draw.integers(15)),
+                    "server_timestamp_epoch_ms": 1547528580651 + 9_000 * (1_000 * session + event),
+                    "hashed_url": hashed("url", draw.integers(40)),
+                }
+            )
+    log = tmp_path / "browsing_train.csv"
+    pd.DataFrame(rows).to_csv(log, index=False)
+    user = hashed("session", 3)
+    held_out = ("--test-share", 0.3, "--bad-rows", "drop")
+    found = ten_minutes(drpo, log, tmp_path, user, *held_out, steps=3, k=3)
+    assert found["data"]["rows"] == len(rows) - pages
+    assert found["data"]["dropped"]["missing id"] == pages
+    assert found["config"]["bad_rows"] == "drop"
+    schema = json.loads((tmp_path / "schema.json").read_text())
+    assert (schema["user"], schema["item"]) == ("session_id_hash", "product_sku_hash")
+    words = ("--logs", log, "--schema", tmp_path / "schema.json")
+    assert cli.main(["validate", *map(str, words)]) == 1
+    assert f"missing id: {pages}" in capsys.readouterr().out
+    assert cli.main(["train", *map(str, words), "--output", str(tmp_path / "other")]) == 2
+    assert "to leave them out: --bad-rows drop" in capsys.readouterr().err
 
 
 def test_a_published_log_goes_by_its_name(drpo, tmp_path, capsys):

@@ -97,6 +97,7 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
             **_held_out(config, checkpoint),
             history=max(1, checkpoint.window),  # rows that know no history have one empty place
             labels=config.labels,
+            bad_rows=checkpoint.facts.get("config", {}).get("bad_rows", "error"),
         )
         data = SplitLog.open(
             log, Path(scratch) / "log", log_files(config), checkpoint.history_columns

@@ -76,6 +76,7 @@ class SplitLog:
             history=config.history,
             overwrite=True,
             history_columns=history_columns,
+            bad_rows=config.bad_rows,
             **split_of(config, schema),
         )
         check_parts(log.report.parts, schema.split)

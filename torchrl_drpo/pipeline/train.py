@@ -62,6 +62,10 @@ def command(config: TrainConfig) -> None:
         f"{data['rows']:,} rows{users} and {data['items']:,} items "
         f"({data['duplicates']:,} exact duplicates left out)"
     )
+    if data["dropped"]:
+        left = data["rows_read"] - data["rows"] - data["duplicates"]
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in data["dropped"].items())
+        say(f"{left:,} faulty rows left out: {kinds}")
     for line in (*results.parts.sentences, *results.parts.warnings):
         say(line)
     show(results.table(upright=True))

@@ -147,8 +147,8 @@ class Encoder:
             if not self.drop_bad_rows:
                 raise LogError(
                     f"{batch.file}, row {batch.first_row + row}: {kind}: {show(row)}; {advice} "
-                    f"({int(bad.sum())} such rows in this batch; to leave them out, convert with "
-                    "bad_rows='drop')"
+                    f"({int(bad.sum())} such rows in this batch; to leave them out: --bad-rows "
+                    "drop, in Python bad_rows='drop')"
                 )
             self.faults[kind] = self.faults.get(kind, 0) + int((bad & keep).sum())
             keep[bad] = False

@@ -144,7 +144,7 @@ def _with_header(
         notes.because(
             f"files: the first line, {named[:4]}, is no header: {header} name the columns"
         )
-        notes.ask("what are the columns called? Put their names into files.header")
+        notes.ask("what are the columns called? Name them: --header NAME NAME ...")
         files = TextFiles(header=tuple(header))
         log = LogSource(source, reading=Reading(files=files))
     return files, log

@@ -64,13 +64,13 @@ def words_of(name: str) -> tuple[str, ...]:
 
 
 def hits(name: str, words: tuple[str, ...]) -> int:
-    """How well a name fits a role: 2 where its last word (before an ``id``) does, 1 where any does.
+    """How well a name fits a role: 2 where its last word (before ``id``) does, 1 where any does.
 
     >>> hits("user_id", USER), hits("age_of_user_group", USER), hits("parent_asin", ITEM)
     (2, 1, 2)
     """
     parts = [part.lower() for part in _PARTS.findall(name)]
-    core = [part for part in parts if part not in ("id", "ids")] or parts
+    core = [part for part in parts if part not in ("id", "ids", "hash")] or parts
     if core and ({core[-1], "".join(parts)} & set(words)):
         return 2
     return 1 if set(parts) & set(words) else 0

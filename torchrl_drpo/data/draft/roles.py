@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .names import (
+    EVENT,
     HISTORY,
     ITEM,
     POSITION,
@@ -115,6 +116,7 @@ def find_who_and_what(
     item = entry or _named([c for c in ids if c is not user], ITEM)
     by_name = (user is not None, item is not None)
     repeated = [c for c in ids if 1 < c.distinct < c.rows - c.missing and not c.is_binary]
+    repeated = [c for c in repeated if not hits(c.name, EVENT)]
     if user is None and item is None and len(repeated) >= 2:
         user, item = repeated[:2]
     elif item is None:
@@ -132,7 +134,7 @@ def find_who_and_what(
         if found.missing:
             notes.ask(
                 f"{found.missing} of {found.rows} rows have no {found.name!r}: are they events of "
-                "another kind? They are refused, or left out with bad_rows='drop'"
+                "another kind? They are refused, or left out with --bad-rows drop"
             )
     return user, item
 

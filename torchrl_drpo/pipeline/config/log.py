@@ -157,10 +157,13 @@ class LogConfig(DatasetConfig):
     Attributes:
         history: length of the history that a policy reads.
         labels: 0/1 columns of the schema for GAUC; all of them by default.
+        bad_rows: "error" stops at the first faulty row, such as one without an item; "drop" counts
+            and leaves out. What training left out, `drpo evaluate` leaves out too.
     """
 
     history: int = 20
     labels: Names = None
+    bad_rows: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -136,6 +136,8 @@ class TrainConfig(LogConfig):
             del plain[name]
         if self.train_places == "last":  # as before there was a choice
             del plain["train_places"]
+        if self.bad_rows == "error":  # as it was before one could say so
+            del plain["bad_rows"]
         plain |= self.kind_options.settings(self.model)
         plain["logs"] = self.dataset if self.logs is None else Path(self.logs).name
         plain["schema"] = None if self.schema is None else self.schema.name
