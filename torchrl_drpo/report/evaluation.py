@@ -49,6 +49,7 @@ def draw_estimates(axes: Axes, estimates: Mapping[str, Estimate], logging: Estim
     axes.set_xlim(*_limits([*estimates.values(), logging]))
     axes.set_ylim(len(estimates) - 0.5, -0.5)
     axes.set_xlabel("mean quality a row")
+    axes.locator_params(axis="x", nbins=6)  # small numbers are long
     axes.set_title("What the policy would have earned")
     axes.legend(fontsize=8, loc="best")
 
