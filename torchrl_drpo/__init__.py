@@ -33,11 +33,16 @@ _HOME = {
     "torchrl_drpo.functional.tapers": ("ExponentialTaper", "HardCutoff", "ReciprocalTaper"),
     "torchrl_drpo.distributions": (
         "CatalogueCategorical",
+        "PlackettLuce",
         "SampledCatalogueCategorical",
         "SemanticIDCategorical",
     ),
     "torchrl_drpo.distributed.categorical": ("ShardedCatalogueCategorical",),
-    "torchrl_drpo.policies": ("make_catalogue_actor", "make_gaussian_actor"),
+    "torchrl_drpo.policies": (
+        "make_catalogue_actor",
+        "make_gaussian_actor",
+        "make_slate_actor",
+    ),
     "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
     "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
     "torchrl_drpo.rewards": ("CrossFittedReward",),
@@ -68,6 +73,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
         ShardedCatalogueCategorical as ShardedCatalogueCategorical,
     )
     from torchrl_drpo.distributions import CatalogueCategorical as CatalogueCategorical
+    from torchrl_drpo.distributions import PlackettLuce as PlackettLuce
     from torchrl_drpo.distributions import (
         SampledCatalogueCategorical as SampledCatalogueCategorical,
     )
@@ -92,5 +98,6 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.objectives import TOPRLoss as TOPRLoss
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor
+    from torchrl_drpo.policies import make_slate_actor as make_slate_actor
     from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
     from torchrl_drpo.rewards import CrossFittedReward as CrossFittedReward

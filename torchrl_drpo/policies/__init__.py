@@ -15,6 +15,7 @@ from torchrl_drpo.policies.retrieval import (
     make_retrieval_actor,
     retrieval_policy,
 )
+from torchrl_drpo.policies.slates import make_slate_actor
 from torchrl_drpo.policies.states import StateVector
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "make_catalogue_actor",
     "make_gaussian_actor",
     "make_retrieval_actor",
+    "make_slate_actor",
     "retrieval_policy",
 ]
