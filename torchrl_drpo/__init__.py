@@ -34,6 +34,7 @@ _HOME = {
     "torchrl_drpo.distributions": (
         "CatalogueCategorical",
         "CodeTrie",
+        "PlackettLuce",
         "SampledCatalogueCategorical",
         "SemanticIDCategorical",
         "TrieCategorical",
@@ -44,6 +45,7 @@ _HOME = {
         "make_catalogue_actor",
         "make_gaussian_actor",
         "make_semantic_id_actor",
+        "make_slate_actor",
     ),
     "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
     "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
@@ -76,6 +78,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     )
     from torchrl_drpo.distributions import CatalogueCategorical as CatalogueCategorical
     from torchrl_drpo.distributions import CodeTrie as CodeTrie
+    from torchrl_drpo.distributions import PlackettLuce as PlackettLuce
     from torchrl_drpo.distributions import (
         SampledCatalogueCategorical as SampledCatalogueCategorical,
     )
@@ -103,5 +106,6 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor
     from torchrl_drpo.policies import make_semantic_id_actor as make_semantic_id_actor
+    from torchrl_drpo.policies import make_slate_actor as make_slate_actor
     from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
     from torchrl_drpo.rewards import CrossFittedReward as CrossFittedReward

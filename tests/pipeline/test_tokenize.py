@@ -234,3 +234,13 @@ def test_published_codes_collide_as_published(real_logs, tokenize):
             *("--existing", "code_0", "code_1", "code_2"),
         )
         assert (said["items"], said["collisions"]["colliding"]) == (items, colliding)
+
+
+def test_a_log_without_users_says_where_vectors_may_come_from(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"i": [1, 2, 1, 3], "click": [0, 1, 1, 0]}).to_csv("log.csv", index=False)
+    schema = LogSchema(item="i", quality="click", duplicates="keep")
+    Path("schema.json").write_text(schema.to_json())
+    words = ("--logs", "log.csv", "--schema", "schema.json", "--test-share", "0.5")
+    assert main(["tokenize", *words, "--test-by", "random"]) == 2
+    assert "there are no item vectors: name the item table" in capsys.readouterr().err

@@ -12,7 +12,8 @@ import torch
 from scipy.stats import entropy
 
 from torchrl_drpo.tokenization import code_quality, collisions, hits_lost, residual_kmeans
-from torchrl_drpo.tokenization.purity import neighbour_pairs, prefixes, purity
+from torchrl_drpo.tokenization.leaves import prefixes
+from torchrl_drpo.tokenization.purity import neighbour_pairs, purity
 
 
 def some_codes(items: int = 80) -> torch.Tensor:

@@ -28,7 +28,7 @@ _HOME = {
     "conversion": ("convert_log",),
     "datasets": ("load_log",),
     "draft": ("Draft", "draft_schema"),
-    "replay": ("RecReplayBuffer", "WindowUnit"),
+    "replay": ("RecReplayBuffer", "WindowUnit", "slate_rows"),
     "samplers": ("QuantileSampler", "TrajectorySampler"),
     "schema": (
         "EventValues",
@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from .draft import draft_schema as draft_schema
     from .replay import RecReplayBuffer as RecReplayBuffer
     from .replay import WindowUnit as WindowUnit
+    from .replay import slate_rows as slate_rows
     from .samplers import QuantileSampler as QuantileSampler
     from .samplers import TrajectorySampler as TrajectorySampler
     from .schema import EventValues as EventValues

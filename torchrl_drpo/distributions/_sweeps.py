@@ -1,4 +1,4 @@
-"""One pass over the catalogue for each question: argmax, top-k, a sample.
+"""One pass over the catalogue for each question: argmax, top-k, a sample, a list of samples.
 
 All take ``hidden [N, D]``, ``items [V, D]``, ``bias [V] | None`` and ``1 / temperature`` and hold
 one tile of scores at a time. On the CPU, where looking is free, a row whose scores make no
@@ -133,4 +133,33 @@ def sample(
                 out[rows] = torch.where(race > best, inside, out[rows])
                 best, highest = torch.maximum(best, race), torch.maximum(highest, level)
         check_scores(highest, rows.start)
+    return out
+
+
+@torch.no_grad()
+def sample_lists(
+    hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float, *, k: int
+) -> Tensor:
+    """Draws k items without replacement a row, in the order of the draws, int64 ``[N, k]``.
+
+    The k best after Gumbel noise, which is float64: of a million float32 numbers many would be
+    equal. -1 where fewer items are left.
+    """
+    out = torch.empty((hidden.shape[0], k), dtype=torch.long, device=hidden.device)
+    for rows in _blocks(hidden, items):
+        count = rows.stop - rows.start
+        top = torch.empty((count, 0), dtype=torch.float64, device=hidden.device)
+        where = torch.empty((count, 0), dtype=torch.long, device=hidden.device)
+        highest: Tensor | None = None
+        for tile, scores in score_tiles(hidden[rows], items, bias, inverse_temperature):
+            best = scores.amax(-1)
+            highest = best if highest is None else torch.maximum(highest, best)
+            noise = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
+            race = scores - noise.exponential_().log_()
+            value, index = race.topk(min(k, race.shape[-1]), sorted=False)
+            top, where = torch.cat([top, value], -1), torch.cat([where, index + tile.start], -1)
+            top, keep = top.topk(min(k, top.shape[-1]))
+            where = where.gather(-1, keep)
+        check_scores(highest, rows.start)
+        out[rows] = where.masked_fill(top == -torch.inf, -1)
     return out

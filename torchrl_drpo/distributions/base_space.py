@@ -98,14 +98,16 @@ def is_discrete(dist: Distribution, value: Tensor) -> bool:
         return False
 
 
-def choices(dist: Distribution) -> Tensor | int:
+def choices(dist: Distribution, action: Tensor | None = None) -> Tensor | int:
     """How many choices a discrete action is made of, each with a surprisal of its own.
 
-    A distribution over sequences says so itself, in ``num_choices``; an ``Independent`` over k
-    categoricals makes k; every other action is one choice.
+    A distribution over sequences says so itself, in ``num_choices`` or, where actions differ in
+    length, in ``choices_of(action)``; an ``Independent`` over k categoricals makes k; every other
+    action is one choice.
 
     Args:
         dist: a distribution of batch shape ``[*B]``.
+        action: actions, of the shape of its draws.
 
     Returns:
         One number for all entries of the batch, or whole numbers of shape ``[*B]``.
@@ -115,6 +117,9 @@ def choices(dist: Distribution) -> Tensor | int:
         >>> choices(Independent(Categorical(logits=torch.zeros(2, 3, 5)), 1))
         3
     """
+    of_action = getattr(dist, "choices_of", None)
+    if of_action is not None and action is not None:
+        return of_action(action)
     own = getattr(dist, "num_choices", None)
     if own is not None:
         return own

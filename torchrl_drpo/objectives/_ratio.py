@@ -28,4 +28,5 @@ def ratio_exponent(kind: RatioKind, scored: Scored) -> Tensor | int:
     """
     if kind == "product":
         return 1
-    return choices_in(scored.dist, scored.log_prob, scored.batch, scored.mask)
+    dist, log_prob = scored.dist, scored.log_prob
+    return choices_in(dist, log_prob, scored.batch, scored.mask, scored.action)

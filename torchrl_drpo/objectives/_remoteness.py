@@ -66,7 +66,8 @@ def remoteness_and_score(
     if own is not None:
         distance = _as_samples(own(action).detach(), log_prob, mask)
     elif is_discrete(dist, action):
-        distance = categorical_remoteness(log_prob) / choices_in(dist, log_prob, batch, mask)
+        count = choices_in(dist, log_prob, batch, mask, action)
+        distance = categorical_remoteness(log_prob) / count
     elif needed:
         raise ValueError(
             f"{type(dist).__name__} has no remoteness that a taper could read: it is neither "
@@ -134,7 +135,11 @@ def _as_samples(distance: Tensor, log_prob: Tensor, mask: Tensor | None) -> Tens
 
 
 def choices_in(
-    dist: Distribution, log_prob: Tensor, batch: torch.Size, mask: Tensor | None
+    dist: Distribution,
+    log_prob: Tensor,
+    batch: torch.Size,
+    mask: Tensor | None,
+    action: Tensor | None = None,
 ) -> Tensor | int:
     """How many choices each entry of ``log_prob`` adds up: an action's, over its valid steps.
 
@@ -143,11 +148,12 @@ def choices_in(
         log_prob: ``[*B]``, or ``[B]`` summed over a trajectory's steps.
         batch: shape of the batch, ``[*B]``, or ``[B, T]`` for trajectories.
         mask: valid steps.
+        action: the actions, where they may be of several lengths.
 
     Returns:
         One number for all, or a tensor of ``log_prob``'s shape; at least 1.
     """
-    count = choices(dist)
+    count = choices(dist, action)
     if isinstance(count, int):
         if dist.batch_shape == log_prob.shape:
             return count

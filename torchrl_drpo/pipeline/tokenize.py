@@ -16,6 +16,7 @@ from torch import Tensor
 
 from torchrl_drpo.data import ItemTable, LogSchema, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
+from torchrl_drpo.data.sources.paths import folder_of, resolve
 from torchrl_drpo.pipeline.code_report import show_codes
 from torchrl_drpo.pipeline.config.log import split_of
 from torchrl_drpo.pipeline.config.tokenize import ARRAYS, TokenizeConfig
@@ -112,9 +113,7 @@ def _beside(config: TokenizeConfig, table: ItemTable) -> str:
     """Where the schema's item table lies, seen from here."""
     if table.path.startswith("/") or "://" in table.path:
         return table.path
-    log = str(config.logs)
-    folder = log if Path(log).is_dir() else log.rpartition("/")[0]
-    return f"{folder}/{table.path}" if folder else table.path
+    return f"{folder_of(resolve(config.logs, (table.path,))[0])}/{table.path}"
 
 
 # -- vectors ------------------------------------------------------------------------------------
@@ -160,12 +159,18 @@ def _scaled(vectors: Tensor, known: Tensor, scale: str) -> Tensor:
     if scale == "unit":
         return F.normalize(vectors, dim=-1)
     if scale == "standard":
-        mine = vectors[known].double()
-        spread = mine.std(0, correction=0)
-        spread = torch.where(spread > 0, spread, 1.0)
-        scaled = ((vectors - mine.mean(0)) / spread).float()
+        mean = _mean(vectors, known)
+        spread = _mean((vectors - mean).square(), known).sqrt()
+        scaled = (vectors - mean) / torch.where(spread > 0, spread, 1.0)
         return torch.where(known[:, None], scaled, 0.0)
     return vectors
+
+
+def _mean(vectors: Tensor, known: Tensor) -> Tensor:
+    """Of the known rows, summed in float64, a block at a time."""
+    blocks = zip(vectors.split(_ROWS), known.split(_ROWS), strict=True)
+    whole = sum(rows[mine].double().sum(0) for rows, mine in blocks)
+    return (whole / known.sum()).to(vectors.dtype)
 
 
 # -- codes --------------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ def _made(config: TokenizeConfig, items: _Items) -> tuple[Tensor, Tensor, dict[s
         drawn = torch.randint(len(book), (int(strangers.sum()),), generator=draw)
         codes[strangers, level] = drawn
     if config.unique:
-        codes = told_apart(codes, _seen(items.data).get("popularity"))
+        codes = told_apart(codes, None if items.data is None else _popularity(items.data))
     facts = {
         "vectors": source,
         "width": vectors.shape[1],
@@ -224,10 +229,8 @@ def _seen(data: SplitLog | None) -> dict[str, Any]:
     """What a log says of its items: how often, and which after which."""
     if data is None:
         return {}
-    count = data.num_items
-    popularity = torch.bincount(data.train_items(), minlength=count)
-    events = torch.bincount(data.test.column("action"), minlength=count)
-    out: dict[str, Any] = {"popularity": popularity, "events": events}
+    events = torch.bincount(data.test.column("action"), minlength=data.num_items)
+    out: dict[str, Any] = {"popularity": _popularity(data), "events": events}
     if data.has_histories:
         before, after = [], []
         for rows in data.train_batches(_ROWS):
@@ -236,6 +239,11 @@ def _seen(data: SplitLog | None) -> dict[str, Any]:
             after.append(rows["action"][last >= 0])
         out["together"] = torch.cat(before), torch.cat(after)
     return out
+
+
+def _popularity(data: SplitLog) -> Tensor:
+    """Training rows of each item."""
+    return torch.bincount(data.train_items(), minlength=data.num_items)
 
 
 # -- what comes out -----------------------------------------------------------------------------

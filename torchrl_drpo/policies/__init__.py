@@ -27,6 +27,7 @@ from torchrl_drpo.policies.semantic_id import (
     make_semantic_id_actor,
     semantic_id_policy,
 )
+from torchrl_drpo.policies.slates import make_slate_actor
 from torchrl_drpo.policies.states import StateVector
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "make_gaussian_actor",
     "make_retrieval_actor",
     "make_semantic_id_actor",
+    "make_slate_actor",
     "retrieval_policy",
     "semantic_id_policy",
 ]

@@ -44,9 +44,9 @@ def balanced(
 ) -> Balanced:
     """A code of each vector, at most ``capacity`` vectors a code.
 
-    The capacity is exact. The sum of squared distances is close to the least one that it allows:
-    .5% above it for one cloud of 600 vectors and 8 codes, 2% (of a bound) for 65,536 vectors in 500
-    clusters of unequal size and 256 codes, 14% where most of a cluster must leave it. Walks blocks
+    The capacity is exact. The sum of squared distances is close to the least one that it allows
+    where clusters are about as large as their codes' shares, and less so where most of a cluster
+    must leave it (``tests/benchmarks/tokenization.py`` compares with the exact one). Walks blocks
     of rows in float64.
 
     Args:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchrl_drpo.tokenization.residual import place_on_leaf
+from torchrl_drpo.tokenization.leaves import place_on_leaf, prefixes
 
 
 class Collisions(NamedTuple):
@@ -32,7 +32,7 @@ def collisions(codes: Tensor) -> Collisions:
     >>> collisions(torch.tensor([[1, 2], [1, 2], [1, 3]]))
     Collisions(leaves=2, unique_share=0.333..., colliding=2, largest=2)
     """
-    _, counts = torch.unique(codes, dim=0, return_counts=True)
+    counts = torch.bincount(prefixes(codes)[-1])
     alone = int((counts == 1).sum())
     return Collisions(len(counts), alone / len(codes), len(codes) - alone, int(counts.max()))
 
@@ -76,7 +76,8 @@ def hits_lost(codes: Tensor, popularity: Tensor, events: Tensor | None = None) -
     whole = events.sum()
     if not whole > 0:
         raise ValueError("hits are counted in events, and there are none")
-    _, leaf, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
+    leaf = prefixes(codes)[-1]
+    counts = torch.bincount(leaf)
     place = place_on_leaf(leaf, popularity).double()
     shares = events / whole
     return HitsLost(

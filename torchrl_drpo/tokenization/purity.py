@@ -24,21 +24,6 @@ class Purity(NamedTuple):
     pairs: int
 
 
-def prefixes(codes: Tensor) -> list[Tensor]:
-    """Numbers of the prefixes of each item: of its first code, its first two, ...; ``T x [V]``.
-
-    >>> [level.tolist() for level in prefixes(torch.tensor([[5, 1], [5, 2], [9, 1], [5, 1]]))]
-    [[0, 0, 1, 0], [0, 1, 2, 0]]
-    """
-    out = []
-    before = torch.zeros(len(codes), dtype=torch.long)
-    for level in codes.unbind(-1):
-        code = torch.unique(level, return_inverse=True)[1]
-        before = torch.unique(before * (int(code.max()) + 1) + code, return_inverse=True)[1]
-        out.append(before)
-    return out
-
-
 def purity(prefix: Tensor, first: Tensor, second: Tensor) -> Purity:
     """How many pairs of different items share a prefix.
 

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from torchrl_drpo.tokenization.assignment import row_tiles
 from torchrl_drpo.tokenization.collisions import Collisions, HitsLost, collisions, hits_lost
-from torchrl_drpo.tokenization.purity import Purity, neighbour_pairs, prefixes, purity
+from torchrl_drpo.tokenization.leaves import prefixes
+from torchrl_drpo.tokenization.purity import Purity, neighbour_pairs, purity
+
+_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,10 @@ def code_quality(
     pairs = None if together is None else _renumbered(together, number)
     near = None
     if vectors is not None:
-        vectors = vectors[coded]
-        known = vectors.abs().amax(-1).nonzero().squeeze(-1)
-        vectors = vectors[known]
+        vectors = _rows(vectors, coded)
+        largest = torch.cat([block.abs().amax(-1) for block in vectors.split(_ROWS)])
+        known = largest.nonzero().squeeze(-1)
+        vectors = _rows(vectors, known)
         if len(known) > 1:
             near = tuple(known[side] for side in neighbour_pairs(vectors, seed=seed))
     levels = []
@@ -146,6 +150,11 @@ def code_quality(
         collisions=collisions(codes),
         lost=_lost(codes, popularity, events, coded),
     )
+
+
+def _rows(vectors: Tensor, rows: Tensor) -> Tensor:
+    """The vectors of some rows; no copy of all of them."""
+    return vectors if len(rows) == len(vectors) else vectors[rows]
 
 
 def _lost(

@@ -12,6 +12,7 @@ from torchrl_drpo.functional.checks import check_finite, check_positive
 from torchrl_drpo.tokenization.assignment import nearest, row_tiles
 from torchrl_drpo.tokenization.balance import balanced as assign_balanced
 from torchrl_drpo.tokenization.kmeans import kmeans
+from torchrl_drpo.tokenization.leaves import place_on_leaf, prefixes
 
 #: Vectors that centroids are fitted to; all of them are then given codes.
 FITTED_TO = 262_144
@@ -147,18 +148,5 @@ def told_apart(codes: Tensor, popularity: Tensor | None = None) -> Tensor:
     >>> told_apart(torch.tensor([[7, 1], [7, 2], [7, 1]]), torch.tensor([3, 1, 5])).tolist()
     [[7, 1, 1], [7, 2, 0], [7, 1, 0]]
     """
-    leaf = torch.unique(codes, dim=0, return_inverse=True)[1]
+    leaf = prefixes(codes)[-1]
     return torch.cat([codes, place_on_leaf(leaf, popularity)[:, None]], 1)
-
-
-def place_on_leaf(leaf: Tensor, popularity: Tensor | None = None) -> Tensor:
-    """How many items of the same leaf are more popular, or as popular and earlier; ``[V]``."""
-    order = torch.arange(len(leaf))
-    if popularity is not None:
-        order = torch.argsort(popularity, descending=True, stable=True)
-    order = order[torch.argsort(leaf[order], stable=True)]
-    sizes = torch.bincount(leaf)
-    starts = sizes.cumsum(0) - sizes
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order)) - starts[leaf[order]]
-    return place

@@ -7,9 +7,10 @@ with warnings.catch_warnings():  # TorchRL's collectors warn about themselves wh
     from torchrl.data.datasets import register_dataset
 
 from .buffer import RecReplayBuffer
+from .slates import slate_rows
 from .windows import WindowUnit
 
-__all__ = ["RecReplayBuffer", "WindowUnit"]
+__all__ = ["RecReplayBuffer", "WindowUnit", "slate_rows"]
 
 # By name, as TorchRL's own registry does it: the named logs stand above this package.
 register_dataset("rec", "torchrl_drpo.data.datasets:load_log", replace=True)

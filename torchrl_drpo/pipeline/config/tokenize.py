@@ -38,7 +38,7 @@ class TokenizeConfig(SchemaConfig):
         dim: width of vectors that are found in the log.
         levels: codes of an item.
         codes: different codes of a level, at most.
-        balanced: give no code of a level to more than its equal share of the items.
+        balanced: give no code of a level to more than its equal share of the items with a vector.
         unique: append a level that numbers the items which share all codes, most popular first.
         report_only: report on the codes that the item table has; write nothing.
         out: Parquet file of the new item table.

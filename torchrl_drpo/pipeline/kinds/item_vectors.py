@@ -83,7 +83,7 @@ def found_vectors(data: SplitLog, dim: int, *, seed: int = 0) -> FoundVectors:
         schema = data.log.schema
         if schema.user is None:
             raise ValueError(
-                "a policy over embeddings needs item vectors: name the item table and its "
+                "there are no item vectors: name the item table and its "
                 "`embedding` column in the schema (items=ItemTable(path=..., id=..., "
                 "embedding=...)); without users they cannot be found in the log"
             )
