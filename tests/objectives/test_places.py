@@ -8,7 +8,6 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
-from tensordict import TensorDict
 
 from torchrl_drpo.data import LogSchema, RecReplayBuffer
 from torchrl_drpo.objectives import (
@@ -182,4 +181,8 @@ def test_what_cannot_be_read_as_sequences_is_refused(buffer) -> None:
         loss(buffer[:])
     with pytest.raises(TypeError, match=r"first module has places\(\)"):
         AllPlaces(BehaviorCloningLoss, make_gaussian_actor(3, 2))
-    assert isinstance(buffer.sequences()[:], TensorDict)
+    with pytest.raises(ValueError, match="level='step'"):
+        AllPlaces(
+            partial(DRPOLoss, level="trajectory"),
+            actor_on(buffer, ENCODERS["gru"]),
+        )

@@ -38,6 +38,7 @@ class AllPlaces(nn.Module):
 
     Raises:
         TypeError: for an actor whose first module has no ``places``.
+        ValueError: for a loss of whole trajectories.
 
     Note:
         Where an objective drops rows, their log-probs are saved but not their part of the encoder.
@@ -63,6 +64,11 @@ class AllPlaces(nn.Module):
         super().__init__()
         reader = _reader_of(actor)
         self.loss = make_loss(_reading_states(actor, reader))
+        if getattr(self.loss, "level", "step") != "step":
+            raise ValueError(
+                "all places are rows, each with a weight of its own: make the loss with "
+                "level='step', or give sessions to it directly"
+            )
         self._keys: dict[str, NestedKey] = dict(OBSERVATION_KEYS)
         names = list(reader._kwargs or ["history"])
         self._keys |= dict(zip(names, reader.in_keys, strict=True))
