@@ -246,7 +246,9 @@ def test_no_rows_are_no_states(config: EncoderConfig) -> None:
     assert encoder.places(**none).shape == (0, L + 1, D)
 
 
-def test_compiled_equals_eager(config: EncoderConfig) -> None:
+@pytest.mark.parametrize("name", ["gru", "narrow"])  # each takes seconds; narrow reads everything
+def test_compiled_equals_eager(name: str) -> None:
+    config = CONFIGS[name]
     actor = make_catalogue_actor(V, dim=D, history=L, encoder=config)
     td = observed(config, action=torch.randint(V, (N,)))
 
