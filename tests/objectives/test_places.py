@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pandas as pd
 import pytest
 import torch
-from tensordict import TensorDict
 
 from torchrl_drpo.data import LogSchema, RecReplayBuffer
 from torchrl_drpo.objectives import (
@@ -19,7 +19,6 @@ from torchrl_drpo.objectives import (
 )
 from torchrl_drpo.policies import (
     EncoderConfig,
-    catalogue_policy,
     make_catalogue_actor,
     make_gaussian_actor,
 )
@@ -113,12 +112,12 @@ def test_it_trains_the_actor_that_it_was_given(buffer) -> None:
     assert alone == pytest.approx(loss(pieces)["loss_actor"].item(), abs=1e-4)
 
 
-def test_training_mode_reaches_the_encoder(buffer) -> None:
+@pytest.mark.parametrize("functional", [True, False])
+def test_training_mode_reaches_the_encoder(buffer, functional: bool) -> None:
     encoder = EncoderConfig("transformer", dropout=0.5)
-    actor = actor_on(buffer, encoder)
-    loss, pieces = AllPlaces(BehaviorCloningLoss, actor), buffer.sequences()[:]
+    make_loss = partial(BehaviorCloningLoss, functional=functional)
+    loss, pieces = AllPlaces(make_loss, actor_on(buffer, encoder)), buffer.sequences()[:]
     loss.eval()
-    assert not catalogue_policy(actor).encoder.training
     assert loss(pieces)["loss_actor"] == loss(pieces)["loss_actor"]
     loss.train()
     assert loss(pieces)["loss_actor"] != loss(pieces)["loss_actor"]
@@ -130,6 +129,24 @@ def test_its_state_restores_the_run(buffer) -> None:
     assert one(pieces)["loss_actor"] != other(pieces)["loss_actor"]
     other.load_state_dict(one.state_dict())
     torch.testing.assert_close(other(pieces)["loss_actor"], one(pieces)["loss_actor"])
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_copies_and_other_types_are_whole(buffer, functional: bool) -> None:
+    """No part is left behind: states and scores come of the parameters that the loss has."""
+    make_loss = partial(BehaviorCloningLoss, functional=functional)
+    loss, pieces = AllPlaces(make_loss, actor_on(buffer, ENCODERS["gru"])), buffer.sequences()[:]
+    before = loss(pieces)["loss_actor"].item()
+    twin = copy.deepcopy(loss)
+    assert twin(pieces)["loss_actor"].item() == before
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.01)
+    twin(pieces)["loss_actor"].backward()
+    assert all(p.grad is not None for p in twin.parameters())
+    optimizer.step()
+    assert twin(pieces)["loss_actor"].item() < before
+    assert loss(pieces)["loss_actor"].item() == before
+    assert loss.double()(pieces)["loss_actor"].dtype == torch.float64
+    assert loss(pieces)["loss_actor"].item() == pytest.approx(before, rel=1e-5)
 
 
 def test_gaussian_policies_train_all_places_too(buffer) -> None:
@@ -164,4 +181,8 @@ def test_what_cannot_be_read_as_sequences_is_refused(buffer) -> None:
         loss(buffer[:])
     with pytest.raises(TypeError, match=r"first module has places\(\)"):
         AllPlaces(BehaviorCloningLoss, make_gaussian_actor(3, 2))
-    assert isinstance(buffer.sequences()[:], TensorDict)
+    with pytest.raises(ValueError, match="level='step'"):
+        AllPlaces(
+            partial(DRPOLoss, level="trajectory"),
+            actor_on(buffer, ENCODERS["gru"]),
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tensordict import TensorDict, TensorDictBase
@@ -10,6 +11,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from torchrl_drpo.objectives._module import ActorLoss
 from torchrl_drpo.policies.encoders.observations import OBSERVATION_KEYS
 
 _MASK = ("collector", "mask")
@@ -36,6 +38,7 @@ class AllPlaces(nn.Module):
 
     Raises:
         TypeError: for an actor whose first module has no ``places``.
+        ValueError: for a loss of whole trajectories.
 
     Note:
         Where an objective drops rows, their log-probs are saved but not their part of the encoder.
@@ -61,8 +64,11 @@ class AllPlaces(nn.Module):
         super().__init__()
         reader = _reader_of(actor)
         self.loss = make_loss(_reading_states(actor, reader))
-        # Not a child: its parameters are the loss's already.
-        self.__dict__["_policy"] = reader.module
+        if getattr(self.loss, "level", "step") != "step":
+            raise ValueError(
+                "all places are rows, each with a weight of its own: make the loss with "
+                "level='step', or give sessions to it directly"
+            )
         self._keys: dict[str, NestedKey] = dict(OBSERVATION_KEYS)
         names = list(reader._kwargs or ["history"])
         self._keys |= dict(zip(names, reader.in_keys, strict=True))
@@ -74,8 +80,8 @@ class AllPlaces(nn.Module):
         return self.loss.out_keys
 
     def train(self, mode: bool = True) -> AllPlaces:
-        """As usual; the encoder, which is not a child, takes the mode too."""
-        self._policy.train(mode)
+        """As usual; a functional loss's network, which is not a child, takes the mode too."""
+        self.loss.actor_network.train(mode)
         return super().train(mode)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -99,15 +105,27 @@ class AllPlaces(nn.Module):
                 "each row had seen; sample buffer.sequences(), not the buffer"
             )
         given = {name: self._read(sequences, name) for name in ("times", "feedback")}
-        places = self._policy.places(self._read(sequences, "history"), **given)
-        states = places.take_along_dim(seen.unsqueeze(-1), 1)
         about = {name: self._read(sequences, name) for name in ("context", "features")}
-        hidden = self._policy.encoder.finish(states, **about)
+        with self._policy() as policy:
+            places = policy.places(self._read(sequences, "history"), **given)
+            states = places.take_along_dim(seen.unsqueeze(-1), 1)
+            hidden = policy.encoder.finish(states, **about)
         out = TensorDict({"hidden": hidden.flatten(0, 1)}, [seen.numel()])
         for key, value in sequences.items(True, True):
             if value.shape[:2] == seen.shape and not _is_observation(key):
                 out.set(key, value.flatten(0, 1))
         return out.set(_MASK, sequences.get(_MASK).flatten())
+
+    @contextmanager
+    def _policy(self) -> Iterator[Any]:
+        """The policy inside the loss's actor, with the parameters that the loss trains."""
+        network, holding = self.loss.actor_network, nullcontext()
+        if isinstance(self.loss, ActorLoss):
+            holding = self.loss._actor_parameters()
+        elif self.loss.functional:
+            holding = self.loss.actor_network_params.to_module(network)
+        with holding:
+            yield next(m.policy for m in network.modules() if isinstance(m, _GivenStates))
 
     def _read(self, rows: TensorDictBase, name: str) -> Tensor | None:
         return rows.get(self._keys[name]) if name in self._reads else None

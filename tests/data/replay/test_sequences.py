@@ -11,6 +11,7 @@ import torch
 from torchrl.data import SamplerWithoutReplacement
 
 from torchrl_drpo.data import InitialHistory, LogSchema, RecReplayBuffer
+from torchrl_drpo.data.replay import sequences
 
 L = 6
 NAMES = ("history", "history_time", "history_feedback")
@@ -102,6 +103,13 @@ def test_what_users_did_before_the_log_is_seen_too(tmp_path) -> None:
     mask = pieces["collector", "mask"]
     seen = pieces["observation", "seen"][mask]
     assert torch.equal(seen, (alone["observation", "history"] >= 0).sum(-1))
+
+
+def test_pieces_are_the_same_however_many_rows_are_looked_at_together(monkeypatch) -> None:
+    whole = buffer_of(log()).sequences().storage.offsets
+    for together in (1, 7, 100):
+        monkeypatch.setattr(sequences, "_ROWS_AT_A_TIME", together)
+        assert torch.equal(buffer_of(log()).sequences().storage.offsets, whole)
 
 
 def test_many_rows_that_enter_no_history_are_cut_into_pieces() -> None:

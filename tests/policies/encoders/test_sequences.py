@@ -223,7 +223,32 @@ def test_functional_parameters_are_the_ones_that_are_read(config: EncoderConfig)
     torch.testing.assert_close(got, other.get_dist(td).log_prob(td["action"]))
 
 
-def test_compiled_equals_eager(config: EncoderConfig) -> None:
+def test_vmap_over_an_ensemble_equals_one_by_one(config: EncoderConfig) -> None:
+    td = observed(config, action=torch.randint(V, (N,)))
+    actors = [make_catalogue_actor(V, dim=D, history=L, encoder=config) for _ in range(3)]
+    for actor in actors:
+        for parameter in actor.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+    stacked = torch.stack([TensorDict.from_module(actor) for actor in actors])
+
+    def log_prob(params: TensorDict) -> Tensor:
+        with params.to_module(actors[0]):
+            return actors[0].get_dist(td).log_prob(td["action"])
+
+    expected = torch.stack([actor.get_dist(td).log_prob(td["action"]) for actor in actors])
+    torch.testing.assert_close(torch.vmap(log_prob)(stacked), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_rows_are_no_states(config: EncoderConfig) -> None:
+    encoder, given = made(config), rows(config)
+    none = {name: value[:0] for name, value in given.items()}
+    assert encoder(**none).shape == (0, D)
+    assert encoder.places(**none).shape == (0, L + 1, D)
+
+
+@pytest.mark.parametrize("name", ["gru", "narrow"])  # each takes seconds; narrow reads everything
+def test_compiled_equals_eager(name: str) -> None:
+    config = CONFIGS[name]
     actor = make_catalogue_actor(V, dim=D, history=L, encoder=config)
     td = observed(config, action=torch.randint(V, (N,)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from torchrl.data.replay_buffers import Storage
 
 from .positions import row_positions
 from .storage import LogStorage
+
+#: Rows whose pieces are found together: a log may be larger than memory.
+_ROWS_AT_A_TIME = 1 << 20
 
 
 class SequenceStorage(Storage):
@@ -47,8 +51,9 @@ class SequenceStorage(Storage):
                 "their own), so its rows cannot be read a sequence at a time; read them one by one"
             )
         self.rows, self._histories, self._length = rows, histories, rows.history_length
-        every = rows.global_rows(torch.arange(len(rows)))
-        self.offsets = _pieces(histories.segments(every)[0], histories.count(every), self._length)
+        every = (rows.global_rows(some) for some in torch.arange(len(rows)).split(_ROWS_AT_A_TIME))
+        known = ((histories.segments(some)[0], histories.count(some)) for some in every)
+        self.offsets = _pieces(known, self._length)
         super().__init__(max_size=len(self.offsets) - 1)
 
     def __len__(self) -> int:
@@ -125,25 +130,29 @@ def together(sample: TensorDictBase) -> TensorDictBase:
     return sample
 
 
-def _pieces(segment: Tensor, count: Tensor, length: int) -> Tensor:
+def _pieces(blocks: Iterable[tuple[Tensor, Tensor]], length: int) -> Tensor:
     """First rows of the pieces of rows in order, and their number, int64 ``[P + 1]``.
 
     Args:
-        segment: whose each row is, ascending, ``[N]``.
-        count: how long its whole history is, ascending within a segment, ``[N]``.
+        blocks: of rows: whose each is, ascending, ``[n]``, and how long its whole history is,
+            ascending for each of them, ``[n]``.
         length: longest history of a piece.
 
-    >>> _pieces(torch.tensor([0, 0, 0, 0, 7]), torch.tensor([0, 2, 3, 9, 0]), 2)
-    tensor([0, 2, 3, 4, 5])
+    >>> _pieces([(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 2, 3, 9]))], 2)
+    tensor([0, 2, 3, 4])
     """
-    if not len(segment):
-        return torch.zeros(1, dtype=torch.long)
-    stride = max(1, length // 2)
-    block = (count - length + stride - 1).div(stride, rounding_mode="floor").clamp_min(0)
-    fresh = torch.ones(len(segment), dtype=torch.bool)
-    fresh[1:] = (segment[1:] != segment[:-1]) | (block[1:] != block[:-1])
-    # Rows that enter no history, or share an instant, may be many more than the items.
-    every = torch.arange(len(segment))
-    begin = torch.where(fresh, every, 0).cummax(0).values
-    fresh |= (every - begin) % (length + 1) == 0
-    return torch.cat([fresh.nonzero().squeeze(1), torch.tensor([len(segment)])])
+    stride, rows, begin = max(1, length // 2), 0, 0
+    before = (-1, -1)  # the last row's segment, and which of its pieces it was in
+    found = []
+    for segment, count in blocks:
+        piece = (count - length + stride - 1).div(stride, rounding_mode="floor").clamp_min(0)
+        fresh = torch.ones(len(segment), dtype=torch.bool)
+        fresh[1:] = (segment[1:] != segment[:-1]) | (piece[1:] != piece[:-1])
+        fresh[0] = (int(segment[0]), int(piece[0])) != before
+        every = torch.arange(rows, rows + len(segment))
+        begins = torch.where(fresh, every, begin).cummax(0).values
+        # Rows that enter no history, or share an instant, may be many more than the items.
+        found.append(every[(every - begins) % (length + 1) == 0])
+        before = (int(segment[-1]), int(piece[-1]))
+        rows, begin = rows + len(segment), int(begins[-1])
+    return torch.cat([*found, torch.tensor([rows])])

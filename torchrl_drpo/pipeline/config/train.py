@@ -99,8 +99,11 @@ class TrainConfig(LogConfig):
             )
         if self.train_places == "last":
             return
-        if self.policy == "embedding":
-            raise ValueError("an embedding policy reads rows one by one; train the last places")
+        if self.policy != "catalogue":
+            raise ValueError(
+                f"--train-places all is of catalogue policies; {self.policy!r} reads rows one by "
+                "one"
+            )
         modelled = following_model(self.objectives)
         if modelled:
             raise ValueError(

@@ -135,7 +135,7 @@ class HistoryEncoder(nn.Module):
         batch = mask.shape[:-1]
         packed = _compacted(*_flat(embedded, mask, times))
         states = in_lengths(self._last, *packed)
-        return self.finish(states.reshape(*batch, -1), context, features)
+        return self.finish(states.reshape(*batch, *states.shape[1:]), context, features)
 
     def places(
         self,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from torchrl_drpo.functional.host import under_functorch
 
 
 class HistoryGRU(nn.Module):
@@ -73,7 +76,28 @@ class HistoryGRU(nn.Module):
             for layer in range(self.layers)
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         ]
-        outputs, _ = torch.gru(
-            embedded, begin, weights, True, self.layers, self.dropout, self.training, False, True
-        )
+        if under_functorch():  # torch.gru has no batching rule
+            outputs = self._step_by_step(embedded, begin)
+        else:
+            options = (True, self.layers, self.dropout, self.training, False, True)
+            outputs, _ = torch.gru(embedded, begin, weights, *options)
         return self.leave(torch.cat([first, outputs], 1))
+
+    def _step_by_step(self, inputs: Tensor, begin: Tensor) -> Tensor:
+        for layer in range(self.layers):
+            w_ih, w_hh, b_ih, b_hh = (
+                getattr(self, f"{name}_l{layer}")
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            state, states = begin[layer], []
+            for given in F.linear(inputs, w_ih, b_ih).unbind(1):
+                reset, update, new = given.chunk(3, -1)
+                old_reset, old_update, old_new = F.linear(state, w_hh, b_hh).chunk(3, -1)
+                gate = (update + old_update).sigmoid()
+                new = (new + (reset + old_reset).sigmoid() * old_new).tanh()
+                state = new + gate * (state - new)
+                states.append(state)
+            inputs = torch.stack(states, 1)
+            if layer < self.layers - 1:
+                inputs = F.dropout(inputs, self.dropout, self.training)
+        return inputs

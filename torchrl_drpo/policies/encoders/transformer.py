@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchrl_drpo.functional.host import under_functorch
 from torchrl_drpo.policies.encoders.pooling import check_length
 
 #: Powers of two of the ticks between two items: int64 has no more.
@@ -150,16 +151,17 @@ class _Block(nn.Module):
             asking = normed.take_along_dim(place, 1)
             bias = bias.expand(len(x), *bias.shape[1:]).take_along_dim(place.unsqueeze(1), 2)
         key, value = self._by_head(self.key_value(normed)).chunk(2, -1)
-        attended = F.scaled_dot_product_attention(
-            self._by_head(self.query(asking)),
-            key,
-            value,
-            attn_mask=bias,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        attended = self._attend(self._by_head(self.query(asking)), key, value, bias)
         x = x + self._dropped(self.mix(attended.transpose(1, 2).flatten(2)))
         inner = F.gelu(self.widen(self.norm_feedforward(x)))
         return x + self._dropped(self.narrow(inner))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        if under_functorch():  # torch would take a kernel that has no gradient of the bias
+            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
+            return self._dropped(scores.softmax(-1)) @ value
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, bias, dropout)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """``[B, S, H * d]`` as ``[B, H, S, d]``."""
