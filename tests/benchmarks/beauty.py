@@ -1,13 +1,15 @@
-"""A transformer policy on whole purchase sequences (Amazon Beauty), beside counting.
+"""Transformer policies on whole purchase sequences (Amazon Beauty), beside counting.
 
-    python tests/benchmarks/beauty_transformer.py --data DATA/amazon_beauty_p5 --out results/beauty
-    python tests/benchmarks/beauty_transformer.py --data ... --out ... --test
+    python tests/benchmarks/beauty.py --data DATA/amazon_beauty_p5 --out results/beauty
+    python tests/benchmarks/beauty.py --data ... --out ... --test
 
 Leave-one-out: a user's last item is for the test, the last but one for validation, all others
 train. The whole catalogue is ranked, nothing is left out of it, and items of one score share their
-places. The policy is `make_catalogue_actor` with a causal transformer; the product's own trainer
-trains it by behaviour cloning on all places of the training rows. Item vectors start as factors of
-how often two items stand within five places of each other in *training* rows: what counting knows.
+places. The policy is `make_catalogue_actor` with a causal transformer, or with `--policy
+semantic-id` one over codes of its own (residual k-means); the product's own trainer trains it by
+behaviour cloning on all places of the training rows. Item vectors start as factors of how often two
+items stand within five places of each other in *training* rows, what counting knows, and the codes
+are made of the same; an item that a search over codes does not find counts as last.
 Epochs and settings are chosen on validation; every run leaves its validation in validation.json.
 With `--test` the epoch that was best there is scored on the test rows, once, beside counting on the
 same training rows, with intervals over users (Student's t of differences user by user).
@@ -33,6 +35,7 @@ from torch import Tensor
 from torchrl.data import SamplerWithoutReplacement
 
 from torchrl_drpo import BehaviorCloningLoss, LogSchema, RecReplayBuffer
+from torchrl_drpo.distributions import CodeTrie
 from torchrl_drpo.evaluation.ranking import CatalogueScores, hit_rate, ndcg, scores_from_logits
 from torchrl_drpo.evaluation.statistics import mean_interval, paired_interval
 from torchrl_drpo.files import write_json, write_text
@@ -41,19 +44,32 @@ from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.scores import policy_scores
 from torchrl_drpo.pipeline.terminal import say
 from torchrl_drpo.pipeline.trainer import OfflineTrainer
-from torchrl_drpo.policies import EncoderConfig, catalogue_policy, make_catalogue_actor
+from torchrl_drpo.policies import (
+    EncoderConfig,
+    catalogue_policy,
+    make_catalogue_actor,
+    make_semantic_id_actor,
+    semantic_id_policy,
+)
+from torchrl_drpo.tokenization import residual_kmeans
 
 #: Places within which two items count as neighbours, and how much less each place further.
 NEAR, FADING = 5, 0.8
 #: Counting: weight of a neighbour that came before, and latest items of a history that are read.
 BACKWARD, LATEST = 0.3, 10
 K, ROWS = 10, 1_000
+#: Items of a list that a search over codes finds.
+LISTED = 20
 
 
 @dataclass(frozen=True)
 class Settings:
     """What may be chosen on validation; see the options' help."""
 
+    policy: str = "catalogue"
+    head: str = "gru"
+    levels: int = 3
+    codes: int = 256
     dim: int = 128
     layers: int = 1
     heads: int = 2
@@ -131,23 +147,38 @@ def counting_scores(train: RecReplayBuffer, held_out: RecReplayBuffer) -> Catalo
 def make_actor(settings: Settings, train: RecReplayBuffer) -> Any:
     """The policy, untrained."""
     torch.manual_seed(settings.seed)
-    actor = make_catalogue_actor(
-        train.num_items,
-        dim=settings.dim,
-        history=settings.history,
-        encoder=EncoderConfig(
-            "transformer",
-            layers=settings.layers,
-            heads=settings.heads,
-            expansion=settings.expansion,
-            dropout=settings.dropout,
-        ),
+    encoder = EncoderConfig(
+        "transformer",
+        layers=settings.layers,
+        heads=settings.heads,
+        expansion=settings.expansion,
+        dropout=settings.dropout,
     )
+    shape = {"dim": settings.dim, "history": settings.history, "encoder": encoder}
+    counted = counted_vectors(train, settings.dim)
+    if settings.policy == "semantic-id":
+        codes = semantic_ids(counted, settings)
+        actor = make_semantic_id_actor(codes, head=settings.head, **shape)
+        items = semantic_id_policy(actor).item_vectors
+    else:
+        actor = make_catalogue_actor(train.num_items, **shape)
+        items = catalogue_policy(actor).items
     if settings.counted_start:
         with torch.no_grad():  # items without neighbours keep a little of their own
-            items = catalogue_policy(actor).items
-            items.mul_(0.1).add_(counted_vectors(train, settings.dim))
+            items.mul_(0.1).add_(counted)
     return actor
+
+
+def semantic_ids(vectors: Tensor, settings: Settings) -> Tensor:
+    """Codes of vectors at unit length; those without neighbours get random ones."""
+    known = vectors.norm(dim=1) > 0
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    found = residual_kmeans(unit[known], levels=settings.levels, codes=settings.codes)
+    generator = torch.Generator().manual_seed(settings.seed)
+    codes = torch.randint(settings.codes, (len(vectors), settings.levels), generator=generator)
+    codes[known] = found.codes
+    say(json.dumps({"items that share their codes": CodeTrie(codes).collisions}))
+    return codes
 
 
 class _Enough(Exception):  # noqa: N818 (no error)
@@ -176,7 +207,7 @@ def train(
 
     def evaluate(step: int) -> dict[str, float]:
         nonlocal best
-        scores = policy_scores(actor, valid.batches(ROWS))
+        scores = policy_scores(actor, valid.batches(ROWS), longest=LISTED)
         found = measured(scores) | {"epoch": step / every, "cpu": time.process_time()}
         curve.append(found)
         say(json.dumps(found))
@@ -235,7 +266,8 @@ def table(settings: Settings, test: dict[str, Any], epoch: float, minutes: float
     return "\n".join(
         [
             f"Amazon Beauty, leave-one-out, {users:,} users, whole catalogue; 95% intervals over "
-            f"users. The policy is a causal transformer, {minutes:.0f} minutes of processor time, "
+            f"users. The policy ({settings.policy}) has a causal transformer, {minutes:.0f} minutes "
+            "of processor time, "
             f"epoch {epoch:.0f} (the best on validation); counting and its item vectors' start are "
             "of the same training rows.",
             "",
@@ -267,7 +299,7 @@ def main() -> None:
     log = open_log(options["data"] / "Beauty_P5.sequences.parquet", settings.history)
     rows = log.split("train")
     actor = make_actor(settings, rows)
-    begun = measured(policy_scores(actor, log.split("valid").batches(ROWS)))
+    begun = measured(policy_scores(actor, log.split("valid").batches(ROWS), longest=LISTED))
     counting = measured(counting_scores(rows, log.split("valid")))
     say(json.dumps({"counting": counting, "untrained": begun}))
     curve = train(actor, settings, log, options["epochs"], options["patience"], options["minutes"])
@@ -282,7 +314,7 @@ def main() -> None:
     if not options["test"]:
         return
     held_out = log.split("test")
-    policy = policy_scores(actor, held_out.batches(ROWS))
+    policy = policy_scores(actor, held_out.batches(ROWS), longest=LISTED)
     test = compared(policy, counting_scores(rows, held_out))
     write_json(out / "test.json", run | {"best": best, "test": test, "torch": torch.__version__})
     write_text(out / "test.md", table(settings, test, best["epoch"], minutes))
