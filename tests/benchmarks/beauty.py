@@ -266,8 +266,8 @@ def table(settings: Settings, test: dict[str, Any], epoch: float, minutes: float
     return "\n".join(
         [
             f"Amazon Beauty, leave-one-out, {users:,} users, whole catalogue; 95% intervals over "
-            f"users. The policy ({settings.policy}) has a causal transformer, {minutes:.0f} minutes "
-            "of processor time, "
+            f"users. The policy ({settings.policy}) has a causal transformer, "
+            f"{minutes:.0f} minutes of processor time, "
             f"epoch {epoch:.0f} (the best on validation); counting and its item vectors' start are "
             "of the same training rows.",
             "",

@@ -15,7 +15,7 @@ from tests.pipeline.topic_log import BAIT, ITEMS, SCHEMA, TOPICS, config, make_l
 from torchrl_drpo import cli
 from torchrl_drpo.data import ItemTable
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
-from torchrl_drpo.pipeline.config.kinds import KindOptions, SemanticIDOptions
+from torchrl_drpo.pipeline.config.kinds import KindOptions, ModelConfig, SemanticIDOptions
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.evaluate import run_evaluate
 from torchrl_drpo.pipeline.recommend import recommend
@@ -138,6 +138,22 @@ def test_other_heads_and_options_travel_with_the_checkpoint(
     run_train(settings)
     checkpoint = PolicyCheckpoint.load(tmp_path / "drpo")
     assert (checkpoint.model["head"], checkpoint.policy) == (head, "semantic-id")
+    assert len(recommend(checkpoint, 1000, k=3)) == 3
+
+
+@pytest.mark.parametrize("encoder", ["gru", "transformer"])
+def test_whole_sequences_train_through_an_encoder(
+    coded: Path, tmp_path: Path, encoder: str
+) -> None:
+    model = ModelConfig(dim=16, encoder=encoder, layers=1, history_feedback=True)
+    settings = config(
+        coded, tmp_path, policy="semantic-id", objectives=("drpo",), model=model,
+        train_places="all", steps=150,
+    )  # fmt: skip
+    found = run_train(settings).runs
+    assert found["drpo"][0]["lift@5"] > 3
+    checkpoint = PolicyCheckpoint.load(tmp_path / "drpo")
+    assert checkpoint.model["encoder"]["kind"] == encoder
     assert len(recommend(checkpoint, 1000, k=3)) == 3
 
 

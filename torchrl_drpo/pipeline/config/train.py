@@ -99,10 +99,10 @@ class TrainConfig(LogConfig):
             )
         if self.train_places == "last":
             return
-        if self.policy != "catalogue":
+        if self.policy == "embedding":
             raise ValueError(
-                f"--train-places all is of catalogue policies; {self.policy!r} reads rows one by "
-                "one"
+                "--train-places all needs an encoder, which embedding policies have none of: they "
+                "read rows one by one"
             )
         modelled = following_model(self.objectives)
         if modelled:
