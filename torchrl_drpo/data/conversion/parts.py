@@ -8,7 +8,7 @@ import numpy as np
 
 from ..catalogue import Catalogue
 from ..schema.split import NO_SPLIT, Split
-from .split import first_day, first_instant, latest_of_users
+from .split import by_instant, first_day, first_instant, latest_of_users
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Parts:
         if not split.asked:
             named = splits.decode(range(len(splits))) if splits is not None else []
             return cls(tuple(str(name) for name in named))
-        by_time = split.share is not None and split.by in (None, "time")
-        instant = first_instant(split, times) if by_time and times is not None else None
+        asks = by_instant(split) and times is not None
+        instant = first_instant(split, times) if asks else None
         return cls(("train", "test"), split, first_day(split, last_day), instant)
 
     def of(self, records: np.ndarray) -> np.ndarray:

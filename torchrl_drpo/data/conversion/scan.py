@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..catalogue import Catalogue
+from ..ids import Ids
 from ..schema import LogSchema
 from ..schema.checks import TIME_UNITS
 from ..sources import Batch, LogError, LogSource
 from ..sources.arrow import item_lists, to_time, unique_ids
 from ..sources.kinds import column_kind
+from ..sources.splits import InputSplit
 from .days import row_days
+from .executors import Map
 from .ids import IdCounter
 from .opening import agree_on_ids
 from .roles import check_kinds, id_columns, time_resolution
 from .side_tables import listed_items, side_table
+
+SPLIT_ROWS = 1 << 22
 
 
 @dataclass
@@ -32,10 +38,14 @@ class Outline:
         listed_items: size of the item table (their numbers come first), zero without one.
         unknown_items: logged items that the item table lacks.
         last_day: last day of the log in days since 1970, None without times.
-        times: some of its times in ticks (days, without a time column), None without any.
+        times: some of its times in ticks (days, without a time column), None without any or where
+            they were not wanted.
         item_table: the item table's source, None where there is none.
         history_table: the initial histories' source, None where there is none.
         missing: optional tables that were not there.
+        splits: the log in splits.
+        split_rows: rows of each.
+        split_batches: batches of each.
     """
 
     rows: int
@@ -48,17 +58,48 @@ class Outline:
     item_table: LogSource | None
     history_table: LogSource | None
     missing: tuple[str, ...]
+    splits: list[InputSplit]
+    split_rows: list[int]
+    split_batches: list[int]
+
+
+@dataclass
+class Found:
+    """What a split holds.
+
+    Args:
+        rows: of it.
+        batches: in which they come.
+        ids: distinct ids, ascending, and their counts, by the names of ``id_columns``.
+        last_day: in days since 1970, None without times.
+    """
+
+    rows: int
+    batches: int
+    ids: dict[str, tuple[Ids, np.ndarray]]
+    last_day: int | None
 
 
 def scan_log(
-    source: LogSource, schema: LogSchema, known: Mapping[str, Catalogue] | None = None
+    source: LogSource,
+    schema: LogSchema,
+    known: Mapping[str, Catalogue] | None = None,
+    *,
+    sampled: bool = True,
+    splits: list[InputSplit] | None = None,
+    do: Map = map,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Outline:
-    """Reads the id and time columns once.
+    """Reads the id and time columns once, and the times once more where they are to be sampled.
 
     Args:
         source: the log.
         schema: what the columns mean.
         known: catalogues whose numbers are kept; new ids come behind them.
+        sampled: whether some of the times are wanted.
+        splits: the log's; about ``SPLIT_ROWS`` rows each by default.
+        do: maps a function over the splits.
+        progress: called as ``progress(splits done, splits)``.
 
     Raises:
         LogError: if columns are missing, of a wrong kind, or no row is there.
@@ -68,21 +109,22 @@ def scan_log(
     check_kinds(schema, kinds)
     agree_on_ids(source, schema, known)
     per_second = time_resolution(schema, kinds)
+    source.columns.text_types()  # found out once, not by every worker
+    splits = splits or source.splits(SPLIT_ROWS)
+    scan = partial(scan_split, source, schema, per_second)
     counters = {name: IdCounter() for name in named}
-    columns = list(dict.fromkeys([*named.values(), schema.time, schema.date, schema.history]))
-    columns = [name for name in columns if name is not None]
-    rows, last_day = 0, None
-    times = _Sample()
-    for batch in source.batches(columns):
-        times.add(_instants(batch.table, schema, per_second), rows)
-        rows += batch.table.num_rows
-        for name, column in named.items():
-            _count(counters[name], batch, column)
-        if schema.history:
-            _count(counters["items"], batch, schema.history, schema.history_padding)
-        day = _last_day(batch.table, schema, per_second)
-        if day is not None:
-            last_day = day if last_day is None else max(last_day, day)
+    scanned = []
+    for found in do(scan, splits):
+        for name, (ids, counts) in found.ids.items():
+            _add(counters[name], ids, counts, f"{source.name}, {name}")
+        found.ids.clear()
+        scanned.append(found)
+        if progress is not None:
+            progress(len(scanned), len(splits))
+    rows = sum(found.rows for found in scanned)
+    last_day = max(
+        (found.last_day for found in scanned if found.last_day is not None), default=None
+    )
     if rows == 0:
         raise LogError(f"the log has no rows: {', '.join(source.files) or 'an empty table'}")
     item_table, missing_items = side_table(source, schema.items)
@@ -110,48 +152,94 @@ def scan_log(
         ids, counts = counters["users"].merged()
         user_rows[catalogues["users"].encode_flat(ids)] = counts
     missing = tuple(name for name in (missing_items, missing_history) if name)
-    return Outline(
+    outline = Outline(
         rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,
-        last_day, times.taken(), item_table, history_table, missing,
+        last_day, None, item_table, history_table, missing,
+        splits, [found.rows for found in scanned], [found.batches for found in scanned],
     )  # fmt: skip
+    if sampled and (schema.time or schema.date):
+        take = partial(sample_split, source, schema, per_second, sampling(rows))
+        starts = np.cumsum([0, *outline.split_rows[:-1]]).tolist()
+        outline.times = np.concatenate(list(do(take, list(zip(splits, starts, strict=True)))))
+    return outline
 
 
 def _count(counter: IdCounter, batch: Batch, column: str, padding: Any = None) -> None:
     """Counts the ids of a column, or of its lists."""
     values = batch.table.column(column)
     flat = item_lists(values, padding)[0] if column_kind(values.type) == "list" else values
+    _add(counter, *unique_ids(flat), f"{batch.file}, column {column!r}")
+
+
+def _add(counter: IdCounter, ids: Ids, counts: np.ndarray, where: str) -> None:
     try:
-        counter.add(*unique_ids(flat))
+        counter.add(ids, counts)
     except ValueError as error:
-        raise LogError(f"{batch.file}, column {column!r}: {error}") from None
+        raise LogError(f"{where}: {error}") from None
 
 
-class _Sample:
-    """Every k-th value of a stream, k a power of two that grows with it."""
+def scan_split(source: LogSource, schema: LogSchema, per_second: int, split: InputSplit) -> Found:
+    """Counts the ids and rows of a split."""
+    named = id_columns(schema)
+    counters = {name: IdCounter() for name in named}
+    columns = list(dict.fromkeys([*named.values(), schema.time, schema.date, schema.history]))
+    found = Found(0, 0, {}, None)
+    for batch in source.batches([name for name in columns if name is not None], split):
+        found.batches += 1
+        found.rows += batch.table.num_rows
+        for name, column in named.items():
+            _count(counters[name], batch, column)
+        if schema.history:
+            _count(counters["items"], batch, schema.history, schema.history_padding)
+        day = _last_day(batch.table, schema, per_second)
+        if day is not None:
+            found.last_day = day if found.last_day is None else max(found.last_day, day)
+    found.ids = {name: counter.merged() for name, counter in counters.items()}
+    return found
 
-    most = 1 << 17
 
-    def __init__(self) -> None:
-        self._every, self._taken = 1, np.empty(0, dtype=np.int64)
+def sampling(rows: int, most: int = 1 << 17) -> int:
+    """Every how many rows, a power of two, one is taken so that at most ``most`` are.
 
-    def add(self, values: np.ndarray | None, first: int) -> None:
-        """Takes in values, the first of which is number ``first`` of the stream."""
-        if values is None:
-            return
-        self._taken = np.append(self._taken, values[-first % self._every :: self._every])
-        while len(self._taken) > self.most:
-            self._every, self._taken = 2 * self._every, self._taken[::2]
-
-    def taken(self) -> np.ndarray | None:
-        """The sample, None where there was nothing."""
-        return self._taken if len(self._taken) else None
+    >>> sampling(1 << 17), sampling((1 << 17) + 1)
+    (1, 2)
+    """
+    every = 1
+    while -(-rows // every) > most:
+        every *= 2
+    return every
 
 
-def _instants(table: Any, schema: LogSchema, per_second: int) -> np.ndarray | None:
-    """What orders a log's rows: their times, else their days; None where neither is there."""
+def sample_split(
+    source: LogSource,
+    schema: LogSchema,
+    per_second: int,
+    every: int,
+    where: tuple[InputSplit, int],
+) -> np.ndarray:
+    """The times of a split's rows whose numbers in the log ``every`` divides.
+
+    Args:
+        source: the log.
+        schema: what the columns mean.
+        per_second: ticks of the times.
+        every: how many rows go for one.
+        where: the split, and how many rows of the log stand before it.
+    """
+    split, first = where
+    taken = [np.empty(0, dtype=np.int64)]
+    for batch in source.batches([str(schema.time or schema.date)], split):
+        times = _instants(batch.table, schema, per_second)
+        taken.append(times[-first % every :: every])
+        first += batch.table.num_rows
+    return np.concatenate(taken)
+
+
+def _instants(table: Any, schema: LogSchema, per_second: int) -> np.ndarray:
+    """What orders a log's rows: their times, else their days."""
     if schema.time:
         return to_time(table.column(schema.time), per_second, TIME_UNITS[schema.time_unit])[0]
-    return row_days(table, schema, per_second) if schema.date else None
+    return row_days(table, schema, per_second)
 
 
 def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:

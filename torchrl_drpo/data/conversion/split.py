@@ -39,6 +39,11 @@ def first_day(split: Split, last_day: int | None) -> int | None:
     return last_day - split.days + 1
 
 
+def by_instant(split: Split) -> bool:
+    """Whether an instant decides, which some of the log's times tell."""
+    return split.share is not None and split.by in (None, "time")
+
+
 def first_instant(split: Split, times: np.ndarray) -> int:
     """The instant from which about ``share`` of the rows are, of times in any order.
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..conversion.opening import open_source
 from ..conversion.parts import Parts
 from ..conversion.scan import scan_log
-from ..conversion.split import check_split
+from ..conversion.split import by_instant, check_split
 from ..schema import LogSchema
 from ..schema.split import Split
 from ..sources import LogError
@@ -61,7 +61,7 @@ def validate_log(
         check_split(split, schema)
         log = open_source(source, schema)
         schema = schema.named(log.columns.names)
-        outline = scan_log(log, schema)
+        outline = scan_log(log, schema, sampled=by_instant(split))
         splits = outline.catalogues.get("splits")
         parts = Parts.of_log(split, splits, outline.last_day, outline.times)
     except (LogError, FileNotFoundError) as error:
