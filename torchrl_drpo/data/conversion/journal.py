@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,12 +129,19 @@ class Workspace:
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
 
-    def keep_only(self, *names: str) -> None:
-        """Removes whatever else lies among the result's files."""
+    def keep_only(self, notes: Iterable[Note]) -> None:
+        """Removes whatever lies among the result's files and is in none of these notes."""
+        ends: dict[str, int] = {}
+        for note in notes:
+            for name, first, size, _ in note.files:
+                ends[name] = max(ends.get(name, 0), first + size)
         for folder in ("rows", "index"):
-            for path in (self.folder / folder).rglob("*"):
-                if path.is_file() and path.relative_to(self.folder).as_posix() not in names:
+            for path in [path for path in (self.folder / folder).rglob("*") if path.is_file()]:
+                end = ends.get(path.relative_to(self.folder).as_posix())
+                if end is None:
                     path.unlink()
+                elif path.stat().st_size > end:
+                    os.truncate(path, end)
 
     def close(self) -> None:
         """Removes what only the way there needed: a run that is killed from here on starts anew."""

@@ -81,15 +81,12 @@ class Conversion:
         faults = _added(note.told["faults"] for note in read)
         if before[-1].rows == 0:
             raise LogError(f"no row is left; dropped: {faults}")
-        if isinstance(self.schema.quality, Percentile):
-            self._fit(job, self.schema.quality, ordered)
-        written = self._write(job, ordered, before)
+        written = self._fit(job, ordered) + self._write(job, ordered, before)
+        self.work.keep_only(written)
         told = _added(note.told for note in written)
         duplicates = sum(note.told["duplicates"] for note in ordered)
         totals = Totals(outline, before[-1], faults, duplicates, **told)
         flat = [note.named(f"/{FLAT_FILE}") for note in read]
-        kept = [name for note in written for name, *_ in note.files]
-        self.work.keep_only(QUALITY_FILE, *kept)
         self.request.check_unchanged()
         return finish(self.root, self.work, self.request, job, totals, [f for f in flat if f])
 
@@ -162,10 +159,13 @@ class Conversion:
             read[number] = note
             self._tell("partition", rows[number + 1], rows[-1])
 
-    def _fit(self, job: Job, quality: Percentile, ordered: list[Note]) -> None:
+    def _fit(self, job: Job, ordered: list[Note]) -> list[Note]:
         """Adds up what the partitions' training rows gave, in the partitions' order."""
-        if self.work.note(_QUALITY) is None:
-            whole = FittedPercentile(quality)
+        if not isinstance(self.schema.quality, Percentile):
+            return []
+        done = self.work.note(_QUALITY)
+        if done is None:
+            whole = FittedPercentile(self.schema.quality)
             for note in ordered:
                 whole.merge(fitted_part(job, note))
             content = io.BytesIO()
@@ -173,9 +173,10 @@ class Conversion:
                 np.save(content, array, allow_pickle=False)
             attempt = Attempt(job.folder, _QUALITY)
             attempt.place(QUALITY_FILE, 0, np.frombuffer(content.getbuffer(), dtype=np.uint8))
-            attempt.finish()
+            done = attempt.finish()
         for note in ordered:
             self.work.drop(*(name for name, *_ in note.files if FIT_FILE in name))
+        return [done]
 
     def _write(self, job: Job, ordered: list[Note], before: list[Before]) -> list[Note]:
         """Every partition written where it belongs, as far as that is not done already."""

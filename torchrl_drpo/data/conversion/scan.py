@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -116,7 +117,8 @@ def scan_log(
     scanned = []
     for found in do(scan, splits):
         for name, (ids, counts) in found.ids.items():
-            _add(counters[name], ids, counts, f"{source.name}, {name}")
+            with _named(f"{source.name}, {name}"):
+                counters[name].add(ids, counts)
         found.ids.clear()
         scanned.append(found)
         if progress is not None:
@@ -168,12 +170,15 @@ def _count(counter: IdCounter, batch: Batch, column: str, padding: Any = None) -
     """Counts the ids of a column, or of its lists."""
     values = batch.table.column(column)
     flat = item_lists(values, padding)[0] if column_kind(values.type) == "list" else values
-    _add(counter, *unique_ids(flat), f"{batch.file}, column {column!r}")
+    with _named(f"{batch.file}, column {column!r}"):
+        counter.add(*unique_ids(flat))
 
 
-def _add(counter: IdCounter, ids: Ids, counts: np.ndarray, where: str) -> None:
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Says where the ids are that cannot be numbered together."""
     try:
-        counter.add(ids, counts)
+        yield
     except ValueError as error:
         raise LogError(f"{where}: {error}") from None
 
