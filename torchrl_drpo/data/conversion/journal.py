@@ -152,10 +152,13 @@ class Workspace:
         """Removes what no note names."""
         kept = {MARK, "rows", "index", "catalogues", NOTES, WAY}
         named = set()
+        here = [path for path in self.folder.iterdir() if path.name not in kept]
         for path in (self.folder / NOTES).iterdir():
             note = self.note(path.stem, lambda name: False)
-            named |= {name.rpartition("/")[0] for name, *_ in note.files} if note else set()
-        here = [path for path in self.folder.iterdir() if path.name not in kept]
+            if note is None:
+                here.append(path)
+            else:
+                named |= {name.rpartition("/")[0] for name, *_ in note.files}
         left = [path for path in (self.folder / WAY).iterdir() if f"{WAY}/{path.name}" not in named]
         for path in (*here, *left):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
