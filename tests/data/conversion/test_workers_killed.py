@@ -1,4 +1,4 @@
-"""A worker or the driver of a conversion killed at any moment: said, and the same bytes after it."""
+"""A worker or the driver of a conversion killed at any moment: said, and the same bytes after."""
 
 from __future__ import annotations
 
