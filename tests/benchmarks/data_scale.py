@@ -72,11 +72,15 @@ def schema():
     )  # fmt: skip
 
 
-def convert(folder: Path) -> dict[str, object]:
-    """Converts in a process of its own, whose anonymous memory is read twenty times a second."""
+def convert(folder: Path, workers: int = 1) -> dict[str, object]:
+    """Converts in a process of its own, whose anonymous memory is read twenty times a second.
+
+    Workers' memory is not in it; their processor time is.
+    """
     root = folder / "converted"
     shutil.rmtree(root, ignore_errors=True)
     command = [sys.executable, __file__, "convert-here", "--folder", str(folder)]
+    command += ["--workers", str(workers)]
     began = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = {"RssAnon": 0, "VmRSS": 0}
@@ -110,7 +114,7 @@ def convert(folder: Path) -> dict[str, object]:
     }
 
 
-def convert_here(folder: Path) -> None:
+def convert_here(folder: Path, workers: int) -> None:
     from torchrl_drpo.data import convert_log
 
     stages: dict[str, float] = {}
@@ -120,9 +124,15 @@ def convert_here(folder: Path) -> None:
         stages[stage] = round(time.perf_counter() - began, 1)
 
     report = convert_log(
-        str(folder / "*.parquet"), folder / "converted", schema(), test_days=3, progress=progress
-    )
-    facts = {"rows": report.rows, "users": report.users, "items": report.items}
+        str(folder / "*.parquet"), folder / "converted", schema(), test_days=3, progress=progress,
+        executor=workers,
+    )  # fmt: skip
+    spent = os.times()
+    facts = {
+        "rows": report.rows, "users": report.users, "items": report.items,
+        "processor_seconds": round(spent.user + spent.system, 1),
+        "workers_processor_seconds": round(spent.children_user + spent.children_system, 1),
+    }  # fmt: skip
     print(json.dumps({"stage_ends_s": stages, **facts}))  # noqa: T201
 
 
@@ -233,14 +243,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000_000)
     parser.add_argument("--folder", type=Path, default=Path("log"))
     parser.add_argument("--out", type=Path, default=Path("results/data"))
+    parser.add_argument("--workers", type=int, default=1, help="processes that convert")
     arguments = parser.parse_args()
     if arguments.step == "generate":
         return generate(arguments.folder, arguments.rows)
     if arguments.step == "convert-here":
-        return convert_here(arguments.folder)
+        return convert_here(arguments.folder, arguments.workers)
     if arguments.step == "report":
         return report(arguments.out)
-    figures = (convert if arguments.step == "convert" else sample)(arguments.folder)
+    step = arguments.step
+    if step == "convert":
+        figures = convert(arguments.folder, arguments.workers)
+        step = step if arguments.workers == 1 else f"{step}, {arguments.workers} workers"
+    else:
+        figures = sample(arguments.folder)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "scale.json"
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -249,7 +265,7 @@ def main() -> None:
     )
     manifest = json.loads((arguments.folder / "converted" / "manifest.json").read_text())
     rows = str(manifest["report"]["rows_read"])
-    known.setdefault("rows", {}).setdefault(rows, {})[arguments.step] = figures
+    known.setdefault("rows", {}).setdefault(rows, {})[step] = figures
     path.write_text(json.dumps(known, indent=1))
     print(json.dumps(figures, indent=1))  # noqa: T201
 

@@ -60,7 +60,7 @@ def convert_and_die(who, count, report):
         os._exit(3)
     os._exit(0)
 
-for kill in json.loads(sys.argv[5]):
+def run(kill):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -69,9 +69,17 @@ for kill in json.loads(sys.argv[5]):
     os.close(write)
     said = os.fdopen(read).readline().strip()
     status = os.waitpid(child, 0)[1]
-    folders = [os.path.join(sys.argv[2], d, "notes") for d in os.listdir(sys.argv[2])]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), said
+
+root, finished = sys.argv[2], 0
+for kill in json.loads(sys.argv[5]):
+    ended, said = run(kill)
+    if ended == 0:  # the run was done before its turn came: the next one begins anew
+        os.rename(root, f"{root}-{finished}")
+        finished += 1
+        ended, said = run(kill)
+    folders = [os.path.join(root, d, "notes") for d in os.listdir(root)]
     notes = [name for f in folders if os.path.isdir(f) for name in os.listdir(f)]
-    ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
     print(json.dumps([ended, said, notes]), flush=True)
 """
 
@@ -87,12 +95,10 @@ def _killed(kills: list[tuple[str, int]], log: Path, folder: Path) -> list[Count
     command += [json.dumps(OPTIONS), json.dumps(kills)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     stages = []
-    for (who, count), line in zip(kills, run.stdout.splitlines(), strict=True):
+    for (who, _), line in zip(kills, run.stdout.splitlines(), strict=True):
         ended, said, notes = json.loads(line)
         stages.append(Counter(name.partition("-")[0] for name in notes))
-        if ended == 0:  # it was done before its turn came
-            assert count > 20, (who, count)
-        elif who == "driver":
+        if who == "driver":
             assert ended == signal.SIGKILL
             _wait_for_the_end_of([int(pid) for pid in said.split()])
         else:
@@ -101,7 +107,9 @@ def _killed(kills: list[tuple[str, int]], log: Path, folder: Path) -> list[Count
             assert "it goes on" in said
     with ThreadPoolExecutor(2) as pool:
         convert_log(log, folder / "killed", schema, **OPTIONS, executor=pool)
-    assert digests(folder / "killed") == digests(folder / "whole")
+    expected = digests(folder / "whole")
+    for finished in folder.glob("killed*"):
+        assert digests(finished) == expected, finished
     return stages
 
 

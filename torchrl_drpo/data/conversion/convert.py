@@ -50,7 +50,7 @@ def convert_log(
     like: Path | str | None = None,
     batch_rows: int = BATCH_ROWS,
     partition_rows: int = PARTITION_ROWS,
-    split_rows: int = SPLIT_ROWS,
+    split_rows: int | None = None,
     executor: Workers = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ConversionReport:
@@ -78,8 +78,9 @@ def convert_log(
         batch_rows: rows read at a time.
         partition_rows: rows sorted at a time; memory grows with it (and with the rows of the
             heaviest user), by about 1 kB a row in the worst case.
-        split_rows: rows that a worker reads at a time, and that are read again where it is killed;
-            text and JSON lines are not cut within a file.
+        split_rows: rows that a worker reads as one task, and that are read again where it is
+            killed: about 4 million in this process, a quarter of that where others share the
+            work. Text and JSON lines are not cut within a file.
         executor: who works; this process by default. A number of processes, which are started for
             it; an ``Executor`` of ``concurrent.futures``; ``"ray"`` or ``"spark"``: tasks on the
             cluster that this process is connected to, or on this machine. Log and ``root`` must be
@@ -112,6 +113,8 @@ def convert_log(
     check_workers(executor)
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
+    if split_rows is not None and split_rows < 1:
+        raise ValueError(f"split_rows must be 1 or more, got {split_rows}")
     split = Split(test_days, test_start, test_share, test_by, test_seed)
     check_split(split, schema)
     log = open_source(source, schema, batch_rows)
@@ -136,6 +139,8 @@ def convert_log(
         if not overwrite:
             _refuse_another(root, request)
         known = earlier.catalogues() if earlier is not None else {}
+        alone = executor is None or executor == 1
+        split_rows = split_rows or (SPLIT_ROWS if alone else SPLIT_ROWS // 4)
         with mapping(executor) as do:
             return Conversion(
                 log, schema, root, request, split, options, known, progress, split_rows, do
