@@ -8,6 +8,7 @@ import importlib.util
 import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -192,6 +193,16 @@ def test_what_cannot_work_is_refused(executor: Any, error: type[Exception], tmp_
     with pytest.raises(error, match="executor must be"):
         convert_log(random_log(), tmp_path / "out", BASE, executor=executor)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("cluster", "module"), [("ray", "ray"), ("spark", "pyspark")])
+def test_a_library_that_is_not_there_is_named(
+    cluster: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    random_log().to_parquet(tmp_path / "log.parquet")
+    with pytest.raises(ImportError, match=rf"pip install 'torchrl-drpo\[{cluster}\]'"):
+        convert_log(tmp_path / "log.parquet", tmp_path / "out", BASE, executor=cluster)
 
 
 @pytest.mark.slow

@@ -121,9 +121,15 @@ def _taken(outcomes: Iterable[tuple[Any, Exception | None]]) -> Iterator[Any]:
         yield value
 
 
-def _of_ray(function: Callable[..., Any], items: Sequence[Any]) -> Iterator[Any]:
-    import ray
+def _absent(name: str) -> str:
+    return f"executor={name!r} needs that library; pip install 'torchrl-drpo[{name}]'"
 
+
+def _of_ray(function: Callable[..., Any], items: Sequence[Any]) -> Iterator[Any]:
+    try:
+        import ray
+    except ImportError:
+        raise ImportError(_absent("ray")) from None
     if not ray.is_initialized():
         ray.init()
     task = ray.remote(_outcome)
@@ -140,9 +146,11 @@ def _of_ray(function: Callable[..., Any], items: Sequence[Any]) -> Iterator[Any]
 
 
 def _of_spark(function: Callable[..., Any], items: Sequence[Any]) -> Iterator[Any]:
-    from py4j.protocol import Py4JError
-    from pyspark import SparkContext
-
+    try:
+        from py4j.protocol import Py4JError
+        from pyspark import SparkContext
+    except ImportError:
+        raise ImportError(_absent("spark")) from None
     if not items:
         return
     context = SparkContext.getOrCreate()
