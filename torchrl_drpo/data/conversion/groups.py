@@ -7,7 +7,7 @@ import numpy as np
 from ..schema import LogSchema
 from ..sources import LogError
 from ..words import mix
-from .records import Encoder
+from .job import Job
 
 _OF_USER, _OF_SESSION = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -140,15 +140,15 @@ def again(ids: np.ndarray) -> np.ndarray:
     return np.sort(rows[order[1:][same]])
 
 
-def check_slates(records: np.ndarray, ids: np.ndarray, encoder: Encoder) -> None:
+def check_slates(records: np.ndarray, ids: np.ndarray, job: Job) -> None:
     """Raises ``LogError`` where rows of one slate are interrupted by others: it would be cut."""
-    schema, cut = encoder.schema, again(ids)
+    schema, cut = job.schema, again(ids)
     if len(cut) == 0:
         return
     row = records[cut[0]]
-    named = {"item": encoder.catalogues["items"].decode([row["item"]])[0]}
+    named = {"item": job.catalogues["items"].decode([row["item"]])[0]}
     if schema.user:
-        named["user"] = encoder.catalogues["users"].decode([row["user"]])[0]
+        named["user"] = job.catalogues["users"].decode([row["user"]])[0]
     if schema.time:
         named["time"] = int(row["time"])
     raise LogError(
