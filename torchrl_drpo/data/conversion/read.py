@@ -74,5 +74,5 @@ def _by_part(job: Job, records: np.ndarray, batch: int) -> list[tuple[int, np.nd
     part = np.searchsorted(job.bounds[:-1], records["user"], side="right") - 1
     order = np.argsort(part, kind="stable")
     ends = np.cumsum(np.bincount(part, minlength=len(job.bounds) - 1))
-    chunks = enumerate(np.split(records[order], ends[:-1]))
+    chunks = enumerate(np.split(records.take(order), ends[:-1]))
     return [(number, chunk) for number, chunk in chunks if len(chunk)]

@@ -108,7 +108,7 @@ def _in_order(job: Job, records: np.ndarray) -> np.ndarray:
             f"exact duplicate rows, the first: user {user!r}, item {item!r}, time "
             f"{row['time']}; clean the log, or set duplicates='drop' in the schema"
         )
-    return records[~repeats]
+    return records.take(np.flatnonzero(~repeats)) if repeats.any() else records
 
 
 def last_rows(records: np.ndarray, schema: LogSchema, per_second: int) -> np.ndarray:
