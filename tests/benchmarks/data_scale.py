@@ -76,18 +76,21 @@ def schema():
     )  # fmt: skip
 
 
-def convert(folder: Path) -> dict[str, object]:
+def convert(folder: Path, workers: int = 1) -> dict[str, object]:
     root = folder / "converted"
     shutil.rmtree(root, ignore_errors=True)
-    figures = watched("convert-here", folder)
+    figures = watched("convert-here", folder, workers)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     parquet = sum(path.stat().st_size for path in folder.glob("*.parquet"))
     return figures | {"converted_MiB": size >> 20, "parquet_MiB": parquet >> 20}
 
 
-def watched(step: str, folder: Path) -> dict[str, object]:
-    """A step in a process of its own, whose anonymous memory is read twenty times a second."""
-    command = [sys.executable, __file__, step, "--folder", str(folder)]
+def watched(step: str, folder: Path, workers: int = 1) -> dict[str, object]:
+    """A step in a process of its own, whose anonymous memory is read twenty times a second.
+
+    Workers' memory is not in it; their processor time is.
+    """
+    command = [sys.executable, __file__, step, "--folder", str(folder), "--workers", str(workers)]
     began = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = {"RssAnon": 0, "VmRSS": 0}
@@ -131,7 +134,7 @@ def beside_duckdb(folder: Path, rounds: int = 2) -> dict[str, object]:
     return {name: min(each, key=lambda run: run["cpu_seconds"]) for name, each in ran.items()}
 
 
-def duckdb_here(folder: Path) -> None:
+def duckdb_here(folder: Path, _: int) -> None:
     """Dense ids and rows by user and time, in a database on the disk, within a GiB of memory."""
     import duckdb
 
@@ -156,7 +159,7 @@ def duckdb_here(folder: Path) -> None:
     print(json.dumps(facts))  # noqa: T201
 
 
-def convert_here(folder: Path) -> None:
+def convert_here(folder: Path, workers: int) -> None:
     from torchrl_drpo.data import convert_log
 
     stages: dict[str, float] = {}
@@ -166,9 +169,15 @@ def convert_here(folder: Path) -> None:
         stages[stage] = round(time.perf_counter() - began, 1)
 
     report = convert_log(
-        str(folder / "*.parquet"), folder / "converted", schema(), test_days=3, progress=progress
-    )
-    facts = {"rows": report.rows, "users": report.users, "items": report.items}
+        str(folder / "*.parquet"), folder / "converted", schema(), test_days=3, progress=progress,
+        executor=workers,
+    )  # fmt: skip
+    spent = os.times()
+    facts = {
+        "rows": report.rows, "users": report.users, "items": report.items,
+        "processor_seconds": round(spent.user + spent.system, 1),
+        "workers_processor_seconds": round(spent.children_user + spent.children_system, 1),
+    }  # fmt: skip
     print(json.dumps({"stage_ends_s": stages, **facts}))  # noqa: T201
 
 
@@ -312,14 +321,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000_000)
     parser.add_argument("--folder", type=Path, default=Path("log"))
     parser.add_argument("--out", type=Path, default=Path("results/data"))
+    parser.add_argument("--workers", type=int, default=1, help="processes that convert")
     arguments = parser.parse_args()
     if arguments.step == "generate":
         return generate(arguments.folder, arguments.rows)
     if arguments.step in here:
-        return here[arguments.step](arguments.folder)
+        return here[arguments.step](arguments.folder, arguments.workers)
     if arguments.step == "report":
         return report(arguments.out)
-    figures = steps[arguments.step](arguments.folder)
+    step = arguments.step
+    if step == "convert":
+        figures = convert(arguments.folder, arguments.workers)
+        step = step if arguments.workers == 1 else f"{step}, {arguments.workers} workers"
+    else:
+        figures = steps[step](arguments.folder)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "scale.json"
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -328,7 +343,7 @@ def main() -> None:
     )
     manifest = json.loads((arguments.folder / "converted" / "manifest.json").read_text())
     rows = str(manifest["report"]["rows_read"])
-    known.setdefault("rows", {}).setdefault(rows, {})[arguments.step] = figures
+    known.setdefault("rows", {}).setdefault(rows, {})[step] = figures
     path.write_text(json.dumps(known, indent=1))
     print(json.dumps(figures, indent=1))  # noqa: T201
 

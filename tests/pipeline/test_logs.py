@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor as _Pool
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import torch
 from torchrl_drpo import LogSchema, RecReplayBuffer, RecSimEnv
 from torchrl_drpo.cli import main
 from torchrl_drpo.data import convert_log, validate_log
+from torchrl_drpo.data.conversion import executors
 from torchrl_drpo.data.sources import LogError
 
 
@@ -43,6 +45,23 @@ def test_a_simulated_log_validates_converts_and_opens(simulated, tmp_path, capsy
     )
     assert min(table["propensity"].to_pylist()) > 0
     assert max(table["propensity"].to_pylist()) <= 1
+
+
+def test_workers_are_as_many_as_was_said(simulated, tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        executors, "ProcessPoolExecutor", lambda n, **_: asked.append(n) or _Pool(2)
+    )
+    options = ["--logs", str(simulated), "--schema", schema_of(simulated)]
+    for root, workers in (("one", "1"), ("three", "3")):
+        root = tmp_path / root
+        assert main(["convert", *options, "--root", str(root), "--workers", workers]) == 0
+    assert asked == [3]
+    one, three = (RecReplayBuffer.open(tmp_path / root, verify=True) for root in ("one", "three"))
+    assert (one[:] == three[:]).all()
+    capsys.readouterr()
+    assert main(["convert", *options, "--workers", "0"]) == 2
+    assert "workers must be 1 or more, got 0" in capsys.readouterr().err
 
 
 def test_a_faulty_log_is_reported_with_counts_and_refused(tmp_path, capsys):

@@ -46,6 +46,7 @@ def run_convert(config: ConvertConfig) -> None:
             schema,
             bad_rows=config.bad_rows,
             overwrite=config.overwrite,
+            executor=config.workers,
             progress=progress,
             **split_of(config, schema),
         )

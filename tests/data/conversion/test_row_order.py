@@ -70,7 +70,7 @@ def test_a_shuffled_log_is_the_same_log(frame, tmp_path, change, split):
     assert {"rows/action.memmap", "index/part-1.bin"} <= set(stored)
     shuffled = frame.sample(frac=1, random_state=2)
     assert files(shuffled, tmp_path / "other", schema, **split) == stored
-    pieces = {"batch_rows": 101, "partition_rows": 300}
+    pieces = {"batch_rows": 101, "partition_rows": 300, "split_rows": 700}
     if schema.quality != SCHEMA.quality:  # percentiles of pieces are those of pieces
         assert files(shuffled, tmp_path / "pieces", schema, **split, **pieces) == stored
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from torchrl_drpo.data import LogError, LogSchema, RecReplayBuffer, validate_log
-from torchrl_drpo.data.conversion import scan
+from torchrl_drpo.data.conversion import times
 from torchrl_drpo.data.conversion.split import drawn
 from torchrl_drpo.data.schema.split import Split
 
@@ -73,7 +73,7 @@ def test_a_share_by_time_asks_no_row_its_place(frame, monkeypatch):
     fine = frame.assign(t=np.random.default_rng(2).permutation(len(frame)))
     exact = held_out(fine, test_share=0.3)
     assert exact == set(fine.row[fine.t >= 1_400])
-    monkeypatch.setattr(scan._Instants, "most", 500)
+    monkeypatch.setattr(times.Instants, "most", 500)
     found = held_out(fine, test_share=0.3)
     assert found == held_out(fine.sample(frac=1, random_state=3), test_share=0.3)
     assert found != exact

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +152,7 @@ def test_damaged_conversions_are_refused(parquet, tmp_path):
 # Children, each killed by SIGKILL inside its k-th write: an append that is half done, or a rename
 # about to happen. One interpreter forks them all, so that imports are paid once.
 KILLER = """
-import json, os, signal, sys
+import os, signal, sys
 import numpy as np
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.data.conversion import convert, journal
@@ -176,7 +176,8 @@ def convert_and_die(writes):
     os.replace = replace
     source, root, schema = sys.argv[1:4]
     schema = LogSchema.from_json(open(schema).read())
-    convert.convert_log(source, root, schema, test_days=2, batch_rows=40, partition_rows=60)
+    options = dict(test_days=2, batch_rows=40, partition_rows=60, split_rows=90)
+    convert.convert_log(source, root, schema, **options)
     os._exit(0)
 
 for writes in map(int, sys.argv[4].split()):
@@ -185,12 +186,11 @@ for writes in map(int, sys.argv[4].split()):
         convert_and_die(writes)
     status = os.waitpid(child, 0)[1]
     print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1, flush=True)
-    journals = [os.path.join(sys.argv[2], d, "journal.json") for d in os.listdir(sys.argv[2])]
-    states = [json.load(open(j))["state"] for j in journals if os.path.exists(j)]
-    print(*[json.dumps(state) for state in states], flush=True)
+    folders = [os.path.join(sys.argv[2], d, "notes") for d in os.listdir(sys.argv[2])]
+    print(*[name for f in folders if os.path.isdir(f) for name in os.listdir(f)], flush=True)
 """
-#: Within partitioning, sorting, scoring, writing catalogues, and publishing.
-KILLS = [9, 33, 41, 17, 44, 44, 44, 26, 7, 7, 8, 9, 10, 11]
+#: Within partitioning, sorting, writing, and publishing.
+KILLS = [12, 20, 33, 41, 33, 33, 33, 33, 60, 70, 36, 26, 9, 13]
 
 
 def test_a_conversion_killed_in_every_stage_ends_with_the_same_bytes(parquet, tmp_path):
@@ -206,12 +206,13 @@ def test_a_conversion_killed_in_every_stage_ends_with_the_same_bytes(parquet, tm
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     lines = run.stdout.splitlines()
     assert lines[::2] == [str(int(signal.SIGKILL))] * len(KILLS), run.stderr
-    states = [json.loads(line) for line in lines[1::2] if line]
-    assert {s["partitioned"] for s in states} == {True, False}
-    count = states[-1]["scored"]  # the kills must reach every stage to mean anything
-    assert any(0 < s["sorted"] < count for s in states)
-    assert any(0 < s["scored"] < count for s in states)
-    assert lines[-1] == "", "the last one died after its journal was gone"
+    stages = [Counter(name.partition("-")[0] for name in line.split()) for line in lines[1::2]]
+    count = max(found["sorted"] for found in stages)  # the kills must reach every stage
+    assert any(found["read"] and not found["sorted"] for found in stages)
+    assert any(0 < found["sorted"] < count for found in stages)
+    assert any(0 < found["written"] < count for found in stages)
+    assert any(found["written"] == count for found in stages)
+    assert lines[-1] == "", "the last one died after its notes were gone"
     convert_log(parquet, killed, schema, **options)
     found = contents(killed)
     assert found == contents(tmp_path / "whole")

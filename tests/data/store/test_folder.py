@@ -180,12 +180,17 @@ def test_what_stands_in_the_way_is_said_and_left_alone(log, root):
     assert (root / f"{name}.partial" / "precious").read_text() == "x"
 
 
-def _journal_naming(work: Path, name: str) -> None:
-    """As somebody would write it who wants another file cut or removed."""
-    journal = json.loads((work / "journal.json").read_text())
-    journal["files"][name] = [0, 0]
-    del journal["sha256"]
-    (work / "journal.json").write_text(json.dumps({**journal, "sha256": fingerprint(journal)}))
+def _note_naming(work: Path, name: str) -> None:
+    """As somebody would write it who wants another file removed, or taken for one of these."""
+    path = _note(work, "sorted")
+    note = json.loads(path.read_text())
+    note["files"].append([name, 0, 0, 0])
+    del note["sha256"]
+    path.write_text(json.dumps({**note, "sha256": fingerprint(note)}))
+
+
+def _note(work: Path, stage: str) -> Path:
+    return sorted((work / "notes").glob(f"{stage}-*.json"))[-1]
 
 
 def _flip(path: Path, place: int) -> None:
@@ -197,28 +202,47 @@ def _flip(path: Path, place: int) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda work: _flip(work / "journal.json", 40),
-        lambda work: _flip(next((work / "parts").glob("*.rec")), 100),
+        lambda work: _flip(_note(work, "written"), 40),
+        lambda work: _flip(_note(work, "sorted"), 40),
+        lambda work: _flip(_note(work, "read"), 40),
+        lambda work: _flip(sorted((work / "parts").glob("*/sorted"))[-1], 100),
         lambda work: _flip(work / "rows" / "user.memmap", 33),
         lambda work: os.truncate(work / "rows" / "user.memmap", 8),
         lambda work: (work / "rows" / "user.memmap").unlink(),
-        lambda work: (work / "journal.json").write_text("[]"),
-        lambda work: (work / "journal.json").unlink(),
+        lambda work: (work / "rows" / "other.memmap").write_text("a stranger"),
+        lambda work: os.truncate(work / "rows" / "user.memmap", 1 << 16),
+        lambda work: _note(work, "written").write_text("[]"),
+        lambda work: shutil.rmtree(work / "notes"),
         lambda work: (work / "index" / "link").symlink_to(work.parent.parent / "log.parquet"),
         lambda work: os.link(work / "rows" / "user.memmap", work.parent.parent / "another name"),
-        lambda work: _journal_naming(work, "../../log.parquet"),
-        lambda work: _journal_naming(work, str(work.parent.parent / "log.parquet")),
+        lambda work: _note_naming(work, "../../log.parquet"),
+        lambda work: _note_naming(work, str(work.parent.parent / "log.parquet")),
         lambda work: (work / folder.MARK).write_text("{"),
     ],
 )
-def test_what_a_dead_conversion_left_is_checked_before_it_is_built_upon(
-    log, tmp_path, monkeypatch, damage
-):
+def test_what_a_dead_conversion_left_is_checked_before_it_is_built_upon(log, tmp_path, damage):
+    _goes_on_behind_damage(log, tmp_path, "scored", damage)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda work: _flip(sorted((work / "parts").glob("*/*.rec"))[-1], 100),
+        lambda work: sorted((work / "parts").glob("*/*.rec"))[-1].unlink(),
+        lambda work: _flip(_note(work, "read"), 40),
+        lambda work: shutil.rmtree(work / "parts"),
+    ],
+)
+def test_what_one_left_that_was_still_sorting_is_checked_too(log, tmp_path, damage):
+    _goes_on_behind_damage(log, tmp_path, "sorted", damage)
+
+
+def _goes_on_behind_damage(log, tmp_path, when, damage):
     options = {"batch_rows": 50, "partition_rows": 80}
     convert_log(log, tmp_path / "whole", SCHEMA, **options)
 
     def die(stage, done, _):
-        if (stage, done) == ("sorted", 2):
+        if (stage, done) == (when, 2):
             raise KeyboardInterrupt
 
     root = tmp_path / "root"

@@ -1,11 +1,12 @@
 """`convert_log`: any log into memory-mapped columns, by an external sort that can be killed.
 
-Four stages, each journalled: *scan* numbers the ids; *partition* turns rows into records and
-spreads them over files by user range; *sort* orders each file by (user, time), drops duplicates,
-writes the columns and fits the quality signal on training rows; *score* writes the rewards.
-Memory is bounded by one batch, one partition and the catalogues. Everything happens in a
-``.partial`` folder that becomes current in one step; a run that was killed goes on from its last
-finished batch or partition and ends with the same bytes.
+Four stages: *scan* numbers the ids; *partition* turns rows into records and spreads them over files
+by user range; *sort* orders each file by (user, time), drops duplicates and counts the values that
+a quality signal is fitted to; *write* puts columns and rewards where they belong. Each is a pure
+function of a split of the log or of a user range, so that any number of workers may do them, on
+any number of splits, and the bytes are the same. A worker's memory is bounded by one batch or one
+partition and the catalogues. Everything happens in a ``.partial`` folder that becomes current in
+one step; a run that was killed goes on behind what was finished, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from ..store.folder import exclusive
 from ..store.manifest import StoreError, read_manifest
 from ..store.report import ConversionReport
 from ..store.store import LogStore
+from .executors import Workers, check_workers, mapping
 from .opening import open_source
 from .request import Request
 from .run import Conversion
+from .scan import SPLIT_ROWS
 from .split import check_split
 
 PARTITION_ROWS = 1 << 20
@@ -47,6 +50,8 @@ def convert_log(
     like: Path | str | None = None,
     batch_rows: int = BATCH_ROWS,
     partition_rows: int = PARTITION_ROWS,
+    split_rows: int | None = None,
+    executor: Workers = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ConversionReport:
     """Converts a log into ``root``; does nothing where the same conversion lies there already.
@@ -73,6 +78,14 @@ def convert_log(
         batch_rows: rows read at a time.
         partition_rows: rows sorted at a time; memory grows with it (and with the rows of the
             heaviest user), by about 1 kB a row in the worst case.
+        split_rows: rows that a worker reads as one task, and that are read again where it is
+            killed: about 4 million in this process, a quarter of that where others share the
+            work. Text and JSON lines are not cut within a file.
+        executor: who works; this process by default. A number of processes, which are started for
+            it; an ``Executor`` of ``concurrent.futures``; ``"ray"`` or ``"spark"``: tasks on the
+            cluster that this process is connected to, or on this machine. Log and ``root`` must be
+            reachable by the same names from wherever they run. A table in memory is read by this
+            process.
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
@@ -84,10 +97,24 @@ def convert_log(
         BlockingIOError: if another process converts something else into ``root``; where it
             converts the same, this waits.
         OSError: if the disk is full; what was there stays, and a later run goes on.
+        RuntimeError: if a worker died; a later run goes on.
+
+    Example:
+        >>> import pandas as pd, tempfile
+        >>> from torchrl_drpo.data import LogSchema
+        >>> frame = pd.DataFrame(dict(u=[2, 1, 2], i=[3, 3, 4], t=[0, 1, 2], r=[1, 0, 1]))
+        >>> schema = LogSchema(user="u", item="i", time="t", quality="r")
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     report = convert_log(frame, root, schema)
+        >>> report.rows, report.users
+        (3, 2)
     """
     root = Path(root)
+    check_workers(executor)
     if bad_rows not in ("error", "drop"):
         raise ValueError(f"bad_rows must be 'error' or 'drop', got {bad_rows!r}")
+    if split_rows is not None and split_rows < 1:
+        raise ValueError(f"split_rows must be 1 or more, got {split_rows}")
     split = Split(test_days, test_start, test_share, test_by, test_seed)
     check_split(split, schema)
     log = open_source(source, schema, batch_rows)
@@ -112,7 +139,12 @@ def convert_log(
         if not overwrite:
             _refuse_another(root, request)
         known = earlier.catalogues() if earlier is not None else {}
-        return Conversion(log, schema, root, request, split, options, known, progress).run()
+        alone = executor is None or executor == 1
+        split_rows = split_rows or (SPLIT_ROWS if alone else SPLIT_ROWS // 4)
+        with mapping(executor) as do:
+            return Conversion(
+                log, schema, root, request, split, options, known, progress, split_rows, do
+            ).run()
 
 
 def _known_inputs(root: Path) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 from ..schema import LogSchema
 from ..sources import LogError
 from ..words import mix
-from .records import Encoder
+from .job import Job
 
 _OF_USER, _OF_SESSION = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -19,14 +19,14 @@ def in_order(records: np.ndarray, schema: LogSchema) -> np.ndarray:
     what goes on from before, last what goes on afterwards, else as their content has it. The order
     of the log's rows counts in one case: within a slate whose places no column tells.
     """
-    records = records[_by_instant(records, schema)]
+    records = records.take(_by_instant(records, schema))  # ten times as fast as an index
     keys = [records["time"], records["user"]]
     for name in ("session", "slate"):
         if getattr(schema, name):
             keys = [*_tie_keys(group_ids(records, name, schema), records["time"]), *keys]
     if schema.slate and schema.position:
         keys = [records["position"], *keys]
-    return records[np.lexsort(keys)] if len(keys) > 2 else records
+    return records.take(np.lexsort(keys)) if len(keys) > 2 else records
 
 
 def _by_instant(records: np.ndarray, schema: LogSchema) -> np.ndarray:
@@ -41,11 +41,11 @@ def _by_instant(records: np.ndarray, schema: LogSchema) -> np.ndarray:
         return order
     rows = order[there]
     if schema.slate and not schema.position:
-        content = group_ids(records[rows], "slate", schema)  # as logged, within a slate
+        content = group_ids(records.take(rows), "slate", schema)  # as logged, within a slate
     elif "hash" in records.dtype.names:
         content = records["hash"][rows]
     elif 4 * len(rows) < len(records):
-        content = _content(records[rows])
+        content = _content(records.take(rows))
     else:  # whole records are dearer to gather than their hashes
         content = _content(records)[rows]
     instant = np.cumsum(~_as_before(user[there], time[there]), dtype=np.uint64)
@@ -140,15 +140,15 @@ def again(ids: np.ndarray) -> np.ndarray:
     return np.sort(rows[order[1:][same]])
 
 
-def check_slates(records: np.ndarray, ids: np.ndarray, encoder: Encoder) -> None:
+def check_slates(records: np.ndarray, ids: np.ndarray, job: Job) -> None:
     """Raises ``LogError`` where rows of one slate are interrupted by others: it would be cut."""
-    schema, cut = encoder.schema, again(ids)
+    schema, cut = job.schema, again(ids)
     if len(cut) == 0:
         return
     row = records[cut[0]]
-    named = {"item": encoder.catalogues["items"].decode([row["item"]])[0]}
+    named = {"item": job.catalogues["items"].decode([row["item"]])[0]}
     if schema.user:
-        named["user"] = encoder.catalogues["users"].decode([row["user"]])[0]
+        named["user"] = job.catalogues["users"].decode([row["user"]])[0]
     if schema.time:
         named["time"] = int(row["time"])
     raise LogError(

@@ -12,7 +12,6 @@ from ..sources import LogError, LogSource
 from ..sources.arrow import item_lists
 from ..store.columns import write_array
 from ..store.manifest import Array
-from .journal import Workspace
 from .records import known_numbers
 from .scan import Outline
 
@@ -22,7 +21,7 @@ HISTORY_FILE = f"index/{_VALUES}.bin"
 
 
 def write_initial_history(
-    schema: LogSchema, outline: Outline, work: Workspace
+    schema: LogSchema, outline: Outline, folder: Path
 ) -> tuple[dict[str, Array], int]:
     """Writes ``index/initial_{values,offsets}.bin``, int32 items and int64 offsets.
 
@@ -33,11 +32,9 @@ def write_initial_history(
         The arrays (none where there is no history), and how many users (or rows) have one that is
         not empty.
     """
-    index = work.folder / "index"
-    if schema.history:
-        offsets = work.read(f"index/{_OFFSETS}.bin", np.dtype(np.int64))
-        if not work.has(HISTORY_FILE):  # all are empty
-            _zeros(index / f"{_VALUES}.bin", 0)
+    index = folder / "index"
+    if schema.history:  # written with the rows
+        offsets = np.fromfile(index / f"{_OFFSETS}.bin", dtype=np.int64)
     elif outline.history_table is not None and schema.initial_history is not None:
         offsets = _from_table(outline.history_table, schema.initial_history, outline, index)
     else:

@@ -1,165 +1,174 @@
-"""The files of a conversion under way, and the journal that says how much of them counts.
+"""The files of a conversion under way, and the notes that say how much of them counts.
 
-A conversion that is killed, or whose machine dies, goes on from its last entry: what was written
-after it is cut off, and what it names is checked, byte by byte, before it is built upon.
+A conversion is made of units: a split that is read, a partition that is sorted, a partition that is
+written. Each is a pure function of what came before it, so it may be done twice, by two processes,
+or again by a later run. A unit counts once its note is there, which names what it wrote; that is
+checked, byte by byte, before it is built upon.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import shutil
+import uuid
 import zlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchrl_drpo.files import fingerprint, read_json
+from torchrl_drpo.files import read_sealed_json, write_sealed_json
 
 from ..store.columns import write_array
 from ..store.folder import MARK, fresh, has_links, mark
 from ..store.manifest import check_file_name
 
-JOURNAL = "journal.json"
+#: Where notes lie, and what only the way to the result needs.
+NOTES, WAY = "notes", "parts"
 _BLOCK = 1 << 20
 
 
-@dataclass
-class Progress:
-    """How far a conversion came."""
+@dataclass(frozen=True)
+class Note:
+    """What a finished unit says.
 
-    batches: int = 0
-    rows_read: int = 0
-    partitioned: bool = False
-    faults: dict[str, int] = field(default_factory=dict)
-    sorted: int = 0
-    scored: int = 0
-    users: int = 0
-    rows: int = 0
-    duplicates: int = 0
-    trajectories: int = 0
-    sessions_cut: int = 0
-    slates: int = 0
-    last_slate: int | None = None
-    history_items: int = 0
-    history_rows: int = 0
-    cut_histories: int = 0
-    tied_rows: int = 0
-    parts: dict[str, int] = field(default_factory=dict)
+    Args:
+        told: counts, for the report and for the units after it.
+        files: ``(name, first byte, bytes, CRC-32)`` of all that it wrote.
+    """
+
+    told: dict[str, Any]
+    files: list[tuple[str, int, int, int]]
+
+    def named(self, end: str) -> str | None:
+        """The file whose name ends so; None where the unit had nothing to write there."""
+        return next((name for name, *_ in self.files if name.endswith(end)), None)
+
+
+@dataclass
+class Attempt:
+    """One go at a unit: what it writes, until its note says that it counts.
+
+    Args:
+        folder: the work folder.
+        unit: the unit's name.
+    """
+
+    folder: Path
+    unit: str
+    _written: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # A name of its own: what is left of other attempts, or still at it, is in nobody's way.
+        self._own = f"{WAY}/{self.unit}-{uuid.uuid4().hex[:12]}"
+
+    def append(self, name: str, array: np.ndarray) -> None:
+        """Appends an array's bytes to a file of this attempt's own."""
+        name = f"{self._own}/{name}"
+        _, size, check = self._written.get(name, (0, 0, 0))
+        if not self._written:
+            (self.folder / self._own).mkdir()
+        with (self.folder / name).open("ab") as file:
+            data = write_array(file, array)
+        self._written[name] = 0, size + data.nbytes, zlib.crc32(data, check)
+
+    def place(self, name: str, first: int, array: np.ndarray) -> None:
+        """Writes an array's bytes into a file of the result, from byte ``first`` on."""
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        with os.fdopen(os.open(self.folder / name, flags, 0o666), "rb+") as file:
+            file.seek(first)
+            data = write_array(file, array)
+        self._written[name] = first, data.nbytes, zlib.crc32(data)
+
+    def finish(self, **told: Any) -> Note:
+        """Makes what was written count."""
+        note = Note(told, [(name, *where) for name, where in self._written.items()])
+        path = self.folder / NOTES / f"{self.unit}.json"
+        write_sealed_json(path, {"told": note.told, "files": note.files})
+        return note
 
 
 class Workspace:
-    """A work folder, whose files grow or are written once, and its journal.
+    """The work folder as its driver sees it.
 
     Args:
         folder: ``data-<fingerprint>.partial``; made, or found as a killed conversion left it.
-
-    Attributes:
-        state: the progress; a new one where there was none to trust.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[str, tuple[int, int]] = {}  # bytes and CRC-32 of each file
-        self._obsolete: list[str] = []
         mark(folder)
-        self.state = self._resumed() or self._fresh()
+        if has_links(folder):  # writing could change more than this folder
+            fresh(folder)
+        for name in (NOTES, WAY):
+            (folder / name).mkdir(exist_ok=True)
+        self._remove_attempts()
 
-    def _fresh(self) -> Progress:
-        fresh(self.folder)
-        self._files = {}
-        return Progress()
+    def note(self, unit: str, needed: Callable[[str], bool] = lambda name: True) -> Note | None:
+        """What a finished unit says; None where it did not finish, or its files are not there.
 
-    def _resumed(self) -> Progress | None:
-        """What the journal says, where the files bear it out."""
+        Args:
+            unit: its name.
+            needed: which of its files have to be there still, by their names.
+        """
         try:
-            journal = read_json(self.folder / JOURNAL)
-            if journal.pop("sha256") != fingerprint(journal) or has_links(self.folder):
-                return None
-            state = Progress(**journal["state"])
-            self._files = {name: tuple(entry) for name, entry in journal["files"].items()}
-            for name in self._files:
+            found = read_sealed_json(self.folder / NOTES / f"{unit}.json")
+            note = Note(dict(found["told"]), [(str(n), *map(int, at)) for n, *at in found["files"]])
+            for name, *at in note.files:
                 check_file_name(name)
-            if not all(_cut(self.folder / name, *entry) for name, entry in self._files.items()):
-                return None
+                if needed(name) and not _holds(self.folder / name, *at):
+                    return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        self._remove_unknown()
-        return state
+        return note
 
-    def _remove_unknown(self) -> None:
-        known = {*self._files, JOURNAL, MARK}
-        for path in self.folder.rglob("*"):
-            if path.is_file() and path.relative_to(self.folder).as_posix() not in known:
-                path.unlink()
-
-    def append(self, name: str, array: np.ndarray) -> None:
-        """Appends an array's bytes to a file."""
-        size, check = self._files.get(name, (0, 0))
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            data = write_array(file, array)
-        self._files[name] = size + data.nbytes, zlib.crc32(data, check)
-
-    def put(self, name: str, *arrays: np.ndarray) -> None:
-        """Writes a file of arrays, each with its type and shape, for :meth:`get`."""
-        content = io.BytesIO()
-        for array in arrays:
-            np.save(content, array, allow_pickle=False)
-        data = content.getbuffer()
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(data)
-        self._files[name] = data.nbytes, zlib.crc32(data)
-
-    def get(self, name: str, count: int) -> list[np.ndarray]:
-        """The arrays that :meth:`put` wrote."""
-        with (self.folder / name).open("rb") as file:
-            return [np.load(file, allow_pickle=False) for _ in range(count)]
-
-    def read(self, name: str, dtype: np.dtype) -> np.ndarray:
-        """A file of :meth:`append`, empty where nothing was ever appended."""
-        if name not in self._files:
-            return np.empty(0, dtype=dtype)
-        return np.fromfile(self.folder / name, dtype=dtype)
-
-    def has(self, name: str) -> bool:
-        """Whether a file was written."""
-        return name in self._files
-
-    def drop(self, name: str) -> None:
-        """Forgets a file; it is removed once the journal has done so too."""
-        if self._files.pop(name, None) is not None:
-            self._obsolete.append(name)
-
-    def save(self) -> None:
-        """Makes all that was written count."""
-        journal: dict[str, Any] = {"state": asdict(self.state), "files": self._files}
-        temporary = self.folder / f"{JOURNAL}.tmp"
-        temporary.write_text(json.dumps({**journal, "sha256": fingerprint(journal)}))
-        os.replace(temporary, self.folder / JOURNAL)
-        for name in self._obsolete:
+    def drop(self, *names: str) -> None:
+        """Removes files that are needed no more."""
+        for name in names:
             (self.folder / name).unlink(missing_ok=True)
-        self._obsolete = []
+
+    def keep_only(self, notes: Iterable[Note]) -> None:
+        """Removes whatever lies among the result's files and is in none of these notes."""
+        ends: dict[str, int] = {}
+        for note in notes:
+            for name, first, size, _ in note.files:
+                ends[name] = max(ends.get(name, 0), first + size)
+        for folder in ("rows", "index"):
+            for path in [path for path in (self.folder / folder).rglob("*") if path.is_file()]:
+                end = ends.get(path.relative_to(self.folder).as_posix())
+                if end is None:
+                    path.unlink()
+                elif path.stat().st_size > end:
+                    os.truncate(path, end)
 
     def close(self) -> None:
-        """Removes the journal and what only the way there needed: a killed run starts anew."""
-        (self.folder / JOURNAL).unlink()
-        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+        """Removes what only the way there needed: a run that is killed from here on starts anew."""
+        for name in (NOTES, WAY):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _remove_attempts(self) -> None:
+        """Removes what no note names."""
+        kept = {MARK, "rows", "index", "catalogues", NOTES, WAY}
+        named = set()
+        here = [path for path in self.folder.iterdir() if path.name not in kept]
+        for path in (self.folder / NOTES).iterdir():
+            note = self.note(path.stem, lambda name: False)
+            if note is None:
+                here.append(path)
+            else:
+                named |= {name.rpartition("/")[0] for name, *_ in note.files}
+        left = [path for path in (self.folder / WAY).iterdir() if f"{WAY}/{path.name}" not in named]
+        for path in (*here, *left):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _cut(path: Path, size: int, check: int) -> bool:
-    """Cuts a file back to ``size`` bytes; False where these are not what was written."""
-    found, left = 0, size
-    with path.open("rb+") as file:
-        while left and (block := file.read(min(left, _BLOCK))):
-            found, left = zlib.crc32(block, found), left - len(block)
-        if left or found != check:
-            return False
-        file.truncate(size)
-    return True
+def _holds(path: Path, first: int, size: int, check: int) -> bool:
+    """Whether a file's bytes from ``first`` on are what was written."""
+    found = 0
+    with path.open("rb") as file:
+        file.seek(first)
+        while size and (block := file.read(min(size, _BLOCK))):
+            found, size = zlib.crc32(block, found), size - len(block)
+    return size == 0 and found == check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,11 @@ class Column:
     dtype: str
     shape: tuple[int, ...] = ()
     field: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Bytes of one row."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
     def array(self, rows: int) -> Array:
         """The whole column as the manifest describes it."""

@@ -18,8 +18,8 @@ class _Table:
     high: np.ndarray
     count: np.ndarray
 
-    def add(self, values: np.ndarray, max_cells: int) -> None:
-        new, counts = np.unique(values, return_counts=True)
+    def add(self, new: np.ndarray, counts: np.ndarray, max_cells: int) -> None:
+        """Takes in distinct ascending values and how often each is there."""
         cell = np.searchsorted(self.high, new)
         inside = cell < len(self.high)
         inside[inside] = self.low[cell[inside]] <= new[inside]
@@ -73,14 +73,21 @@ class FittedPercentile:
     def update(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Adds training rows: ``keys`` int64 ``[N, len(signal.shared_by)]``, ``values`` ``[N]``."""
         for level in range(keys.shape[1] + 1):  # the groups themselves, then each coarser fallback
-            part = keys[:, level:]
-            for group, rows in _groups(part):
-                prefix = (level, *group)
-                empty = np.empty(0)
-                table = self.tables.setdefault(
-                    prefix, _Table(empty, empty, np.empty(0, dtype=np.int64))
-                )
-                table.add(values[rows], self.max_cells)
+            for group, rows in _groups(keys[:, level:]):
+                new, counts = np.unique(values[rows], return_counts=True)
+                self._table((level, *group)).add(new, counts, self.max_cells)
+
+    def merge(self, other: FittedPercentile) -> None:
+        """Adds the training rows that another took in, all of whose values are exact.
+
+        The same as to add them here: whoever reads parts of a log counts, one process adds up.
+        """
+        for key, table in other.tables.items():
+            self._table(key).add(table.low, table.count, self.max_cells)
+
+    def _table(self, key: tuple[int, ...]) -> _Table:
+        empty = np.empty(0)
+        return self.tables.setdefault(key, _Table(empty, empty, np.empty(0, dtype=np.int64)))
 
     def transform(
         self, keys: np.ndarray, values: np.ndarray, finest: tuple[np.ndarray, np.ndarray] | None

@@ -122,7 +122,7 @@ class Encoder:
             records["drawn"] = drawn(self.split, self._drawn_by(table, records, first))
         flat = self._history(table, records, keep) if schema.history else None
         self.kept = np.flatnonzero(keep)
-        return records[keep], flat
+        return records if keep.all() else records[keep], flat
 
     def row_hashes(self, table: pa.RecordBatch) -> np.ndarray:
         """What tells rows apart: all columns but those that only number them, uint64 ``[n]``."""

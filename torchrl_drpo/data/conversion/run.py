@@ -1,32 +1,37 @@
-"""The stages of a conversion, one after the other, each from where the journal left it."""
+"""The stages of a conversion, one after the other, each of units that any worker may do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import io
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..catalogue import Catalogue
-from ..schema import LogSchema
+from ..schema import LogSchema, Percentile
 from ..schema.split import Split
 from ..sources import LogError, LogSource
-from ..store.columns import write_array, write_rows_meta
-from ..store.folder import digests, publish
-from ..store.manifest import Array, Manifest
 from ..store.report import ConversionReport
-from .histories import HISTORY_FILE, write_initial_history
-from .journal import JOURNAL, Workspace
-from .layout import columns_of, label_file
+from .executors import Map
+from .finish import Totals, finish
+from .job import Job, catalogue_places, records_file
+from .journal import Attempt, Note, Workspace
+from .layout import columns_of
 from .parts import Parts
+from .percentiles import FittedPercentile
+from .read import FLAT_FILE, SplitTask, read_split
 from .records import Encoder
 from .request import Request
 from .scan import Outline, scan_log
-from .score import Scorer
-from .side_tables import item_codes, item_embeddings
-from .sort import PartitionSorter, records_file
+from .sort import FIT_FILE, SORTED_FILE, SortTask, fitted_part, sort_part
+from .write import QUALITY_FILE, Before, WriteTask, write_part
+
+_QUALITY = "quality"
 
 
 @dataclass
@@ -42,6 +47,8 @@ class Conversion:
         options: as for ``convert_log``.
         known: catalogues whose numbers are kept.
         progress: told how far it is.
+        split_rows: rows of a unit that is read.
+        do: maps a function over units.
     """
 
     log: LogSource
@@ -52,193 +59,161 @@ class Conversion:
     options: dict[str, Any]
     known: dict[str, Catalogue]
     progress: Callable[[str, int, int], None] | None
+    split_rows: int
+    do: Map
     work: Workspace = field(init=False)
 
     def run(self) -> ConversionReport:
         """Converts, and makes the result the current one of its folder."""
-        self.work = Workspace(self.root / f"{self.request.name}.partial")
+        self.work = Workspace((self.root / f"{self.request.name}.partial").absolute())
         # The outline is small and quick to find again, and only its catalogues are kept.
-        outline = scan_log(self.log, self.schema, self.known, self.split)
-        self._tell("scan", 1, 1)
-        parts = Parts.of_log(
-            self.split, outline.catalogues.get("splits"), outline.last_day, outline.times
-        )
-        encoder = Encoder(
-            self.schema, self.log, outline.catalogues, self.options["bad_rows"] == "drop",
-            dict(self.work.state.faults), split=self.split,
+        outline = scan_log(
+            self.log, self.schema, self.known, self.split,
+            splits=self.log.splits(self.split_rows), do=self._do_with_log,
+            progress=partial(self._tell, "scan"),
         )  # fmt: skip
-        bounds = self._bounds(outline)
-        self._partition(encoder, bounds, outline.rows)
-        self._sort_and_score(encoder, parts, bounds, len(outline.user_rows))
-        report = self._report(outline, parts, encoder.per_second)
+        job = self._job(outline)
+        read, ordered = self._read_and_sort(job, outline)
+        before = [Before()]
+        for note in ordered:
+            before.append(before[-1].after(note.told))
+        faults = _added(note.told["faults"] for note in read)
+        if before[-1].rows == 0:
+            raise LogError(f"no row is left; dropped: {faults}")
+        written = self._fit(job, ordered) + self._write(job, ordered, before)
+        self.work.keep_only(written)
+        told = _added(note.told for note in written)
+        duplicates = sum(note.told["duplicates"] for note in ordered)
+        totals = Totals(outline, before[-1], faults, duplicates, **told)
+        flat = [note.named(f"/{FLAT_FILE}") for note in read]
         self.request.check_unchanged()
-        return self._finish(outline, encoder, parts, report)
+        return finish(self.root, self.work, self.request, job, totals, [f for f in flat if f])
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(stage, done, total)
 
-    @property
-    def _batches_a_part(self) -> int:
-        return max(1, self.options["partition_rows"] // self.options["batch_rows"])
+    def _do_with_log(self, function: Callable[..., Any], units: Sequence[Any]) -> Iterable[Any]:
+        """Maps what reads the log: a table in memory is not sent around."""
+        return self.do(function, units) if self.log.frame is None else map(function, units)
 
-    def _bounds(self, outline: Outline) -> np.ndarray:
-        """First user of each partition."""
-        before = np.cumsum(outline.user_rows) - outline.user_rows
-        fresh = np.flatnonzero(np.diff(before // self.options["partition_rows"], prepend=-1) > 0)
-        return fresh.astype(np.int64)
-
-    def _partition(self, encoder: Encoder, bounds: np.ndarray, rows: int) -> None:
-        work, state = self.work, self.work.state
-        if state.partitioned:
-            return
-        for batch in self.log.batches(None if encoder.hashed else self.schema.columns,
-                                      state.batches):  # fmt: skip
-            records, flat = encoder.encode(batch, state.rows_read)
-            if self.schema.by_user:
-                part = np.searchsorted(bounds, records["user"], side="right") - 1
-                order = np.argsort(part, kind="stable")
-                ends = np.cumsum(np.bincount(part, minlength=len(bounds)))
-                for number, chunk in enumerate(np.split(records[order], ends[:-1])):
-                    if len(chunk):
-                        work.append(records_file(number), chunk)
-            else:
-                work.append(records_file(state.batches // self._batches_a_part), records)
-            if flat is not None:
-                work.append(HISTORY_FILE, flat.astype(np.int32))
-            state.batches += 1
-            state.rows_read += batch.table.num_rows
-            state.faults = dict(encoder.faults)
-            work.save()
-            self._tell("partition", state.rows_read, rows)
-        state.partitioned = True
-        work.save()
-
-    def _sort_and_score(
-        self, encoder: Encoder, parts: Parts, bounds: np.ndarray, users: int
-    ) -> None:
-        work, state = self.work, self.work.state
-        sorter = PartitionSorter(encoder, work, parts)
-        scorer = Scorer(encoder, work, parts)
-        if self.schema.by_user:
-            first = np.append(bounds, users)
-        else:
-            first = np.zeros(1 + -(-state.batches // self._batches_a_part), dtype=np.int64)
-        count = len(first) - 1
-        for part in range(state.sorted, count):
-            scorer.fit(part, sorter.sort(part, int(first[part]), int(first[part + 1])))
-            state.sorted = part + 1
-            work.save()
-            self._tell("sorted", part + 1, count)
-        for part in range(state.scored, count):
-            scorer.score(part)
-            state.scored = part + 1
-            work.save()
-            self._tell("scored", part + 1, count)
-        if state.rows == 0:
-            raise LogError(f"no row is left; dropped: {state.faults}")
-
-    def _report(self, outline: Outline, parts: Parts, per_second: int) -> ConversionReport:
-        state = self.work.state
-        starts = parts.starts(per_second, self.schema.time is None)
-        held_out = parts.split.describe(starts) if parts.split.asked else None
-        if held_out is None and parts.names:
-            held_out = f"as the column {self.schema.split!r} says"
-        return ConversionReport(
-            rows_read=state.rows_read, rows=state.rows, duplicates=state.duplicates,
-            dropped=dict(state.faults), users=len(outline.catalogues.get("users", ())),
-            items=len(outline.catalogues["items"]), items_logged=self._items_logged(),
-            unknown_items=outline.unknown_items, trajectories=state.trajectories,
-            sessions_cut=state.sessions_cut, slates=state.slates, parts=dict(state.parts),
-            first_test_day=None if starts is None else starts[:10], held_out=held_out,
-            missing_tables=outline.missing, tied_rows=state.tied_rows,
-        )  # fmt: skip
-
-    def _items_logged(self) -> int:
-        """How many items a kept row showed."""
-        file = self.work.folder / "rows" / "action.memmap"
-        seen = np.zeros(0, dtype=bool)
-        with file.open("rb") as actions:
-            while len(block := np.fromfile(actions, dtype=np.int64, count=1 << 20)):
-                count = np.bincount(block, minlength=len(seen)) > 0
-                count[: len(seen)] |= seen
-                seen = count
-        return int(seen.sum())
-
-    def _finish(
-        self, outline: Outline, encoder: Encoder, parts: Parts, report: ConversionReport
-    ) -> ConversionReport:
-        """Writes what is known of the log as a whole, and publishes."""
-        folder, state, catalogues = self.work.folder, self.work.state, outline.catalogues
-        arrays = self._item_tables(outline)
-        history, with_history = write_initial_history(self.schema, outline, self.work)
-        report = report.replace(initial_history_users=with_history)
-        arrays |= history | self._history_arrays()
-        arrays |= {
-            name: Array(f"index/{name}.bin", "int64", (length,))
-            for name, length in (
-                ("user_offsets", state.users if self.schema.by_user else None),
-                ("trajectory_offsets", state.trajectories if self.schema.by_user else None),
-                ("slate_offsets", state.slates if self.schema.slate else None),
-                *((f"part-{k}", state.parts[name]) for k, name in enumerate(parts.names)),
-            )
-            if length is not None
-        }
-        places = _catalogue_places(self.schema, list(catalogues))
+    def _job(self, outline: Outline) -> Job:
+        """What the units know; the catalogues lie where they will stay."""
+        catalogues, folder = outline.catalogues, self.work.folder
+        parts = Parts.of_log(self.split, catalogues.get("splits"), outline.last_day, outline.times)
+        encoder = Encoder(self.schema, self.log, catalogues, split=self.split)
+        columns, places = columns_of(encoder), catalogue_places(self.schema, list(catalogues))
+        for name in ("index", *(column.file.rpartition("/")[0] for column in columns)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
         for name, catalogue in catalogues.items():
             catalogue.save(folder / places[name])
-        (folder / "schema.json").write_text(self.schema.to_json(), encoding="utf-8")
-        columns = {column.key: column.array(state.rows) for column in columns_of(encoder)}
-        labels = {label_file(k): ("label", str(k)) for k in range(len(self.schema.labels))}
-        spelled = {labels.get(a.file, key): a for key, a in columns.items()}
-        write_rows_meta(folder / "rows", spelled, state.rows)
-        manifest = Manifest(
-            data=self.request.name,
-            rows=state.rows,
-            columns=columns,
-            arrays=arrays,
-            parts={name: f"part-{k}" for k, name in enumerate(parts.names)},
-            catalogues=places,
-            files=digests(folder, without=(JOURNAL, "parts")),
-            report=asdict(report),
-            ticks_per_second=encoder.per_second,
-            inputs=self.request.record(),
-        )
-        self.work.close()
-        publish(self.root, folder, manifest)
-        return report
+        batches = max(1, self.options["partition_rows"] // self.options["batch_rows"])
+        if self.schema.by_user:
+            bounds = _bounds(outline.user_rows, self.options["partition_rows"])
+        else:
+            bounds = np.zeros(1 + -(-sum(outline.split_batches) // batches), dtype=np.int64)
+        return Job(
+            folder, self.schema, encoder.dtype, encoder.per_second, columns, parts, bounds,
+            batches, places, uuid.uuid4().hex, catalogues,
+        )  # fmt: skip
 
-    def _history_arrays(self) -> dict[str, Array]:
-        """Where histories end, unless that is everywhere before the row itself."""
-        state, every = self.work.state, self.schema.history_rows == "all"
-        if every and not state.cut_histories:
-            self.work.drop("index/history_ends.bin")
-            self.work.save()
-            return {}
-        arrays = {"history_ends": Array("index/history_ends.bin", "int64", (state.rows,))}
-        if not every:
-            before, entering = (state.rows,), (state.history_rows,)
-            arrays["history_before"] = Array("index/history_before.bin", "int64", before)
-            arrays["history_items"] = Array("index/history_items.bin", "int32", entering)
-        return arrays
+    def _read_and_sort(self, job: Job, outline: Outline) -> tuple[list[Note], list[Note]]:
+        """Every split read and every partition sorted, as far as they are not there already."""
+        count = len(job.bounds) - 1
+        fitted = self.work.note(_QUALITY) is not None
+        ordered: list[Note | None] = []
+        for part in range(count):
+            done = self.work.note(_written(part)) is not None
+            needed = (SORTED_FILE * (not done), FIT_FILE * (not fitted))
+            ordered.append(self.work.note(_sorted(part), partial(_has_any, needed)))
+        files = (FLAT_FILE, *(records_file(p) for p in range(count) if ordered[p] is None))
+        names = [f"read-{self.split_rows}-{n:05d}" for n in range(len(outline.splits))]
+        read = [self.work.note(name, partial(_has_any, files)) for name in names]
+        self._read(job, outline, names, read)
+        tasks = []
+        for part in range(count):
+            if ordered[part] is None:
+                found = (note.named(f"/{records_file(part)}") for note in read if note)
+                tasks.append(SortTask(_sorted(part), tuple(name for name in found if name)))
+        todo = [part for part in range(count) if ordered[part] is None]
+        for part, task, note in zip(
+            todo, tasks, self.do(partial(sort_part, job), tasks), strict=True
+        ):
+            ordered[part] = note
+            self.work.drop(*task.files)
+            self._tell("sorted", count - len(todo) + todo.index(part) + 1, count)
+        return [note for note in read if note], [note for note in ordered if note]
 
-    def _item_tables(self, outline: Outline) -> dict[str, Array]:
-        """Writes the items' codes and embeddings, where the item table has any."""
-        arrays: dict[str, Array] = {}
-        if outline.item_table is None:
-            return arrays
-        for name, find in (("item_codes", item_codes), ("item_embeddings", item_embeddings)):
-            table = find(self.schema, outline.item_table, outline.catalogues["items"])
-            if table is not None:
-                arrays[name] = Array(f"index/{name}.bin", table.dtype.name, table.shape)
-                path = self.work.folder / arrays[name].file
-                path.parent.mkdir(exist_ok=True)
-                with path.open("wb") as file:
-                    write_array(file, table)
-        return arrays
+    def _read(self, job: Job, outline: Outline, names: list[str], read: list[Note | None]) -> None:
+        rows = np.cumsum([0, *outline.split_rows]).tolist()
+        batches = np.cumsum([0, *outline.split_batches]).tolist()
+        todo = [number for number, note in enumerate(read) if note is None]
+        tasks = [
+            SplitTask(names[n], outline.splits[n], outline.split_rows[n], rows[n], batches[n])
+            for n in todo
+        ]
+        drop = self.options["bad_rows"] == "drop"
+        one = partial(read_split, self.log, job, self.split, drop)
+        for number, note in zip(todo, self._do_with_log(one, tasks), strict=True):
+            read[number] = note
+            self._tell("partition", rows[number + 1], rows[-1])
+
+    def _fit(self, job: Job, ordered: list[Note]) -> list[Note]:
+        """Adds up what the partitions' training rows gave, in the partitions' order."""
+        if not isinstance(self.schema.quality, Percentile):
+            return []
+        done = self.work.note(_QUALITY)
+        if done is None:
+            whole = FittedPercentile(self.schema.quality)
+            for note in ordered:
+                whole.merge(fitted_part(job, note))
+            content = io.BytesIO()
+            for array in whole.arrays():
+                np.save(content, array, allow_pickle=False)
+            attempt = Attempt(job.folder, _QUALITY)
+            attempt.place(QUALITY_FILE, 0, np.frombuffer(content.getbuffer(), dtype=np.uint8))
+            done = attempt.finish()
+        for note in ordered:
+            self.work.drop(*(name for name, *_ in note.files if FIT_FILE in name))
+        return [done]
+
+    def _write(self, job: Job, ordered: list[Note], before: list[Before]) -> list[Note]:
+        """Every partition written where it belongs, as far as that is not done already."""
+        written = [self.work.note(_written(part)) for part in range(len(ordered))]
+        todo = [part for part, note in enumerate(written) if note is None]
+        files = [str(note.named(f"/{SORTED_FILE}")) for note in ordered]
+        tasks = [WriteTask(_written(part), part, files[part], before[part]) for part in todo]
+        for part, note in zip(todo, self.do(partial(write_part, job), tasks), strict=True):
+            written[part] = note
+            self.work.drop(files[part])
+            self._tell("scored", part + 1, len(ordered))
+        return [note for note in written if note]
 
 
-def _catalogue_places(schema: LogSchema, names: list[str]) -> dict[str, str]:
-    """Where each catalogue lies; contexts are numbered: their names are no files' names."""
-    contexts = {f"context.{name}": f"context-{k}" for k, name in enumerate(schema.context)}
-    return {name: f"catalogues/{contexts.get(name, name)}" for name in names}
+def _bounds(user_rows: np.ndarray, rows: int) -> np.ndarray:
+    """First user of each partition, and at the end how many users there are."""
+    before = np.cumsum(user_rows) - user_rows
+    fresh = np.flatnonzero(np.diff(before // rows, prepend=-1) > 0).astype(np.int64)
+    return np.append(fresh, len(user_rows))
+
+
+def _sorted(part: int) -> str:
+    return f"sorted-{part:05d}"
+
+
+def _written(part: int) -> str:
+    return f"written-{part:05d}"
+
+
+def _has_any(ends: Sequence[str], name: str) -> bool:
+    """Whether a file's own name begins with one of these."""
+    return any(end and name.rpartition("/")[2].startswith(end) for end in ends)
+
+
+def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Sums by name, names in the order in which they first come."""
+    total: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            total[name] = total.get(name, 0) + count
+    return total

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..catalogue import Catalogue
+from ..ids import Ids
 from ..schema import LogSchema
 from ..schema.checks import TIME_UNITS
 from ..schema.split import NO_SPLIT, Split
 from ..sources import Batch, LogError, LogSource
 from ..sources.arrow import item_lists, to_time, unique_ids
 from ..sources.kinds import column_kind
-from ..words import mix
+from ..sources.splits import InputSplit
 from .days import row_days
+from .executors import Map
 from .ids import IdCounter
 from .opening import agree_on_ids
 from .roles import check_kinds, id_columns, time_resolution
 from .side_tables import listed_items, side_table
+from .times import Instants
+
+SPLIT_ROWS = 1 << 22
 
 
 @dataclass
@@ -39,6 +46,9 @@ class Outline:
         item_table: the item table's source, None where there is none.
         history_table: the initial histories' source, None where there is none.
         missing: optional tables that were not there.
+        splits: the log in splits.
+        split_rows: rows of each.
+        split_batches: batches of each.
     """
 
     rows: int
@@ -51,6 +61,28 @@ class Outline:
     item_table: LogSource | None
     history_table: LogSource | None
     missing: tuple[str, ...]
+    splits: list[InputSplit]
+    split_rows: list[int]
+    split_batches: list[int]
+
+
+@dataclass
+class Found:
+    """What a split holds.
+
+    Args:
+        rows: of it.
+        batches: in which they come.
+        ids: distinct ids, ascending, and their counts, by the names of ``id_columns``.
+        last_day: in days since 1970, None without times.
+        times: some of its instants, None where they were not wanted.
+    """
+
+    rows: int
+    batches: int
+    ids: dict[str, tuple[Ids, np.ndarray]]
+    last_day: int | None
+    times: Instants | None
 
 
 def scan_log(
@@ -58,6 +90,10 @@ def scan_log(
     schema: LogSchema,
     known: Mapping[str, Catalogue] | None = None,
     split: Split = NO_SPLIT,
+    *,
+    splits: list[InputSplit] | None = None,
+    do: Map = map,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Outline:
     """Reads the id and time columns once.
 
@@ -66,6 +102,9 @@ def scan_log(
         schema: what the columns mean.
         known: catalogues whose numbers are kept; new ids come behind them.
         split: what will be held out; instants are gathered where a share by time is.
+        splits: the log's; about ``SPLIT_ROWS`` rows each by default.
+        do: maps a function over the splits.
+        progress: called as ``progress(splits done, splits)``.
 
     Raises:
         LogError: if columns are missing, of a wrong kind, or no row is there.
@@ -75,22 +114,26 @@ def scan_log(
     check_kinds(schema, kinds)
     agree_on_ids(source, schema, known)
     per_second = time_resolution(schema, kinds)
+    source.columns.text_types()  # found out once, not by every worker
+    splits = splits or source.splits(SPLIT_ROWS)
+    scan = partial(scan_split, source, schema, per_second, split.by_time)
     counters = {name: IdCounter() for name in named}
-    columns = list(dict.fromkeys([*named.values(), schema.time, schema.date, schema.history]))
-    columns = [name for name in columns if name is not None]
-    rows, last_day = 0, None
-    times = _Instants() if split.by_time and (schema.time or schema.date) else None
-    for batch in source.batches(columns):
-        if times is not None:
-            times.add(_instants(batch.table, schema, per_second))
-        rows += batch.table.num_rows
-        for name, column in named.items():
-            _count(counters[name], batch, column)
-        if schema.history:
-            _count(counters["items"], batch, schema.history, schema.history_padding)
-        day = _last_day(batch.table, schema, per_second)
-        if day is not None:
-            last_day = day if last_day is None else max(last_day, day)
+    scanned = []
+    times = Instants() if split.by_time and (schema.time or schema.date) else None
+    for found in do(scan, splits):
+        for name, (ids, counts) in found.ids.items():
+            with _named(f"{source.name}, {name}"):
+                counters[name].add(ids, counts)
+        if times is not None and found.times is not None:
+            times.merge(found.times)
+        found.ids, found.times = {}, None  # held once
+        scanned.append(found)
+        if progress is not None:
+            progress(len(scanned), len(splits))
+    rows = sum(found.rows for found in scanned)
+    last_day = max(
+        (found.last_day for found in scanned if found.last_day is not None), default=None
+    )
     if rows == 0:
         raise LogError(f"the log has no rows: {', '.join(source.files) or 'an empty table'}")
     item_table, missing_items = side_table(source, schema.items)
@@ -121,6 +164,7 @@ def scan_log(
     return Outline(
         rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,
         last_day, times and times.taken(), item_table, history_table, missing,
+        splits, [found.rows for found in scanned], [found.batches for found in scanned],
     )  # fmt: skip
 
 
@@ -128,43 +172,42 @@ def _count(counter: IdCounter, batch: Batch, column: str, padding: Any = None) -
     """Counts the ids of a column, or of its lists."""
     values = batch.table.column(column)
     flat = item_lists(values, padding)[0] if column_kind(values.type) == "list" else values
-    try:
+    with _named(f"{batch.file}, column {column!r}"):
         counter.add(*unique_ids(flat))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Says where the ids are that cannot be numbered together."""
+    try:
+        yield
     except ValueError as error:
-        raise LogError(f"{batch.file}, column {column!r}: {error}") from None
+        raise LogError(f"{where}: {error}") from None
 
 
-class _Instants:
-    """Instants of a stream with their rows: all, or those whose hashes lie below a bound.
-
-    Which of them is left out depends on no order of the rows, and no instant is divided.
-    """
-
-    most = 1 << 17
-
-    def __init__(self) -> None:
-        self._shift = 0  # hashes of so many leading zero bits are kept
-        self._counter = IdCounter()
-
-    def add(self, values: np.ndarray) -> None:
-        """Takes in the instants of some rows."""
-        self._counter.add(*np.unique(values[self._kept(values)], return_counts=True))
-        if self._counter.waiting > self.most:
-            self.taken()
-
-    def taken(self) -> tuple[np.ndarray, np.ndarray]:
-        """Instants ascending, and their rows."""
-        times, counts = self._counter.merged()
-        while len(times) > self.most:
-            self._shift += 1
-            kept = self._kept(times)
-            times, counts = times[kept], counts[kept]
-        self._counter = IdCounter([(times, counts)] if len(times) else [])
-        return times, counts
-
-    def _kept(self, values: np.ndarray) -> np.ndarray:
-        hashes = mix(values.astype(np.int64).view(np.uint64) + np.uint64(1))
-        return hashes < np.uint64((1 << (64 - self._shift)) - 1)
+def scan_split(
+    source: LogSource, schema: LogSchema, per_second: int, by_time: bool, split: InputSplit
+) -> Found:
+    """Counts the ids and rows of a split, and its instants where they are wanted."""
+    named = id_columns(schema)
+    counters = {name: IdCounter() for name in named}
+    columns = list(dict.fromkeys([*named.values(), schema.time, schema.date, schema.history]))
+    times = Instants() if by_time and (schema.time or schema.date) else None
+    found = Found(0, 0, {}, None, times)
+    for batch in source.batches([name for name in columns if name is not None], split):
+        found.batches += 1
+        found.rows += batch.table.num_rows
+        for name, column in named.items():
+            _count(counters[name], batch, column)
+        if schema.history:
+            _count(counters["items"], batch, schema.history, schema.history_padding)
+        if times is not None:
+            times.add(*np.unique(_instants(batch.table, schema, per_second), return_counts=True))
+        day = _last_day(batch.table, schema, per_second)
+        if day is not None:
+            found.last_day = day if found.last_day is None else max(found.last_day, day)
+    found.ids = {name: counter.merged() for name, counter in counters.items()}
+    return found
 
 
 def _instants(table: Any, schema: LogSchema, per_second: int) -> np.ndarray:

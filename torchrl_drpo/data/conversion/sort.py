@@ -1,4 +1,4 @@
-"""One partition of a conversion: in order, freed of duplicates, cut into trajectories, stored."""
+"""One partition of a conversion: in order, freed of duplicates, counted."""
 
 from __future__ import annotations
 
@@ -6,145 +6,113 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..schema import LogSchema, Percentile
 from ..sources import LogError
-from .groups import again, begins, check_slates, group_ids, in_order, tied
-from .instants import history_ends
-from .journal import Workspace
-from .layout import REWARD, columns_of
-from .parts import Parts
-from .records import Encoder
+from .groups import begins, check_slates, group_ids, in_order, tied
+from .job import Job
+from .journal import Attempt, Note
+from .percentiles import FittedPercentile
+
+SORTED_FILE, FIT_FILE = "sorted", "fit-"
 
 
-@dataclass
-class PartitionSorter:
-    """Writes the columns of one partition after the other, except the reward.
+@dataclass(frozen=True)
+class SortTask:
+    """A partition to be sorted.
 
     Args:
-        encoder: knows the records' dtype.
-        work: the conversion's files; counts are added to its state.
-        parts: which part of the log a row belongs to.
+        unit: its name.
+        files: where splits left its records, in the log's order.
     """
 
-    encoder: Encoder
-    work: Workspace
-    parts: Parts
+    unit: str
+    files: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        self.schema = self.encoder.schema
-        self.columns = [c for c in columns_of(self.encoder) if c.key != REWARD]
 
-    def sort(self, part: int, first_user: int, end_user: int) -> np.ndarray:
-        """Orders one partition, appends its columns and returns its records."""
-        state = self.work.state
-        records = self.work.read(records_file(part), self.encoder.dtype)
-        if self.schema.by_user:
-            records = self._in_order(records)
-            counts = np.bincount(records["user"] - first_user, minlength=end_user - first_user)
-            self._index("user_offsets", state.rows + np.cumsum(counts) - counts)
-            state.users += len(counts)
-        self._append_rows(records)
-        for place, name in enumerate(self.parts.names):
-            rows = state.rows + np.flatnonzero(self.parts.of(records) == place)
-            self._index(f"part-{place}", rows)
-            state.parts[name] = state.parts.get(name, 0) + len(rows)
-        self.work.append(sorted_file(part), records)
-        self.work.drop(records_file(part))
-        state.rows += len(records)
+def sort_part(job: Job, task: SortTask) -> Note:
+    """Leaves a partition's records in order, and tells how much of everything there is.
+
+    Where the quality is a percentile, also the distribution of its training rows.
+    """
+    records = _read(job, task.files)
+    told = {"duplicates": 0}
+    if job.schema.by_user:
+        before = len(records)
+        records = _in_order(job, records)
+        told["duplicates"] = before - len(records)
+    told["rows"] = len(records)
+    told["trajectories"] = int(first_rows(last_rows(records, job.schema, job.per_second)).sum())
+    if job.schema.slate:
+        ids = group_ids(records, "slate", job.schema)
+        check_slates(records, ids, job)
+        told["slates"] = int(begins(ids).sum())
+        told |= {"first": int(ids[0]), "last": int(ids[-1])} if len(ids) else {}
+    if job.schema.history:
+        told["history_items"] = int(records["history"].sum(dtype=np.int64))
+    if job.schema.history_rows != "all":
+        told["history_rows"] = int(records["enters"].sum())
+    counts = []
+    if job.parts.names:
+        counts = np.bincount(job.parts.of(records), minlength=len(job.parts.names)).tolist()
+    attempt = Attempt(job.folder, task.unit)
+    attempt.append(SORTED_FILE, records)
+    if isinstance(job.schema.quality, Percentile):
+        train = job.parts.train(records)
+        fitted = FittedPercentile(job.schema.quality)
+        fitted.max_cells = len(records) + 1  # nothing is rounded here
+        fitted.update(percentile_keys(records)[train], records["value"][train])
+        keys, cells, low, _, count = fitted.arrays()  # cells of one value: low is high
+        for number, array in enumerate((keys, cells, low, count)):
+            attempt.append(f"{FIT_FILE}{number}", array)
+    return attempt.finish(**told, parts=counts)
+
+
+def fitted_part(job: Job, note: Note) -> FittedPercentile:
+    """The distribution of a sorted partition's training rows."""
+    assert isinstance(job.schema.quality, Percentile)
+    fitted = FittedPercentile(job.schema.quality)
+    width = len(job.schema.quality.shared_by) + 1
+    keys, cells, low, count = (
+        np.fromfile(job.folder / str(note.named(f"/{FIT_FILE}{number}")), dtype=dtype)
+        for number, dtype in enumerate(("i8", "i8", "f8", "i8"))
+    )
+    fitted.load([keys.reshape(-1, width), cells, low, low, count])
+    return fitted
+
+
+def _read(job: Job, files: tuple[str, ...]) -> np.ndarray:
+    """The records of some files, one after another."""
+    sizes = [(job.folder / name).stat().st_size // job.dtype.itemsize for name in files]
+    records = np.empty(sum(sizes), dtype=job.dtype)
+    first = 0
+    for name, size in zip(files, sizes, strict=True):
+        with (job.folder / name).open("rb") as file:
+            found = file.readinto(records[first : first + size].view(np.uint8))
+        if found != size * job.dtype.itemsize:
+            raise OSError(f"{job.folder / name} was cut while it was read; convert again")
+        first += size
+    return records
+
+
+def _in_order(job: Job, records: np.ndarray) -> np.ndarray:
+    """By user and time, ties by what they hold; free of exact duplicates."""
+    records = in_order(records, job.schema)
+    if not job.hashed:
         return records
-
-    def _in_order(self, records: np.ndarray) -> np.ndarray:
-        """By user and time, ties by what they hold; free of exact duplicates."""
-        records = in_order(records, self.schema)
-        if not self.encoder.hashed:
-            return records
-        repeats = _repeats(records, bool(self.schema.session or self.schema.slate))
-        if repeats.any() and self.schema.duplicates == "error":
-            row = records[np.flatnonzero(repeats)[0]]
-            user = self.encoder.catalogues["users"].decode([row["user"]])[0]
-            item = self.encoder.catalogues["items"].decode([row["item"]])[0]
-            raise LogError(
-                f"exact duplicate rows, the first: user {user!r}, item {item!r}, time "
-                f"{row['time']}; clean the log, or set duplicates='drop' in the schema"
-            )
-        self.work.state.duplicates += int(repeats.sum())
-        return records[~repeats]
-
-    def _append_rows(self, records: np.ndarray) -> None:
-        state = self.work.state
-        last = last_rows(records, self.encoder)
-        values = {("next", "done"): last, ("next", "terminated"): self._ended(records, last)}
-        if self.schema.by_user:
-            first = np.append(True, last[:-1])[: len(last)]
-            starts = np.flatnonzero(first)
-            number = np.cumsum(first) - 1
-            values["trajectory_id",] = state.trajectories + number
-            values["step",] = np.arange(len(records)) - starts[number]
-            self._index("trajectory_offsets", state.rows + starts)
-            state.trajectories += len(starts)
-        else:
-            state.trajectories += len(records)
-        if self.schema.session:
-            state.sessions_cut += len(again(group_ids(records, "session", self.schema)))
-        if self.schema.slate:
-            ids = group_ids(records, "slate", self.schema)
-            check_slates(records, ids, self.encoder)
-            fresh = begins(ids, state.last_slate)
-            state.last_slate = int(ids[-1]) if len(ids) else state.last_slate
-            values["slate",] = state.slates + np.cumsum(fresh) - 1
-            self._index("slate_offsets", state.rows + np.flatnonzero(fresh))
-            state.slates += int(fresh.sum())
-        if self.schema.by_user:
-            self._histories(records)
-        if self.schema.history:
-            ends = state.history_items + np.cumsum(records["history"], dtype=np.int64)
-            if not self.work.has("index/initial_offsets.bin"):
-                self._index("initial_offsets", np.zeros(1))
-            self._index("initial_offsets", ends)
-            state.history_items += int(records["history"].sum())
-        for column in self.columns:
-            value = values[column.key] if column.field is None else records[column.field]
-            self.work.append(column.file, value.astype(column.dtype))
-
-    def _histories(self, records: np.ndarray) -> None:
-        """Where each row's history ends; rows that do not enter histories are not counted."""
-        state = self.work.state
-        ends = history_ends(records, self.schema, self.encoder.per_second)
-        state.tied_rows += int(tied(records["user"], records["time"]).sum())
-        state.cut_histories += int((ends < np.arange(len(records))).sum())
-        if self.schema.history_rows == "all":
-            self._index("history_ends", state.rows + ends)
-            return
-        entered = np.append(0, np.cumsum(records["enters"]))
-        self._index("history_ends", state.history_rows + entered[ends])
-        self._index("history_before", state.history_rows + entered[1:])
-        self.work.append("index/history_items.bin", records["item"][records["enters"]])
-        state.history_rows += int(entered[-1])
-
-    def _ended(self, records: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Ends for good: as logged; else a session's end is one, the mere end of a log is not."""
-        if self.schema.terminal:
-            return records["terminal"]
-        if self.schema.by_user and not (self.schema.session or self.schema.session_gap):
-            return np.zeros(len(records), dtype=bool)
-        return last
-
-    def _index(self, name: str, rows: np.ndarray) -> None:
-        self.work.append(f"index/{name}.bin", rows.astype(np.int64))
+    repeats = _repeats(records, bool(job.schema.session or job.schema.slate))
+    if repeats.any() and job.schema.duplicates == "error":
+        row = records[np.flatnonzero(repeats)[0]]
+        user = job.catalogues["users"].decode([row["user"]])[0]
+        item = job.catalogues["items"].decode([row["item"]])[0]
+        raise LogError(
+            f"exact duplicate rows, the first: user {user!r}, item {item!r}, time "
+            f"{row['time']}; clean the log, or set duplicates='drop' in the schema"
+        )
+    return records.take(np.flatnonzero(~repeats)) if repeats.any() else records
 
 
-def records_file(part: int) -> str:
-    """Where a partition's records lie before they are sorted."""
-    return f"parts/{part:05d}.rec"
-
-
-def sorted_file(part: int) -> str:
-    """Where they lie afterwards, until their quality is known."""
-    return f"parts/{part:05d}.sorted"
-
-
-def last_rows(records: np.ndarray, encoder: Encoder) -> np.ndarray:
+def last_rows(records: np.ndarray, schema: LogSchema, per_second: int) -> np.ndarray:
     """Where trajectories end: at the user's end, a new session, a gap, a terminal row."""
-    schema = encoder.schema
     last = np.ones(len(records), dtype=bool)
     if not schema.by_user or len(records) == 0:
         return last
@@ -152,10 +120,22 @@ def last_rows(records: np.ndarray, encoder: Encoder) -> np.ndarray:
     if schema.session:
         last[:-1] |= records["session"][1:] != records["session"][:-1]
     if schema.session_gap is not None:
-        last[:-1] |= np.diff(records["time"]) > schema.session_gap * encoder.per_second
+        last[:-1] |= np.diff(records["time"]) > schema.session_gap * per_second
     if schema.terminal:
         last |= records["terminal"]
     return last
+
+
+def first_rows(last: np.ndarray) -> np.ndarray:
+    """Where trajectories begin, given where they end, bool ``[n]``."""
+    return np.append(True, last[:-1])[: len(last)]
+
+
+def percentile_keys(records: np.ndarray) -> np.ndarray:
+    """What groups are shared by, int64 ``[n, keys]``."""
+    if "keys" not in (records.dtype.names or ()):
+        return np.zeros((len(records), 0), dtype=np.int64)
+    return records["keys"].astype(np.int64)
 
 
 def _repeats(records: np.ndarray, regrouped: bool) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
 from ..conversion import convert_log
+from ..conversion.executors import Workers
 from ..conversion.quality import discounted_returns
 from ..schema import LogSchema
 from .copies import deep_copy, kept_options
@@ -101,6 +102,7 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         bad_rows: str = "error",
         overwrite: bool = False,
         like: Path | str | None = None,
+        executor: Workers = None,
         part: str | None = None,
         history: int = 20,
         **options: Any,
@@ -122,6 +124,7 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` leaves it out.
             overwrite: replace another conversion at ``root``.
             like: folder of an earlier conversion whose numbers of items and users are kept.
+            executor: who converts; see :func:`~torchrl_drpo.data.convert_log`.
             part: show this part of the log only; also :meth:`split`.
             history: items of the history window, 0 for none.
             **options: ``next_observation=True`` adds ``("next", "observation")``, which critics
@@ -143,7 +146,7 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             convert_log(
                 source, where, schema, test_days=test_days, test_start=test_start,
                 test_share=test_share, test_by=test_by, test_seed=test_seed,
-                bad_rows=bad_rows, overwrite=overwrite, like=like,
+                bad_rows=bad_rows, overwrite=overwrite, like=like, executor=executor,
             )  # fmt: skip
         except BaseException:
             if root is None:

@@ -32,6 +32,8 @@ class TextFile:
         files: what the schema says about it.
     """
 
+    num_rows = None
+
     def __init__(self, name: str, files: TextFiles | None = None) -> None:
         import pyarrow as pa
 

@@ -38,7 +38,7 @@ class ExplodedFile:
 
         self._file, self._lists, self._first = file, lists, number << 40
         self.name = f"{file.name}, row by row of its lists"
-        self.about = file.about
+        self.about, self.num_rows = file.about, None
         held = {column: self._fields(column) for column in lists.columns}
         self._made = [name for fields in held.values() for name in fields]
         listed = set(lists.columns) | ({lists.chosen} if lists.chosen else set())

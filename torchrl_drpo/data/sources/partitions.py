@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .reading import LogFile
 
@@ -49,7 +49,7 @@ class PartitionedFile:
         import pyarrow as pa
 
         self._file, self._keys = file, keys
-        self.name, self.about = file.name, file.about
+        self.name, self.about, self.num_rows = file.name, file.about, file.num_rows
         self.untyped = {*file.untyped, *keys}
         self.schema = pa.schema([*file.schema, *((key, pa.string()) for key in keys)])
 
@@ -65,7 +65,11 @@ class PartitionedFile:
             yield pa.RecordBatch.from_arrays(values, list(self._keys))
 
     def batches(
-        self, columns: list[str] | None, rows: int, types: Mapping[str, pa.DataType]
+        self,
+        columns: list[str] | None,
+        rows: int,
+        types: Mapping[str, pa.DataType],
+        **where: Any,
     ) -> Iterator[pa.RecordBatch]:
         """The file's rows, each with the same values of the keys."""
         keys = [key for key in self._keys if columns is None or key in columns]
@@ -73,7 +77,7 @@ class PartitionedFile:
         # Some column tells how many rows there are.
         read = own if own is None or own else self._file.schema.names[:1]
         of_file = {name: kind for name, kind in types.items() if name not in self._keys}
-        for batch in self._file.batches(read, rows, of_file):
+        for batch in self._file.batches(read, rows, of_file, **where):
             whole = self._with_keys(batch, keys, types)
             yield whole if columns is None else whole.select(columns)
 

@@ -56,12 +56,15 @@ class LogFile(Protocol):
         schema: its columns and their Arrow types.
         untyped: columns that are text until all rows of all files were seen.
         about: how it was read, to be said where a column is not there.
+        num_rows: how many rows it has, None where only reading tells; else it is read from any row
+            on, as ``batches(..., start=, stop=)``.
     """
 
     name: str
     schema: pa.Schema
     untyped: Collection[str]
     about: str
+    num_rows: int | None
 
     def text_blocks(self) -> Iterator[pa.RecordBatch]:
         """The rows' untyped columns as text, null where nothing is written."""
@@ -78,6 +81,7 @@ class TypedFile:
 
     untyped: Collection[str] = ()
     about: str = ""
+    num_rows: int | None = None
 
     def text_blocks(self) -> Iterator[Any]:
         """Nothing: no column is untyped."""

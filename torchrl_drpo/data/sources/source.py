@@ -15,6 +15,7 @@ from .kinds import index_names
 from .opening import open_log_file
 from .paths import folder_of, resolve
 from .reading import LogFile, Reading
+from .splits import InputSplit, Stretch, splits_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,25 +114,28 @@ class LogSource:
             self._tables[path] = LogSource(path, reading=reading)
         return self._tables[path]
 
-    def batches(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[Batch]:
-        """All rows in order.
+    def splits(self, rows: int) -> list[InputSplit]:
+        """The log in splits of about ``rows`` rows, the same on every call."""
+        return splits_of(self.columns.files, self.files, self.batch_rows, rows)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, split: InputSplit | None = None
+    ) -> Iterator[Batch]:
+        """All rows in order, or those of a split.
 
         Args:
             columns: which columns to read; all by default.
-            start: number of leading batches to leave out.
+            split: one of :meth:`splits`.
         """
-        number = 0
         names = None if columns is None else list(columns)
         types = self.columns.text_types()
-        for file in self.columns.files:
-            first_row = 0
-            for table in file.batches(names, self.batch_rows, types):
+        for stretch in split or map(Stretch, range(len(self.columns.files))):
+            file, first_row = self.columns.files[stretch.file], stretch.start
+            where = {"start": stretch.start, "stop": stretch.stop} if stretch.stop else {}
+            for table in file.batches(names, self.batch_rows, types, **where):
                 if table.num_rows == 0:
                     continue
-                if number >= start:
-                    mended = self.columns.mended(table, file.name, first_row)
-                    yield Batch(mended, file.name, first_row)
-                number += 1
+                yield Batch(self.columns.mended(table, file.name, first_row), file.name, first_row)
                 first_row += table.num_rows
 
     @property

@@ -2,7 +2,7 @@
 
     root/manifest.json                 what lies where, with digests; replaced in one step
     root/.lock                         held by whoever converts
-    root/data-<fingerprint>.partial/   a conversion under way, with its journal
+    root/data-<fingerprint>.partial/   a conversion under way, with its notes
     root/data-<fingerprint>/
         torchrl-drpo.json              the mark: a conversion made this folder
         schema.json

@@ -205,13 +205,20 @@ class ConvertConfig(SchemaConfig):
         root: folder of the result.
         bad_rows: "error" stops at the first faulty row, "drop" counts and leaves out.
         overwrite: replace a different conversion, once the new one is complete.
+        workers: processes that share the work; the result is the same.
         json: print the report as JSON.
     """
 
     root: Path = Path("converted")
     bad_rows: Literal["error", "drop"] = "error"
     overwrite: bool = False
+    workers: int = 1
     json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers < 1:
+            raise ValueError(f"workers must be 1 or more, got {self.workers}")
 
 
 @dataclass(frozen=True)
