@@ -38,7 +38,7 @@ _HOME = {
     ),
     "torchrl_drpo.distributed.categorical": ("ShardedCatalogueCategorical",),
     "torchrl_drpo.policies": ("make_catalogue_actor", "make_gaussian_actor"),
-    "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
+    "torchrl_drpo.policies.decoding": ("FaissDecoder", "MIPSDecoder"),
     "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
     "torchrl_drpo.rewards": ("CrossFittedReward",),
     "torchrl_drpo.envs": ("RecSimEnv",),
@@ -92,5 +92,6 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.objectives import TOPRLoss as TOPRLoss
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor
+    from torchrl_drpo.policies.decoding import FaissDecoder as FaissDecoder
     from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
     from torchrl_drpo.rewards import CrossFittedReward as CrossFittedReward

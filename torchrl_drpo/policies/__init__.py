@@ -5,7 +5,7 @@ from torchrl_drpo.policies.catalogue import (
     catalogue_policy,
     make_catalogue_actor,
 )
-from torchrl_drpo.policies.decoding import MIPSDecoder
+from torchrl_drpo.policies.decoding import FaissDecoder, MIPSDecoder
 from torchrl_drpo.policies.encoders import (
     EncoderConfig,
     FeatureScaler,
@@ -26,6 +26,7 @@ from torchrl_drpo.policies.states import StateVector
 __all__ = [
     "CataloguePolicy",
     "EncoderConfig",
+    "FaissDecoder",
     "FeatureScaler",
     "HistoryEncoder",
     "HistoryPooling",
