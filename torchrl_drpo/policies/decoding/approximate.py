@@ -173,12 +173,11 @@ class FaissDecoder:
         )
         score, item = torch.from_numpy(score), torch.from_numpy(item)
         gone = item < 0
-        for column in banned.unbind(1) if banned.shape[1] <= 8 else ():
-            gone |= item == column.unsqueeze(1)
-        if banned.shape[1] > 8:
+        if banned.shape[1]:
             gone |= _among(item, banned)
         score = score.masked_fill(gone, -torch.inf)
-        order = gone.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]  # what is left keeps its order
+        # What is left keeps its order.
+        order = gone.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
         score, item = score.gather(1, order), item.masked_fill(gone, -1).gather(1, order)
         short = k - score.shape[1]
         return (
