@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from torchrl_drpo.data.catalogue import Catalogue
@@ -37,3 +38,25 @@ class UserHistories:
     def sequence(self, row: int) -> Tensor:
         """All items of one user, oldest first, int64 ``[n]``."""
         return self.items[int(self.offsets[row]) : int(self.offsets[row + 1])].long()
+
+    def latest(self, rows: Tensor, length: int | None = None) -> Tensor:
+        """The latest items of many users, oldest first, padded with -1 on the left.
+
+        Args:
+            rows: the users, int64 ``[B]``; -1 is one of whom nothing is known.
+            length: how many; ``None`` for as many as the longest of these histories has.
+
+        Returns:
+            int64 ``[B, length]``.
+        """
+        known = rows.clamp(min=0)
+        end = self.offsets[known + 1] if len(self.ids) else torch.zeros_like(rows)
+        count = torch.where(rows >= 0, end - self.offsets[known], 0)
+        if length is None:
+            length = int(count.max()) if len(rows) else 0
+        behind = torch.arange(length, 0, -1)  # the last column is the latest item
+        there = behind <= count.unsqueeze(1)
+        place = torch.where(there, end.unsqueeze(1) - behind, 0)
+        if not len(self.items):
+            return torch.full(place.shape, -1)
+        return torch.where(there, self.items[place].long(), -1)
