@@ -23,6 +23,11 @@ EXACT_NODES = 4096
 USUAL_BEAM = 64
 
 
+def usual_beam(trie: CodeTrie, k: int) -> int:
+    """The beam of lists of ``k`` items unless one is asked for; 0 is all prefixes, exactly."""
+    return 0 if trie.num_inner_nodes <= EXACT_NODES else max(4 * k, USUAL_BEAM)
+
+
 class TrieCategorical(OverItems):
     r"""Categorical over ``V`` items, factored along their semantic IDs.
 
@@ -187,8 +192,7 @@ class TrieCategorical(OverItems):
         if not 1 <= k <= self.num_items:
             raise ValueError(f"k must lie in [1, {self.num_items}] (the catalogue), got {k}")
         if beam is None:
-            exact = self.trie.num_inner_nodes <= EXACT_NODES
-            beam = 0 if exact else max(4 * k, USUAL_BEAM)
+            beam = usual_beam(self.trie, k)
         if beam and beam < k:
             raise ValueError(f"beam must be at least k = {k}, or 0 for all prefixes, got {beam}")
         self._check_diverged()

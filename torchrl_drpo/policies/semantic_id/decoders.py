@@ -212,12 +212,12 @@ class _Block(nn.Module):
         keys = key if keys is None else torch.cat([keys, key], 2)
         values = value if values is None else torch.cat([values, value], 2)
         seen = F.scaled_dot_product_attention(*map(self._by_head, (query, keys, values)))
-        entry = entry + self.out(seen.transpose(-2, -3).flatten(-2).squeeze(2))
+        entry = entry + self.out(seen.transpose(1, 2).flatten(1).view_as(entry))
         return entry + self.network(self.between(entry)), keys, values
 
     def _by_head(self, places: Tensor) -> Tensor:
-        """``[N, K, S, D]`` as ``[N, K, heads, S, D / heads]``."""
-        return places.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        """``[N, K, S, D]`` as ``[N K, heads, S, D / heads]``."""
+        return places.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def make_decoder(
