@@ -14,6 +14,7 @@ from torchrl_drpo.policies.encoders import (
     ObservationEncoder,
 )
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
+from torchrl_drpo.policies.listing import PolicyLists
 from torchrl_drpo.policies.retrieval import (
     RetrievalPolicy,
     VectorRows,
@@ -32,6 +33,7 @@ __all__ = [
     "HistoryPooling",
     "MIPSDecoder",
     "ObservationEncoder",
+    "PolicyLists",
     "RetrievalPolicy",
     "StateVector",
     "VectorRows",

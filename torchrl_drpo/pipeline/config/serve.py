@@ -1,4 +1,4 @@
-"""The settings of the commands that take a trained policy: ``drpo evaluate`` and ``recommend``."""
+"""The settings of the commands that take a trained policy: evaluate, recommend and export."""
 
 from __future__ import annotations
 
@@ -156,3 +156,33 @@ class RecommendConfig:
             )
         if self.sample and self.index != "exact":
             raise ValueError("--sample draws from all items; leave --index out")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a trained policy as a graph that runs without this package.
+
+    Attributes:
+        checkpoint: directory of a trained policy, as `drpo train` writes it.
+        out: the folder: graphs, item ids, and a manifest with inputs, outputs and digests.
+        k: length of the lists.
+        beam: of a policy over semantic IDs: prefixes kept from a code to the next; 0 for all.
+        exclude: so many items can be left out for a user, an input of its own; 0 for none.
+        formats: pt2 is torch.export's own archive; onnx needs the extra [onnx].
+        json: print the manifest.
+    """
+
+    checkpoint: Path
+    out: Path
+    k: int = 10
+    beam: int | None = None
+    exclude: int = 0
+    formats: tuple[Literal["pt2", "onnx"], ...] = ("pt2",)
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.exclude < 0 or (self.beam is not None and self.beam < 0):
+            raise ValueError(
+                "--k must be at least 1, --exclude and --beam at least 0, got "
+                f"{self.k}, {self.exclude} and {self.beam}"
+            )
