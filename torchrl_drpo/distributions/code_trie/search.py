@@ -228,12 +228,18 @@ def exact_search(
 
 def _rank(ordered: Tensor, values: Tensor) -> Tensor:
     """How many of a row's ``[N, E]`` ordered numbers lie below its values ``[N, M]``."""
-    if not torch.compiler.is_exporting():
-        return torch.searchsorted(ordered, values)
-    # Halving by gathers alone, which every runtime of exported graphs has.
+    if torch.compiler.is_exporting():  # not every runtime of graphs has searchsorted
+        return rank_by_halving(ordered, values)
+    return torch.searchsorted(ordered, values)
+
+
+def rank_by_halving(ordered: Tensor, values: Tensor) -> Tensor:
+    """``torch.searchsorted`` by gathers alone."""
     count = ordered.shape[1]
     low = torch.zeros_like(values)
-    step = 1 << max(0, count.bit_length() - 1)
+    if not count:
+        return low
+    step = 1 << (count.bit_length() - 1)
     while step:
         probe = (low + step - 1).clamp(max=count - 1)
         below = (low + step <= count) & (ordered.gather(1, probe) < values)
