@@ -60,7 +60,7 @@ class CodeTables(nn.Module):
         return F.embedding(code, self.inputs[level])
 
 
-def _of_parents(values: Tensor, parent: Tensor) -> Tensor:
+def of_parents(values: Tensor, parent: Tensor) -> Tensor:
     """The entries ``[N, K', ...]`` that new prefixes inherit of ``[N, K, ...]``."""
     index = parent.view(*parent.shape, *(1 for _ in values.shape[2:]))
     return values.gather(1, index.expand(*parent.shape, *values.shape[2:]))
@@ -123,7 +123,7 @@ class GRUDecoder(nn.Module):
 
     def advance(self, memory: Tensor, parent: Tensor, code: Tensor, level: int) -> Tensor:
         """States after one more code, ``[N, K', D]``."""
-        before = _of_parents(memory, parent)
+        before = of_parents(memory, parent)
         after = self.cell(self.codes.embed(code, level).flatten(0, 1), before.flatten(0, 1))
         return after.view_as(before)
 
@@ -179,7 +179,7 @@ class TransformerDecoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The memory with the code's place at the end."""
         entry = self.codes.embed(code, level) + self.places[level + 1]
-        return self._through(entry, [_of_parents(each, parent) for each in memory[1:]])
+        return self._through(entry, [of_parents(each, parent) for each in memory[1:]])
 
     def _through(self, entry: Tensor, cached: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         kept: list[Tensor] = []
