@@ -16,7 +16,16 @@ ROOT = Path(__file__).parents[1]
 CALLED = {"PIL": "pillow", "markdown_it": "markdown-it-py"}
 OURS = {"torchrl_drpo", "torchrl_drpo_kernels"}
 #: Offered where a user has them: their absence is caught, and said by name.
-WHERE_PRESENT = {"pandas", "polars", "datasets", "fsspec"}
+WHERE_PRESENT = {
+    "pandas",
+    "polars",
+    "datasets",
+    "fsspec",
+    "faiss",
+    "onnxruntime",
+    "onnxscript",
+    "transformers",
+}
 
 
 def imported(folder: Path) -> dict[str, Path]:

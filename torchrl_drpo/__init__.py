@@ -47,7 +47,7 @@ _HOME = {
         "make_semantic_id_actor",
         "make_slate_actor",
     ),
-    "torchrl_drpo.policies.decoding": ("MIPSDecoder",),
+    "torchrl_drpo.policies.decoding": ("FaissDecoder", "MIPSDecoder"),
     "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
     "torchrl_drpo.rewards": ("CrossFittedReward",),
     "torchrl_drpo.envs": ("RecSimEnv",),
@@ -107,5 +107,6 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor
     from torchrl_drpo.policies import make_semantic_id_actor as make_semantic_id_actor
     from torchrl_drpo.policies import make_slate_actor as make_slate_actor
+    from torchrl_drpo.policies.decoding import FaissDecoder as FaissDecoder
     from torchrl_drpo.policies.decoding import MIPSDecoder as MIPSDecoder
     from torchrl_drpo.rewards import CrossFittedReward as CrossFittedReward

@@ -62,9 +62,14 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.pipeline.evaluate:command",
     ),
     "recommend": Command(
-        "list the items that a trained policy recommends to a user",
+        "list the items that a trained policy recommends: a user, a file of users, a service",
         "torchrl_drpo.pipeline.config.serve:RecommendConfig",
         "torchrl_drpo.pipeline.recommend:command",
+    ),
+    "export": Command(
+        "write a trained policy as a torch.export or ONNX graph that runs without this package",
+        "torchrl_drpo.pipeline.config.serve:ExportConfig",
+        "torchrl_drpo.pipeline.export:command",
     ),
     "cost": Command(
         "print what a training step among many GPUs costs on paper: bytes, operations, time",

@@ -144,6 +144,28 @@ class Catalogue:
             return -1
         return int(self.encode([raw], unknown="missing")[0])
 
+    def find_all(self, raws: Sequence[int | str]) -> Tensor:
+        """Numbers of raw ids, int64 ``[n]``, each as :meth:`find` says.
+
+        >>> Catalogue([7, 10]).find_all(["10", 7, "07"])
+        tensor([ 1,  0, -1])
+        """
+        out = np.full(len(raws), -1, dtype=np.int64)
+        places, wanted = [], []
+        for place, raw in enumerate(raws):
+            if self.is_integer and isinstance(raw, str):
+                if not _CANONICAL.fullmatch(raw):
+                    continue
+                raw = int(raw)
+            if isinstance(raw, int | np.integer) != self.is_integer:
+                continue
+            fits = _is_unicode(raw) if isinstance(raw, str) else _INT64.min <= raw <= _INT64.max
+            if fits:
+                places.append(place)
+                wanted.append(raw)
+        out[places] = self.encode_flat(wanted, unknown="missing")
+        return torch.from_numpy(out)
+
     def decode(self, numbers: Any) -> list[Any]:
         """Raw ids of a flat sequence of numbers; raises ``IndexError`` outside [0, n)."""
         if isinstance(numbers, Tensor):

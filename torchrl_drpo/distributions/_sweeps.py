@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype
+from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype, scaled_logits
 
 from torchrl_drpo.distributions._tiles import finite_or_zero, row_blocks, score_tiles
 from torchrl_drpo.functional.checks import is_finite
 from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.functional.sampling import DrawnLists, draw_lists, nucleus
+
+#: Scores that lists are drawn from at a time, as a whole: 32 MiB of float64, some of them at once.
+_DRAWN_FROM = 1 << 22
 
 
 def check_scores(found: Tensor | None, first_row: int = 0) -> None:
@@ -137,7 +141,7 @@ def sample(
 
 
 @torch.no_grad()
-def sample_lists(
+def draw_in_order(
     hidden: Tensor, items: Tensor, bias: Tensor | None, inverse_temperature: float, *, k: int
 ) -> Tensor:
     """Draws k items without replacement a row, in the order of the draws, int64 ``[N, k]``.
@@ -163,3 +167,37 @@ def sample_lists(
         check_scores(highest, rows.start)
         out[rows] = where.masked_fill(top == -torch.inf, -1)
     return out
+
+
+@torch.no_grad()
+def sample_lists(
+    hidden: Tensor,
+    items: Tensor,
+    bias: Tensor | None,
+    inverse_temperature: float,
+    *,
+    k: int,
+    top_p: float,
+    exclude: Tensor | None,
+    generator: torch.Generator | None,
+) -> DrawnLists:
+    """Draws lists of ``k`` different items a row; see ``CatalogueCategorical.sample_lists``."""
+    step = max(1, _DRAWN_FROM // len(items))
+    parts = []
+    for start in range(0, max(1, len(hidden)), step):
+        scores = scaled_logits(hidden[start : start + step], items, bias, inverse_temperature)
+        check_scores(scores.logsumexp(-1), start)
+        if exclude is not None:
+            own = exclude if exclude.ndim == 1 else exclude[start : start + step]
+            scores = without(scores, own)
+        parts.append(draw_lists(nucleus(scores, top_p, least=k), k, generator))
+    return DrawnLists(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def without(scores: Tensor, exclude: Tensor) -> Tensor:
+    """Scores ``[N, V]`` with -inf at items ``[E]`` or ``[N, E]``; those outside are padding."""
+    count = scores.shape[1]
+    outside = (exclude < 0) | (exclude >= count)
+    place = torch.where(outside, count, exclude).expand(len(scores), -1)
+    wider = torch.nn.functional.pad(scores, (0, 1))  # one more place, for padding
+    return wider.scatter_(1, place, -math.inf)[:, :count]

@@ -26,6 +26,8 @@ from torchrl_drpo.distributions._parameters import (
     integers,
     of_one_type,
 )
+from torchrl_drpo.functional.checks import check_positive
+from torchrl_drpo.functional.sampling import DrawnLists
 
 
 class TopK(NamedTuple):
@@ -189,6 +191,57 @@ class CatalogueCategorical(OverItems):
         values, indices = _sweeps.topk(self._rows, *self._rest, k=k)
         shape = (*self.batch_shape, k)
         return TopK(values.reshape(shape), indices.reshape(shape))
+
+    def sample_lists(
+        self,
+        k: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        exclude: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DrawnLists:
+        """Draws ``k`` different items a row, with the true propensity of each; detached.
+
+        Scores of some rows at a time exist as a whole, in float64.
+
+        Args:
+            k: length of the lists, in ``[1, V]``.
+            temperature: divides all logits once more; above 0.
+            top_p: draws from the nucleus, in (0, 1]: the likeliest items that reach this
+                probability together, and at least ``k``, so that a list is never short of items
+                that it could have had. See :func:`~torchrl_drpo.functional.sampling.nucleus`.
+            exclude: item numbers that must not be drawn, int64 ``[E]`` or ``[*B, E]``; those
+                outside the catalogue, such as -1, are padding.
+            generator: of the draws.
+
+        Returns:
+            Items ``[*B, k]`` and log-probabilities of each given those before it.
+
+        Raises:
+            ValueError: for numbers out of range, or on the CPU a row without a distribution.
+
+        >>> policy = CatalogueCategorical(torch.zeros(1, 2), torch.randn(5, 2))
+        >>> policy.sample_lists(3, exclude=torch.tensor([4])).log_probs.exp()
+        tensor([[0.2500, 0.3333, 0.5000]], dtype=torch.float64)
+        """
+        if not 1 <= k <= self.num_items:
+            raise ValueError(f"k must lie in [1, {self.num_items}] (the catalogue), got {k}")
+        check_positive("temperature", temperature)
+        if exclude is not None and exclude.ndim > 1:
+            if exclude.shape[:-1] != self.batch_shape:
+                raise ValueError(
+                    f"exclude must have shape [E] or {[*self.batch_shape, 'E']}, got "
+                    f"{tuple(exclude.shape)}"
+                )
+            exclude = exclude.reshape(-1, exclude.shape[-1])
+        items, bias, inverse_temperature = self._rest
+        with torch.no_grad():
+            drawn = _sweeps.sample_lists(
+                self._rows, items, bias, inverse_temperature / temperature,
+                k=k, top_p=top_p, exclude=exclude, generator=generator,
+            )  # fmt: skip
+        return DrawnLists(*(each.reshape(*self.batch_shape, k) for each in drawn))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All item indices, shape ``[V, *B]``, or ``[V, 1, ...]`` unless ``expand``."""

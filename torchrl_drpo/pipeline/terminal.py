@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,11 @@ def show(table: Table) -> None:
 def say(message: str) -> None:
     """Prints one line to stdout."""
     print(message)  # noqa: T201
+
+
+def note(message: str) -> None:
+    """Prints one line to stderr: what is of interest beside the results."""
+    print(message, file=sys.stderr)  # noqa: T201
 
 
 def print_json(data: Any) -> None:

@@ -5,7 +5,7 @@ from torchrl_drpo.policies.catalogue import (
     catalogue_policy,
     make_catalogue_actor,
 )
-from torchrl_drpo.policies.decoding import MIPSDecoder
+from torchrl_drpo.policies.decoding import FaissDecoder, MIPSDecoder
 from torchrl_drpo.policies.encoders import (
     EncoderConfig,
     FeatureScaler,
@@ -15,6 +15,7 @@ from torchrl_drpo.policies.encoders import (
 )
 from torchrl_drpo.policies.gaussian import make_gaussian_actor
 from torchrl_drpo.policies.item_tables import ItemTableConfig
+from torchrl_drpo.policies.listing import PolicyLists
 from torchrl_drpo.policies.retrieval import (
     RetrievalPolicy,
     VectorRows,
@@ -33,12 +34,14 @@ from torchrl_drpo.policies.states import StateVector
 __all__ = [
     "CataloguePolicy",
     "EncoderConfig",
+    "FaissDecoder",
     "FeatureScaler",
     "HistoryEncoder",
     "HistoryPooling",
     "ItemTableConfig",
     "MIPSDecoder",
     "ObservationEncoder",
+    "PolicyLists",
     "RetrievalPolicy",
     "SemanticIDPolicy",
     "StateVector",

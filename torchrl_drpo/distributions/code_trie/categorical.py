@@ -9,16 +9,23 @@ from torch import Tensor
 
 from torchrl_drpo.distributions._over_items import OverItems
 from torchrl_drpo.distributions._sweeps import check_scores
-from torchrl_drpo.distributions.code_trie import search, walk
+from torchrl_drpo.distributions.code_trie import draws, search, walk
 from torchrl_drpo.distributions.code_trie.decoder import CodeDecoder
 from torchrl_drpo.distributions.code_trie.search import Excluded, SearchedTopK
 from torchrl_drpo.distributions.code_trie.trie import CodeTrie
 from torchrl_drpo.distributions.code_trie.walk import CodePolicy
+from torchrl_drpo.functional.checks import check_positive
+from torchrl_drpo.functional.sampling import DrawnLists
 
 #: Inner nodes of a trie up to which ``topk`` and ``entropy`` are exact unless told otherwise.
 EXACT_NODES = 4096
 #: Prefixes that a search keeps at least, unless told otherwise.
 USUAL_BEAM = 64
+
+
+def usual_beam(trie: CodeTrie, k: int) -> int:
+    """The beam of lists of ``k`` items unless one is asked for; 0 is all prefixes, exactly."""
+    return 0 if trie.num_inner_nodes <= EXACT_NODES else max(4 * k, USUAL_BEAM)
 
 
 class TrieCategorical(OverItems):
@@ -185,8 +192,7 @@ class TrieCategorical(OverItems):
         if not 1 <= k <= self.num_items:
             raise ValueError(f"k must lie in [1, {self.num_items}] (the catalogue), got {k}")
         if beam is None:
-            exact = self.trie.num_inner_nodes <= EXACT_NODES
-            beam = 0 if exact else max(4 * k, USUAL_BEAM)
+            beam = usual_beam(self.trie, k)
         if beam and beam < k:
             raise ValueError(f"beam must be at least k = {k}, or 0 for all prefixes, got {beam}")
         self._check_diverged()
@@ -197,6 +203,46 @@ class TrieCategorical(OverItems):
             found = search.exact_search(self._policy, self._rows, k, excluded)
         values, indices = (each.reshape(*self.batch_shape, k) for each in found[:2])
         return SearchedTopK(values, indices, found.pruned.reshape(self.batch_shape))
+
+    def sample_lists(
+        self,
+        k: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        exclude: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DrawnLists:
+        """Draws ``k`` different items a row, with the true propensity of each; detached.
+
+        Temperature and nucleus are those of **every step of the walk**: of the choice of each code
+        among those that still lead to an item, and of the item among those of its semantic ID. So
+        with either of them the law is another one than tempering or cutting the probabilities of
+        whole items, and the propensities are its own, exactly.
+
+        Args:
+            k: length of the lists, in ``[1, V]``.
+            temperature: divides all logits once more; above 0.
+            top_p: in (0, 1]; see :func:`~torchrl_drpo.functional.sampling.nucleus`.
+            exclude: as for :meth:`topk`.
+            generator: of the draws.
+
+        Returns:
+            Items ``[*B, k]`` and log-probabilities of each given those before it.
+
+        Raises:
+            ValueError: for numbers out of range, or on the CPU a row whose logits are not finite.
+        """
+        if not 1 <= k <= self.num_items:
+            raise ValueError(f"k must lie in [1, {self.num_items}] (the catalogue), got {k}")
+        check_positive("temperature", temperature)
+        rows = None if exclude is None else self._rows_of(exclude)
+        self._check_diverged()
+        policy = self._policy
+        policy = policy._replace(inverse_temperature=policy.inverse_temperature / temperature)
+        options = {"top_p": top_p, "exclude": rows, "generator": generator}
+        drawn = draws.sample_lists(policy, self._rows, k, **options)
+        return DrawnLists(*(each.reshape(*self.batch_shape, k) for each in drawn))
 
     @torch.no_grad()
     def entropy(self, num_samples: int = 64) -> Tensor:

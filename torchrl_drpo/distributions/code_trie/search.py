@@ -54,7 +54,7 @@ class Excluded:
 
     def rows(self, part: slice) -> Excluded:
         """Those of some rows."""
-        if len(self._place) == 1:
+        if part == slice(None) or self._place.shape[0] == 1:
             return self
         new = object.__new__(Excluded)
         new._trie, new._place = self._trie, self._place[part]
@@ -63,14 +63,14 @@ class Excluded:
     def leaves_nothing_below(self, node: Tensor, level: int) -> Tensor:
         """Which nodes ``[N, ...]`` have no item left, bool of that shape."""
         begin, end = (each.flatten(1).contiguous() for each in self._trie.spans(node, level))
-        place = self._place.expand(len(node), -1).contiguous()
-        gone = torch.searchsorted(place, end) - torch.searchsorted(place, begin)
+        place = self._place.expand(node.shape[0], -1).contiguous()
+        gone = _rank(place, end) - _rank(place, begin)
         return (gone == end - begin).view(node.shape)
 
     def without(self, score: Tensor) -> Tensor:
         """Scores of all places ``[N, V]``, -inf at those that must not come back."""
         count = score.shape[1]
-        place = self._place.clamp(max=count).expand(len(score), -1)
+        place = self._place.clamp(max=count).expand(score.shape[0], -1)
         wider = torch.nn.functional.pad(score, (0, 1))  # one more place, for padding
         return wider.scatter_(1, place, -torch.inf)[:, :count]
 
@@ -103,7 +103,7 @@ def _search(
     policy: CodePolicy, hidden: Tensor, k: int, beam: int, excluded: Excluded | None
 ) -> SearchedTopK:
     decoder, trie = policy.decoder, policy.trie
-    node = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+    node = torch.zeros(hidden.shape[0], 1, dtype=torch.long, device=hidden.device)
     score = pruned = None
     memory = decoder.start(hidden)
     for level in range(trie.num_levels):
@@ -131,7 +131,7 @@ def _search(
     else:
         node = trie.children_of(node, trie.num_levels).node.squeeze(-1)
     if pruned is None:
-        pruned = score.new_full((len(hidden),), -torch.inf)
+        pruned = score.new_full((hidden.shape[0],), -torch.inf)
     return _listed(trie, score[:, :k], node[:, :k], k, pruned)
 
 
@@ -178,14 +178,14 @@ def place_log_probs(policy: CodePolicy, hidden: Tensor) -> Tensor:
         scores = logits[:, 0 if alike else parent, code]
         score = _among_siblings(policy, scores, parent, trie, level, score)
         if level + 1 < trie.num_levels:
-            rows = len(hidden), len(code)
+            rows = hidden.shape[0], code.shape[0]
             memory = decoder.advance(memory, parent.expand(rows), code.expand(rows), level)
     assert score is not None
     parent = trie.parent_of_each(trie.num_levels).long()
     if not policy.item_level_decides:
         return score[:, parent]
     place = torch.arange(len(parent), device=hidden.device)
-    scores = policy.item_scores(place).expand(len(hidden), -1)
+    scores = policy.item_scores(place).expand(hidden.shape[0], -1)
     return _among_siblings(policy, scores, parent, trie, trie.num_levels, score)
 
 
@@ -202,7 +202,7 @@ def _among_siblings(
     scores = scores * policy.inverse_temperature
     parents = 1 if level == 0 else trie.num_nodes(level - 1)
     index = parent.expand_as(scores)
-    most = scores.new_full((len(scores), parents), -torch.inf)
+    most = scores.new_full((scores.shape[0], parents), -torch.inf)
     most = most.scatter_reduce(1, index, scores.detach(), "amax")
     total = torch.zeros_like(most).index_add(1, parent, (scores - most[:, parent]).exp())
     found = scores - (most + total.log())[:, parent]
@@ -222,13 +222,38 @@ def exact_search(
         if excluded is not None:
             score = excluded.rows(rows).without(score)
         best, place = score.topk(min(k, score.shape[1]), 1)
-        nothing = best.new_full((len(best),), -torch.inf)
+        nothing = best.new_full((best.shape[0],), -torch.inf)
         parts.append(_listed(trie, best, place, k, nothing))
     return SearchedTopK(*map(torch.cat, zip(*parts, strict=True)))
 
 
+def _rank(ordered: Tensor, values: Tensor) -> Tensor:
+    """How many of a row's ``[N, E]`` ordered numbers lie below its values ``[N, M]``."""
+    if torch.compiler.is_exporting():  # not every runtime of graphs has searchsorted
+        return rank_by_halving(ordered, values)
+    return torch.searchsorted(ordered, values)
+
+
+def rank_by_halving(ordered: Tensor, values: Tensor) -> Tensor:
+    """``torch.searchsorted`` by gathers alone."""
+    count = ordered.shape[1]
+    low = torch.zeros_like(values)
+    if not count:
+        return low
+    step = 1 << (count.bit_length() - 1)
+    while step:
+        probe = (low + step - 1).clamp(max=count - 1)
+        below = (low + step <= count) & (ordered.gather(1, probe) < values)
+        low = torch.where(below, low + step, low)
+        step //= 2
+    return low
+
+
 def _blocks(hidden: Tensor, numbers: int) -> Iterator[tuple[slice, Tensor]]:
     """Rows that are searched together, where each takes so many numbers."""
+    if torch.compiler.is_compiling():  # a graph has as many rows as it is given
+        yield slice(None), hidden
+        return
     budget = NUMBERS_AT_A_TIME["cpu" if hidden.device.type == "cpu" else "accelerator"]
     step = max(1, budget // numbers)
     for start in range(0, max(1, len(hidden)), step):

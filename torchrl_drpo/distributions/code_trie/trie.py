@@ -84,16 +84,17 @@ class CodeTrie(nn.Module):
         self._build(self.codes)
 
     @torch.no_grad()
-    def _build(self, codes: Tensor, places: Tensor | None = None) -> None:
-        """Makes the levels; of the items at ``places`` alone, if these are given."""
-        dense, sizes = _numbered_from_zero(codes)
-        self.sizes = sizes
-        chosen = torch.arange(len(codes), device=codes.device) if places is None else places
-        order = chosen[_lexicographic(dense[chosen])]
-        rows = dense[order]
+    def _build(self, codes: Tensor) -> None:
+        """Makes the levels."""
+        dense, self.sizes = _numbered_from_zero(codes)
+        order = _lexicographic(dense)
+        self._make_levels(order, dense[order])
+
+    def _make_levels(self, order: Tensor, rows: Tensor) -> None:
+        """Makes the levels of items in lexicographic order, ``[n]``, and their codes ``[n, T]``."""
         changed = torch.ones_like(rows, dtype=torch.bool)
         changed[1:] = (rows[1:] != rows[:-1]).cumsum(1) > 0  # in this code, or in one before it
-        place = torch.arange(len(rows), device=codes.device)
+        place = torch.arange(len(rows), device=rows.device)
         parent, parents = torch.zeros_like(place), 1
         widths = []
         for level in range(self.num_levels):
@@ -107,7 +108,7 @@ class CodeTrie(nn.Module):
         widths.append(self._level(self.num_levels, parent, parents))
         self.widths = tuple(widths)
         self._keep("item_at", order)
-        place_of = place.new_full((len(codes),), -1)
+        place_of = place.new_full((self.num_items,), -1)
         place_of[order] = place
         self._keep("place_of", place_of)
 
@@ -201,22 +202,31 @@ class CodeTrie(nn.Module):
         begin = self._at("items_from", level)
         return begin[node].long(), begin[node + 1].long()
 
+    @torch.no_grad()
     def restrict(self, items: Tensor) -> CodeTrie:
         """A trie of some items only, under the numbers that they have here.
+
+        It costs what these items cost, not what the catalogue does: they are in order already.
 
         Args:
             items: item numbers, int64 ``[n]``, in any order.
 
         Raises:
-            ValueError: without items, or for a number outside the catalogue.
+            ValueError: without items, or for a number that is not in this trie.
         """
-        outside = (items < 0) | (items >= self.num_items)
-        if not items.numel() or bool(outside.any()):
-            what = int(items[outside][0]) if items.numel() else "none at all"
-            raise ValueError(f"items must lie in [0, {self.num_items}), got {what}")
+        known = (items >= 0) & (items < self.num_items)
+        place = torch.where(known, self.place_of[torch.where(known, items, 0)].long(), -1)
+        if not items.numel() or bool((place < 0).any()):
+            what = int(items[place < 0][0]) if items.numel() else "none at all"
+            raise ValueError(
+                f"items must be some of this trie's, in [0, {self.num_items}), got {what}"
+            )
+        order = self.items(place.unique())
+        path = self.path(order)[: self.num_levels]
+        codes = [self.code_of_each(level)[node].long() for level, node in enumerate(path)]
         new = CodeTrie(None, num_items=self.num_items, sizes=self.sizes)
         new.codes = self.codes
-        new._build(self.codes, items.unique())
+        new._make_levels(order, torch.stack(codes, 1))
         return new
 
     def _load_from_state_dict(

@@ -157,7 +157,7 @@ class CatalogueScores:
         """``count`` draws of k items each, ``[count, *B, k]``: the best after Gumbel noise."""
         policy = self.policy
         drawn = [
-            _sweeps.sample_lists(policy._rows, *policy._rest, k=k).reshape(*self.batch_shape, k)
+            _sweeps.draw_in_order(policy._rows, *policy._rest, k=k).reshape(*self.batch_shape, k)
             for _ in range(count)
         ]
         shape = (count, *self.batch_shape, k)

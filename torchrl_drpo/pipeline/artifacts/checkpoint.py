@@ -60,7 +60,7 @@ class PolicyCheckpoint:
     @property
     def has_index(self) -> bool:
         """Whether its lists are those of an inner product with item vectors."""
-        return not isinstance(_policy_of(self.actor), SemanticIDPolicy)
+        return not isinstance(policy_of(self.actor), SemanticIDPolicy)
 
     @property
     def history_columns(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class PolicyCheckpoint:
         Raises:
             ValueError: for a policy over semantic IDs, which has none.
         """
-        policy = _policy_of(self.actor)
+        policy = policy_of(self.actor)
         if isinstance(policy, SemanticIDPolicy):
             raise ValueError(
                 "a policy over semantic IDs has no item index: it finds items code by code; ask "
@@ -85,7 +85,7 @@ class PolicyCheckpoint:
 
     def ranking(self) -> Ranking:
         """What gives lists at states: the index's search, or that over semantic IDs."""
-        policy = _policy_of(self.actor)
+        policy = policy_of(self.actor)
         if not isinstance(policy, SemanticIDPolicy):
             return self.index().top_k
 
@@ -98,7 +98,7 @@ class PolicyCheckpoint:
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """Vectors of all items, as far as the policy has any, ``[V, D]``."""
-        policy = _policy_of(self.actor)
+        policy = policy_of(self.actor)
         if isinstance(policy, SemanticIDPolicy):
             return policy.embed(torch.arange(len(self.items)))
         index = self.index()
@@ -125,30 +125,64 @@ class PolicyCheckpoint:
         Raises:
             ValueError: for items without the times that the policy reads.
         """
-        window = self._windowed(history, -1)
-        observation = {"history": window}
+        one = (None if each is None else each.view(1, -1) for each in (context, features))
+        return self.states(
+            self._windowed(history, -1),
+            *one,
+            times=None if times is None else self._windowed(times, 0),
+            feedback=None if feedback is None else self._windowed(feedback, 0),
+        )[0]
+
+    @torch.no_grad()
+    def states(
+        self,
+        history: Tensor,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
+        times: Tensor | None = None,
+        feedback: Tensor | None = None,
+    ) -> Tensor:
+        """The policy's states ``[B, D]`` for many users.
+
+        Args:
+            history: item numbers, oldest first, int64 ``[B, L]`` with L the :attr:`window`; -1
+                pads.
+            context: ``[B, C]``; all unknown by default.
+            features: ``[B, F]``; the training rows' mean by default.
+            times: when the items were logged, int64 ``[B, L]``, where the policy reads it.
+            feedback: what they were worth, ``[B, L]``, likewise; the training rows' mean by
+                default.
+
+        Raises:
+            ValueError: for items without the times that the policy reads.
+        """
+        rows, observation = len(history), {"history": history}
         if "time" in self.history_columns:
-            if times is None and len(history):
+            if times is None and bool((history >= 0).any()):
                 raise ValueError(
                     "the policy reads how much time lies between the items of a history, and for "
                     "these items there are no times; name a user of the log"
                 )
-            when = torch.zeros_like(history) if times is None else times
-            observation["history_time"] = self._windowed(when, 0)
+            observation["history_time"] = torch.zeros_like(history) if times is None else times
         if "feedback" in self.history_columns:
             if feedback is None:
-                feedback = _policy_of(self.actor).usual_feedback().expand(len(history))
-            observation["history_feedback"] = self._windowed(feedback, 0)
-        if self.model["context_sizes"]:
-            if context is None:
-                context = window.new_full((len(self.model["context_sizes"]),), -1)
-            observation["context"] = context.view(1, -1)
+                feedback = policy_of(self.actor).usual_feedback().expand(history.shape)
+            observation["history_feedback"] = feedback
+        if columns := len(self.model["context_sizes"]):
+            unknown = history.new_full((rows, columns), -1)
+            observation["context"] = unknown if context is None else context
         if self.model.get("num_features", 0):
             if features is None:
-                features = _policy_of(self.actor).usual_features()
-            observation["features"] = features.view(1, -1)
-        td = TensorDict({"observation": observation}, [1])
-        return self.actor.get_dist(td).hidden[0]
+                features = self.usual_features().expand(rows, -1)
+            observation["features"] = features
+        td = TensorDict({"observation": observation}, [rows])
+        return self.actor.get_dist(td).hidden
+
+    def usual_features(self) -> Tensor:
+        """What stands for features that are not known, ``[F]``."""
+        usual = policy_of(self.actor).usual_features()
+        assert usual is not None  # the policy reads features
+        return usual
 
     def _windowed(self, values: Tensor, padding: int) -> Tensor:
         """The latest of a history's numbers, ``[1, L]``."""
@@ -174,7 +208,7 @@ class PolicyCheckpoint:
             version=VERSION,
             facts={"policy": self.policy, "model": self.model, "facts": self.facts},
             tensors={
-                "policy": _policy_of(self.actor).state_dict(),
+                "policy": policy_of(self.actor).state_dict(),
                 "users": {
                     "items": self.users.items,
                     "offsets": self.users.offsets,
@@ -223,7 +257,7 @@ class PolicyCheckpoint:
                 f"{', '.join(KINDS)}"
             )
         actor = KINDS[kind].load_actor()(**model)
-        _policy_of(actor).load_state_dict(artifact.tensors("policy"))
+        policy_of(actor).load_state_dict(artifact.tensors("policy"))
         users = Catalogue(artifact.values("user_ids"))
         known = artifact.tensors("users")
         known.setdefault("features", torch.zeros(len(users), 0))  # written before there were any
@@ -250,7 +284,7 @@ def saved_fingerprint(directory: str | os.PathLike[str]) -> str | None:
     return facts.get("fingerprint")
 
 
-def _policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy | SemanticIDPolicy:
+def policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy | SemanticIDPolicy:
     """The module that owns the weights of an actor of any kind."""
     for module in actor.modules():
         if isinstance(module, CataloguePolicy | RetrievalPolicy | SemanticIDPolicy):

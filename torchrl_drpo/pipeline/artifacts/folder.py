@@ -33,6 +33,7 @@ def save_artifact(
     facts: Mapping[str, Any],
     tensors: Mapping[str, Mapping[str, Tensor]],
     lists: Mapping[str, list[Any]] | None = None,
+    files: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> Path:
     """Writes an artifact, or replaces the one that is there.
 
@@ -43,6 +44,7 @@ def save_artifact(
         facts: JSON data for the manifest itself.
         tensors: groups of named tensors, one safetensors file a group.
         lists: long JSON lists (raw ids), one file each.
+        files: what writes further files, by their names.
 
     Returns:
         The directory.
@@ -58,14 +60,15 @@ def save_artifact(
 
     writers = {f"{name}.safetensors": tensor_writer(group) for name, group in tensors.items()}
     writers |= {f"{name}.json": list_writer(values) for name, values in (lists or {}).items()}
+    writers |= files or {}
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    files = {name: _store(directory, name, write) for name, write in writers.items()}
+    stored = {name: _store(directory, name, write) for name, write in writers.items()}
     write_sealed_json(
-        directory / MANIFEST, {"kind": kind, "version": version, "files": files, **facts}
+        directory / MANIFEST, {"kind": kind, "version": version, "files": stored, **facts}
     )
-    _sweep(directory, {entry["path"] for entry in files.values()}, set(writers))
+    _sweep(directory, {entry["path"] for entry in stored.values()}, set(writers))
     return directory
 
 
@@ -105,7 +108,7 @@ class Artifact:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self._verified(f"{group}.safetensors")
+        path = self.path(f"{group}.safetensors")
         try:
             return load_file(path)
         except SafetensorError as error:
@@ -113,10 +116,15 @@ class Artifact:
 
     def values(self, name: str) -> list[Any]:
         """One of the long lists."""
-        values: list[Any] = read_json(self._verified(f"{name}.json"))
+        values: list[Any] = read_json(self.path(f"{name}.json"))
         return values
 
-    def _verified(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Where one of its files lies; its digest has been checked.
+
+        Raises:
+            ArtifactError: if it is not there, or not what was written.
+        """
         entry = self.facts.get("files", {}).get(name)
         if entry is None:
             raise ArtifactError(f"{self.directory / MANIFEST} names no {name}; was it edited?")

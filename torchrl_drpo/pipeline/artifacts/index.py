@@ -64,10 +64,14 @@ class ItemIndex:
             Logits and catalogue indices, ``[*B, k]`` each, best first; index -1 where the
             catalogue ran out.
         """
+        return self._decoder.decode(self.queries(hidden), k, exclude)
+
+    def queries(self, hidden: Tensor) -> Tensor:
+        """What is multiplied with the vectors at states ``[*B, D]``, float32 on the CPU."""
         hidden = hidden.float().cpu()
         if self.vectors.shape[1] > self.dim:
             hidden = torch.cat([hidden, torch.ones_like(hidden[..., :1])], -1)
-        return self._decoder.decode(hidden, k, exclude)
+        return hidden
 
     @cached_property
     def _decoder(self) -> MIPSDecoder:

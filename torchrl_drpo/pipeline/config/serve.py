@@ -1,4 +1,4 @@
-"""The settings of the commands that take a trained policy: ``drpo evaluate`` and ``recommend``."""
+"""The settings of the commands that take a trained policy: evaluate, recommend and export."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class RecommendConfig:
-    """Recommend items to one user of the log, or to somebody new.
+    """Recommend items to one user, to a file of users, or to whoever asks on standard input.
 
     Attributes:
         checkpoint: directory of a trained policy, as `drpo train` writes it.
@@ -99,6 +99,23 @@ class RecommendConfig:
             context column, in the schema's order, as in the log. One that the log does not hold
             counts as unknown.
         features: the same of the numeric features, in their raw units.
+        users: Parquet, CSV or text (one id a line) file of users, with columns of context and
+            features where these are another than the latest ones in the log. Needs --out.
+        out: the file that their lists are written to, Parquet or CSV by its name: user, rank,
+            item, score, and the propensity where lists are drawn.
+        serve: answer requests, a line of JSON each, on standard input: {"user": ..., "k": ...,
+            "history": [...], "context": [...], "features": [...], "exclude": [...], "allow":
+            [...], "sample": ..., "temperature": ..., "top_p": ...}, all of them optional.
+        exclude: items that must not come back.
+        allow: file of the only items that may: Parquet, CSV or text, one id a line.
+        sample: draw the lists instead of taking the best items, and say how likely each item was
+            at its place, given the items before it.
+        temperature: of the draws; divides the policy's logits (of a policy over semantic IDs:
+            those of every code).
+        top_p: draw from the likeliest items that reach this probability together (of a policy
+            over semantic IDs: at every code), at least k of them.
+        seed: of the draws; another one each time by default.
+        index: how the best items are found: exact, or an index of faiss, whose recall is said.
     """
 
     checkpoint: Path
@@ -109,3 +126,70 @@ class RecommendConfig:
     json: bool = False
     context: tuple[str, ...] = ()
     features: tuple[float, ...] = ()
+    users: Path | None = None
+    out: Path | None = None
+    serve: bool = False
+    exclude: tuple[str, ...] = ()
+    allow: Path | None = None
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    index: Literal["exact", "flat", "ivf", "hnsw"] = "exact"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        asked = {"user": self.user is not None, "users": self.users is not None}
+        asked["serve"] = self.serve
+        several = [f"--{name}" for name, given in asked.items() if given]
+        if len(several) > 1:
+            raise ValueError(f"{' and '.join(several)} exclude each other: ask for one of them")
+        if (self.users is None) != (self.out is None):
+            raise ValueError("--users and --out go together: whom to serve, and where to write")
+        if (self.users is not None or self.serve) and (self.context or self.features):
+            raise ValueError(
+                "--context and --features are of one user: give them in the file's columns, or in "
+                "each request"
+            )
+        if not 0 < self.temperature < float("inf") or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "--temperature must be above 0 and --top-p in (0, 1], got "
+                f"{self.temperature} and {self.top_p}"
+            )
+        if not self.sample and (self.temperature, self.top_p, self.seed) != (1.0, 1.0, None):
+            raise ValueError(
+                "--temperature, --top-p and --seed are of drawn lists: give --sample, too"
+            )
+        if self.sample and self.index != "exact":
+            raise ValueError("--sample draws from all items; leave --index out")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a trained policy as a graph that runs without this package.
+
+    Attributes:
+        checkpoint: directory of a trained policy, as `drpo train` writes it.
+        out: the folder: graphs, item ids, and a manifest with inputs, outputs and digests.
+        k: length of the lists.
+        beam: of a policy over semantic IDs: prefixes kept from a code to the next; 0 for all.
+        exclude: so many items can be left out for a user, an input of its own; 0 for none.
+        formats: pt2 is torch.export's own archive; onnx needs the extra [onnx].
+        json: print the manifest.
+    """
+
+    checkpoint: Path
+    out: Path
+    k: int = 10
+    beam: int | None = None
+    exclude: int = 0
+    formats: tuple[Literal["pt2", "onnx"], ...] = ("pt2",)
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.exclude < 0 or (self.beam is not None and self.beam < 0):
+            raise ValueError(
+                "--k must be at least 1, --exclude and --beam at least 0, got "
+                f"{self.k}, {self.exclude} and {self.beam}"
+            )

@@ -199,7 +199,8 @@ class HistoryEncoder(nn.Module):
         if self.config.kind == "transformer":
             return self.sequence(embedded, times, count)
         states = self._every(embedded, count, times)
-        return states.take_along_dim(count.view(-1, 1, 1), 1).squeeze(1)
+        place = count.view(-1, 1, 1).expand(-1, 1, states.shape[2])
+        return states.gather(1, place).squeeze(1)
 
     def _every(self, embedded: Tensor, count: Tensor, times: Tensor | None) -> Tensor:
         """What all beginnings of compact histories become, ``[B, L + 1, D]``."""
@@ -268,11 +269,12 @@ def _compacted(
     So a causal mask hides padding, and distances in place are distances in the history, wherever
     the padding was.
     """
-    order = (~mask).to(torch.uint8).argsort(stable=True)
+    place = torch.arange(mask.shape[-1], device=mask.device)
+    order = (place + mask.shape[-1] * ~mask).argsort()  # no two alike: any sort keeps their order
     count = mask.sum(-1)
-    there = torch.arange(mask.shape[-1], device=mask.device) < count.unsqueeze(-1)
-    embedded = embedded.take_along_dim(order.unsqueeze(-1), 1)
+    there = place < count.unsqueeze(-1)
+    embedded = embedded.gather(1, order.unsqueeze(-1).expand_as(embedded))
     embedded = torch.where(there.unsqueeze(-1), embedded, 0.0)
     if times is not None:
-        times = torch.where(there, times.take_along_dim(order, 1), 0)
+        times = torch.where(there, times.gather(1, order), 0)
     return embedded, count, times

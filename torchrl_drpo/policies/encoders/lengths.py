@@ -32,7 +32,7 @@ def in_lengths(encode: Encode, embedded: Tensor, count: Tensor, times: Tensor | 
         times: int64 ``[B, L]``, or ``None``.
     """
     rows, length = embedded.shape[:2]
-    if rows <= _TOGETHER or not reads_are_free(count):
+    if not reads_are_free(count) or rows <= _TOGETHER:
         return encode(embedded, count, times)
     lengths, order = count.sort()
     blocks = []

@@ -66,7 +66,7 @@ class HistoryGRU(nn.Module):
         Returns:
             Shape ``[B, L + 1, D]``.
         """
-        batch = len(embedded)
+        batch = embedded.shape[0]  # of len() an exported graph would make a constant
         begin = self.start.unsqueeze(1).expand(-1, batch, -1).contiguous()
         first = begin[-1].unsqueeze(1)
         if not embedded.numel():

@@ -95,7 +95,7 @@ class HistoryTransformer(nn.Module):
         """
         check_length(embedded.shape[1], self.length)
         x = embedded if self.enter is None else self.enter(embedded)
-        x = torch.cat([self.start.expand(len(x), 1, -1), x], 1)
+        x = torch.cat([self.start.expand(x.shape[0], 1, -1), x], 1)
         bias = self._bias(x.shape[1], times).to(x.dtype)
         for block in self.blocks[:-1]:
             x = block(x, bias)
@@ -112,12 +112,20 @@ class HistoryTransformer(nn.Module):
             if times is None:
                 raise ValueError("this encoder reads times; give when each item happened")
             gap = (times.unsqueeze(2) - times.unsqueeze(1)).abs()
-            _, bucket = torch.frexp(gap.double() + 1.0)  # 1 + gap lies in [2^(b - 1), 2^b)
-            between = self.apart[:, (bucket - 1).clamp_max(_TIME_BUCKETS - 1).long()]
+            between = self.apart[:, _bucket(gap).clamp_max(_TIME_BUCKETS - 1).long()]
             bias = bias + F.pad(between, (1, 0, 1, 0)).movedim(0, 1)  # the start has no time
         elif times is not None:
             raise ValueError("this encoder reads no times; make it with times=True")
         return bias.masked_fill(behind < 0, -torch.inf)
+
+
+def _bucket(gap: Tensor) -> Tensor:
+    """The whole part of ``log2(1 + gap)``."""
+    if torch.compiler.is_exporting():  # not every runtime has frexp
+        limits = torch.tensor([2**power - 1 for power in range(1, 64)], device=gap.device)
+        return (gap.unsqueeze(-1) >= limits).sum(-1)
+    _, exponent = torch.frexp(gap.double() + 1.0)  # 1 + gap lies in [2^(e - 1), 2^e)
+    return exponent - 1
 
 
 class _Block(nn.Module):
@@ -146,10 +154,11 @@ class _Block(nn.Module):
         normed = self.norm_attention(x)
         asking = normed
         if last is not None:
-            place = last.view(-1, 1, 1)
-            x = x.take_along_dim(place, 1)
-            asking = normed.take_along_dim(place, 1)
-            bias = bias.expand(len(x), *bias.shape[1:]).take_along_dim(place.unsqueeze(1), 2)
+            place = last.view(-1, 1, 1).expand(-1, 1, x.shape[2])
+            asking = normed.gather(1, place)
+            bias = bias.expand(x.shape[0], *bias.shape[1:])
+            place_of_bias = last.view(-1, 1, 1, 1).expand(-1, bias.shape[1], 1, bias.shape[3])
+            bias, x = bias.gather(2, place_of_bias), x.gather(1, place)
         key, value = self._by_head(self.key_value(normed)).chunk(2, -1)
         attended = self._attend(self._by_head(self.query(asking)), key, value, bias)
         x = x + self._dropped(self.mix(attended.transpose(1, 2).flatten(2)))

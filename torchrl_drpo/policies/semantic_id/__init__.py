@@ -6,6 +6,7 @@ from torchrl_drpo.policies.semantic_id.decoders import (
     TransformerDecoder,
     make_decoder,
 )
+from torchrl_drpo.policies.semantic_id.language_model import LanguageModelDecoder
 from torchrl_drpo.policies.semantic_id.policy import (
     SemanticIDPolicy,
     make_semantic_id_actor,
@@ -14,6 +15,7 @@ from torchrl_drpo.policies.semantic_id.policy import (
 
 __all__ = [
     "GRUDecoder",
+    "LanguageModelDecoder",
     "ParallelDecoder",
     "SemanticIDPolicy",
     "TransformerDecoder",

@@ -60,7 +60,7 @@ class CodeTables(nn.Module):
         return F.embedding(code, self.inputs[level])
 
 
-def _of_parents(values: Tensor, parent: Tensor) -> Tensor:
+def of_parents(values: Tensor, parent: Tensor) -> Tensor:
     """The entries ``[N, K', ...]`` that new prefixes inherit of ``[N, K, ...]``."""
     rows, count = values.shape[:2]
     if count == 1:  # of the one prefix that there is: nothing is copied
@@ -132,15 +132,16 @@ class GRUDecoder(nn.Module):
         """
         cell, table = self.cell, self.codes.inputs[level]
         of_state = F.linear(memory, cell.weight_hh, cell.bias_hh)
-        if len(table) < code.numel():
+        exported = torch.compiler.is_compiling()  # where the number of rows is not known
+        if exported or len(table) < code.numel():
             of_code = F.embedding(code, F.linear(table, cell.weight_ih, cell.bias_ih))
         else:
             of_code = F.linear(F.embedding(code, table), cell.weight_ih, cell.bias_ih)
-        reset, update, new = _of_parents(of_state, parent).chunk(3, -1)
+        reset, update, new = of_parents(of_state, parent).chunk(3, -1)
         code_reset, code_update, code_new = of_code.chunk(3, -1)
         new = torch.tanh(code_new + torch.sigmoid(code_reset + reset) * new)
         kept = torch.sigmoid(code_update + update)
-        return torch.lerp(new, _of_parents(memory, parent), kept)
+        return torch.lerp(new, of_parents(memory, parent), kept)
 
 
 class TransformerDecoder(nn.Module):
@@ -194,7 +195,7 @@ class TransformerDecoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The memory with the code's place at the end."""
         entry = self.codes.embed(code, level) + self.places[level + 1]
-        return self._through(entry, [_of_parents(each, parent) for each in memory[1:]])
+        return self._through(entry, [of_parents(each, parent) for each in memory[1:]])
 
     def _through(self, entry: Tensor, cached: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         kept: list[Tensor] = []
@@ -227,12 +228,12 @@ class _Block(nn.Module):
         keys = key if keys is None else torch.cat([keys, key], 2)
         values = value if values is None else torch.cat([values, value], 2)
         seen = F.scaled_dot_product_attention(*map(self._by_head, (query, keys, values)))
-        entry = entry + self.out(seen.transpose(-2, -3).flatten(-2).squeeze(2))
+        entry = entry + self.out(seen.transpose(1, 2).flatten(1).view_as(entry))
         return entry + self.network(self.between(entry)), keys, values
 
     def _by_head(self, places: Tensor) -> Tensor:
-        """``[N, K, S, D]`` as ``[N, K, heads, S, D / heads]``."""
-        return places.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        """``[N, K, S, D]`` as ``[N K, heads, S, D / heads]``."""
+        return places.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def make_decoder(

@@ -43,7 +43,7 @@ class SemanticIDPolicy(nn.Module):
         context_sizes: Sequence[int] = (),
         hidden: Sequence[int] = (128,),
         pooling: Pooling = "recency",
-        head: Head = "gru",
+        head: Head | nn.Module = "gru",
         item_bias: bool = True,
         temperature: float = 1.0,
         item_vectors: bool = True,
@@ -63,7 +63,8 @@ class SemanticIDPolicy(nn.Module):
             device=device,
             config=encoder_config(encoder, tuple(hidden), pooling),
         )
-        self.decoder = make_decoder(head, trie.sizes, dim, device=device)
+        own_head = isinstance(head, nn.Module)
+        self.decoder = head if own_head else make_decoder(head, trie.sizes, dim, device=device)
         items = trie.num_items
         bias = nn.Parameter(torch.empty(items, device=device)) if item_bias else None
         self.register_parameter("bias", bias)
@@ -142,7 +143,7 @@ def make_semantic_id_actor(
     context_sizes: Sequence[int] = (),
     hidden: Sequence[int] = (128,),
     pooling: Pooling = "recency",
-    head: Head = "gru",
+    head: Head | nn.Module = "gru",
     item_bias: bool = True,
     temperature: float = 1.0,
     item_vectors: bool = True,
@@ -174,7 +175,8 @@ def make_semantic_id_actor(
         hidden: widths of the encoder's hidden layers; short for ``EncoderConfig(hidden=...)``.
         pooling: how a history becomes one vector; short for ``EncoderConfig(pooling=...)``.
         head: ``"gru"``, ``"transformer"`` or ``"parallel"`` (levels that do not look at each
-            other).
+            other); or a :class:`~torchrl_drpo.distributions.code_trie.CodeDecoder` of your own,
+            such as :class:`LanguageModelDecoder`, on ``device`` already.
         item_bias: whether items of one semantic ID have biases of their own; else they share
             its probability equally.
         temperature: divides the logits; above 0.

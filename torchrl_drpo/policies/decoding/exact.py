@@ -92,7 +92,7 @@ class MIPSDecoder(nn.Module):
         Raises:
             ValueError: if ``k`` or a shape does not fit, or ``exclude`` is not int64.
         """
-        self._check(query, k, exclude)
+        self.check(query, k, exclude)
         batch = query.shape[:-1]
         flat = query.reshape(-1, query.shape[-1]).to(_wide(self.items, query))
         if self.metric == "cosine":
@@ -129,7 +129,8 @@ class MIPSDecoder(nn.Module):
             index = torch.cat([index, where + start], -1).gather(-1, order)
         return best, index.masked_fill((best == -torch.inf) | best.isnan(), -1)
 
-    def _check(self, query: Tensor, k: int, exclude: Tensor | None) -> None:
+    def check(self, query: Tensor, k: int, exclude: Tensor | None) -> None:
+        """Raises ``ValueError`` unless these are arguments of :meth:`decode`."""
         width = self.items.shape[1]
         if query.ndim == 0 or query.shape[-1] != width or not query.is_floating_point():
             raise ValueError(
