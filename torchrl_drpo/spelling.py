@@ -1,4 +1,4 @@
-"""Names and texts that people read: what a misspelt one was meant to be, and safe to print."""
+"""Texts that people read: what a misspelt name was meant to be, counts, and safe to print."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_lower = {each.lower(): each for each in known}
     found = get_close_matches(name.lower(), by_lower, n=1)
     return f" (did you mean {by_lower[found[0]]!r}?)" if found else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """How many of something, for people.
+
+    Example:
+        >>> counted(1, "row"), counted(2_000, "row"), counted(0, "user")
+        ('1 row', '2,000 rows', '0 users')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def printable(text: str) -> str:

@@ -226,6 +226,30 @@ def test_a_kind_that_is_asked_for_is_drafted_or_refused(kind):
             draft_schema(log, kind=kind)
 
 
+def test_a_shop_of_german_columns_and_commas(tmp_path, capsys):
+    draw = np.random.default_rng(3)
+    days = pd.Timestamp("2024-02-01") + pd.to_timedelta(draw.integers(0, 60, N), unit="D")
+    prices = [f"{1_000 * k:,}.50".translate(str.maketrans(",.", ".,")) for k in range(1, N + 1)]
+    log = pd.DataFrame({"Kunde": draw.integers(0, 30, N), "Artikel": draw.integers(0, 20, N)})
+    log = log.assign(Datum=days.strftime("%d.%m.%Y"), Betrag=prices)
+    log.to_csv(tmp_path / "log.csv", sep=";", index=False)
+    assert main(["schema", str(tmp_path / "log.csv"), "--out", str(tmp_path / "s.json")]) == 0
+    said = capsys.readouterr().err
+    for role, name in {"user": "Kunde", "item": "Artikel"}.items():
+        assert f"{role}: {name!r}, so it is called" in said
+    assert "'Betrag' holds texts such as" in said
+    assert said.rstrip().endswith("--objectives bc")  # the others would refuse such a log
+
+
+def test_time_spent_is_told_from_the_length_of_the_item():
+    draw = np.random.default_rng(4)
+    length = draw.integers(90, 320, N)
+    log = frame(listener=draw.integers(0, 30, N), track=draw.integers(0, 20, N))
+    log = log.assign(seconds_played=length // 2, track_seconds=length)
+    expected = Percentile("seconds_played", by=("duration_bucket",), duration="track_seconds")
+    assert draft_schema(log).schema.quality == expected
+
+
 def test_what_cannot_be_drafted_is_said(tmp_path):
     with pytest.raises(ValueError, match="kind must be one of"):
         draft_schema(LOGS["MovieLens"][0], kind="likes")

@@ -67,6 +67,21 @@ def test_both_parts_and_what_is_cold_are_counted(log, settings):
     assert any("too few for numbers to mean much" in line for line in facts.warnings)
 
 
+def test_what_to_do_about_few_rows_fits_how_they_are_held_out(log, settings):
+    """More by a share where a share is asked for, and only where that would be more."""
+
+    def advice(frame, schema=SCHEMA, **split):
+        config = settings(frame, schema, **split)
+        (said,) = [line for line in SplitLog.open(config, config.output / "log").parts.warnings
+                   if "too few" in line]  # fmt: skip
+        return said
+
+    assert "Hold out more, by --test-share 0.2" in advice(log, test_days=1)
+    assert "log more" in advice(log, test_share=0.3)
+    named = log.assign(part=np.where(log.day < 19, "train", "test"))
+    assert "the column 'part'" in advice(named, SCHEMA.replace(split="part"))
+
+
 def test_the_table_has_all_rows_and_warm_ones(log, settings):
     config = settings(log, test_days=2)
     results = run_train(config)

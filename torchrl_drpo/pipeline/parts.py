@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
+from torchrl_drpo.spelling import counted
 
 #: Held-out rows, and best rows among them, below which a table is said to mean little: of 100
 #: best rows a hit rate of .25 is known to within .09.
 FEW_ROWS, FEW_GOOD = 1_000, 100
 #: Share of held-out rows of items that training never showed, from which it is said aloud.
 MANY_COLD = 0.1
+#: Share of held-out rows up to which holding out more is advised.
+SMALL_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ class PartCounts:
         return cls(len(quality), users, int(good), int(poor))
 
     def __str__(self) -> str:
-        users = f" of {self.users:,} users" if self.users else ""
-        return f"{self.rows:,} rows{users}, {self.good:,} of them good and {self.poor:,} poor"
+        users = f" of {counted(self.users, 'user')}" if self.users else ""
+        rows = counted(self.rows, "row")
+        return f"{rows}{users}, {self.good:,} of them good and {self.poor:,} poor"
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class PartFacts:
         cold_users: users of held-out rows who have no training row.
         constant: whether all training rows are worth the same.
         times: what is wrong with the log's times, None where nothing seems to be.
+        column: that says what is held out, None where none does.
     """
 
     held_out: str
@@ -108,6 +113,7 @@ class PartFacts:
     cold_users: int
     constant: bool = False
     times: str | None = None
+    column: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON data."""
@@ -116,13 +122,22 @@ class PartFacts:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What is learned from and what is judged by, a line each."""
-        users = f"; {self.cold_users:,} users are new" if self.cold_users else ""
+        users = f"; {counted(self.cold_users, 'new user')}" if self.cold_users else ""
+        rows, items = counted(self.cold_rows, "row"), counted(self.cold_items, "item")
         return (
             f"training: {self.train}",
-            f"held out ({self.held_out}): {self.test}; {self.cold_rows:,} rows "
-            f"({self.cold_rows / max(self.test.rows, 1):.1%}) are of {self.cold_items:,} items "
-            f"that training never showed{users}",
+            f"held out ({self.held_out}): {self.test}; {rows} "
+            f"({self.cold_rows / max(self.test.rows, 1):.1%}) of {items} that training never "
+            f"showed{users}",
         )
+
+    @property
+    def _to_hold_out_more(self) -> str:
+        if self.column is not None:
+            return f"Let the column {self.column!r} name more rows of 'test'."
+        if self.test.rows < 0.9 * SMALL_SHARE * (self.train.rows + self.test.rows):
+            return f"Hold out more, by --test-share {SMALL_SHARE} for one."
+        return "Of a log of this size a larger --test-share takes rows from training: log more."
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -132,8 +147,8 @@ class PartFacts:
             found.append(f"{self.times[0].upper()}{self.times[1:]}.")
         if self.test.rows < FEW_ROWS or (self.test.good < FEW_GOOD and not self.constant):
             found.append(
-                f"Only {self.test.rows:,} rows are held out, {self.test.good:,} of them good: too "
-                "few for numbers to mean much. Hold out more, by --test-share 0.2 for one."
+                f"Only {counted(self.test.rows, 'held-out row')}, {self.test.good:,} of them good: "
+                f"too few for numbers to mean much. {self._to_hold_out_more}"
             )
         if self.cold_rows > MANY_COLD * self.test.rows:
             share = self.cold_rows / self.test.rows
@@ -154,7 +169,7 @@ def check_parts(rows: Mapping[str, int], split: str | None) -> None:
     mend = (
         f"its split column {split!r} must name rows of 'train' and of 'test'"
         if split
-        else "hold out fewer or more, by --test-days, --test-start or --test-share"
+        else "hold out fewer or more, by --test-share 0.2 for one, or --test-days or --test-start"
     )
     counts = ", ".join(f"{name}: {count}" for name, count in rows.items())
     raise ValueError(f"the log has no rows in the part {absent[0]!r} ({counts}); {mend}")

@@ -180,6 +180,7 @@ class SplitLog:
             cold_users=strangers,
             constant=self.is_constant,
             times=self._times_of_a_wrong_unit(),
+            column=self.log.schema.split,
         )
 
     def _times_of_a_wrong_unit(self) -> str | None:
@@ -241,7 +242,7 @@ class SplitLog:
         if batch_size > len(buffer):
             raise ValueError(
                 f"batch_size is {batch_size} but the log has {len(buffer)} training rows; "
-                "ask for smaller batches"
+                f"ask for smaller batches, by --batch-size {max(1, len(buffer) // 8)} for one"
             )
         if not self.has_histories:
             buffer.append_transform(_EmptyHistory())

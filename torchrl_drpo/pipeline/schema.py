@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
+from torchrl_drpo.data import LogSchema, RewardFormula
 from torchrl_drpo.data.draft import draft_schema
 from torchrl_drpo.data.published import published_log
 from torchrl_drpo.pipeline.config.draft import SchemaDraftConfig
@@ -32,6 +33,11 @@ def run_schema(config: SchemaDraftConfig) -> None:
     print(  # noqa: T201
         f"wrote {config.out}; correct it there, then\n"
         f"  drpo validate --logs {log} --schema {out}\n"
-        f"  drpo train --logs {log} --schema {out}",
+        f"  drpo train --logs {log} --schema {out}{_objectives(schema)}",
         file=sys.stderr,
     )
+
+
+def _objectives(schema: LogSchema) -> str:
+    """What is asked for where every row is worth the same: others than imitation would refuse."""
+    return " --objectives bc" if schema.quality == RewardFormula("1") else ""

@@ -43,6 +43,7 @@ from torchrl_drpo.pipeline.scores import (
     policy_scores,
 )
 from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
+from torchrl_drpo.spelling import counted
 
 
 def command(config: TrainConfig) -> None:
@@ -57,10 +58,10 @@ def command(config: TrainConfig) -> None:
         print_json(results.to_json())
         return
     data = results.data
-    users = f" of {data['users']:,} users" if data["users"] else ""
+    users = f" of {counted(data['users'], 'user')}" if data["users"] else ""
     say(
-        f"{data['rows']:,} rows{users} and {data['items']:,} items "
-        f"({data['duplicates']:,} exact duplicates left out)"
+        f"{counted(data['rows'], 'row')}{users} and {counted(data['items'], 'item')} "
+        f"({counted(data['duplicates'], 'exact duplicate')} left out)"
     )
     if data["dropped"]:
         left = data["rows_read"] - data["rows"] - data["duplicates"]

@@ -90,6 +90,26 @@ def test_a_log_without_times_is_split_by_a_draw(frame):
         held_out(frame, schema, test_share=0.2, test_by="user")
 
 
+@pytest.mark.parametrize(("days", "expected"), [(2, 1), (3, 1), (4, 2), (6, 3), (20, 3)])
+def test_a_short_log_keeps_half_of_its_days_to_train_on(frame, days, expected):
+    short = frame.assign(t=np.arange(len(frame)) * days // len(frame) * 86_400)
+    assert held_out(short, test_days="auto") == held_out(short, test_days=expected)
+    dated = short.assign(d=pd.to_datetime(short.t, unit="s").dt.strftime("%Y-%m-%d"))
+    schema = LABELLED.replace(time=None, date="d")
+    assert held_out(dated, schema, test_days="auto") == held_out(short, test_days=expected)
+
+
+def test_rows_without_a_day_do_not_lengthen_a_log(frame):
+    dated = frame.assign(d=np.where(frame.row % 2, "2024-05-01", "2024-05-03"))
+    dated.loc[5, "d"] = "30 February"
+    schema = LABELLED.replace(time=None, date="d")
+    log = RecReplayBuffer.from_pandas(dated, schema, test_days="auto", bad_rows="drop")
+    assert log.report.first_test_day == "2024-05-03"
+    every = dated.assign(d="never")
+    with pytest.raises(LogError, match="no row is left"):
+        RecReplayBuffer.from_pandas(every, schema, test_days="auto", bad_rows="drop")
+
+
 def test_dates_alone_are_instants(frame):
     dated = frame.assign(d=pd.to_datetime(frame.t, unit="s").dt.strftime("%Y-%m-%d"))
     schema = LogSchema(item="i", date="d", quality="click", duplicates="keep", labels=("row",))
@@ -140,6 +160,7 @@ def test_a_part_without_rows_is_refused(frame):
     [
         ({"days": 2, "share": 0.2}, "give test_days or test_share, not both"),
         ({"days": 0}, "test_days must be at least 1, got 0"),
+        ({"days": "all"}, "test_days must be a number or 'auto', got 'all'"),
         ({"share": 1.0}, "test_share must lie in"),
         ({"share": 0.2, "by": "luck"}, "test_by must be one of time, user, random, got 'luck'"),
         ({"by": "user"}, "give test_share too"),

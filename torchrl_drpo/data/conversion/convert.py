@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torchrl_drpo.files import telling_full_disk
 
@@ -40,7 +40,7 @@ def convert_log(
     root: Path | str,
     schema: LogSchema,
     *,
-    test_days: int | None = None,
+    test_days: int | Literal["auto"] | None = None,
     test_start: str | None = None,
     test_share: float | None = None,
     test_by: str | None = None,
@@ -65,7 +65,8 @@ def convert_log(
         root: folder of the result. A folder with another conversion is left as it is unless
             ``overwrite`` is given, and then until the new one is complete.
         schema: what the columns mean.
-        test_days: the last so many days become the part ``"test"``, the others ``"train"``.
+        test_days: the last so many days become the part ``"test"``, the others ``"train"``;
+            ``"auto"``: three, or fewer where less than half of the log's days would be left.
         test_start: or: the first day of the test part, ``"YYYY-MM-DD"``.
         test_share: or: about this share of the rows, taken as
         test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's latest)

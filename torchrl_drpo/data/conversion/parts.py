@@ -32,7 +32,7 @@ class Parts:
         cls,
         split: Split,
         splits: Catalogue | None,
-        last_day: int | None,
+        days: tuple[int, int] | None,
         times: tuple[np.ndarray, np.ndarray] | None,
     ) -> Parts:
         """What ``split`` asks for, else the log's own split column.
@@ -40,14 +40,14 @@ class Parts:
         Args:
             split: checked against the schema.
             splits: the names in the split column, None without one.
-            last_day: the log's last day, None where it has none.
+            days: the log's first and last day since 1970, None where it has none.
             times: some of the log's instants, ascending, and the rows at each; None without any.
         """
         if not split.asked:
             named = splits.decode(range(len(splits))) if splits is not None else []
             return cls(tuple(str(name) for name in named))
         instant = first_instant(split, *times) if split.by_time and times is not None else None
-        return cls(("train", "test"), split, first_day(split, last_day), instant)
+        return cls(("train", "test"), split, first_day(split, days), instant)
 
     def of(self, records: np.ndarray) -> np.ndarray:
         """Number of each record's part, int64 ``[n]``; only where there are parts.

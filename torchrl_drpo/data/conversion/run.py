@@ -100,7 +100,7 @@ class Conversion:
     def _job(self, outline: Outline) -> Job:
         """What the units know; the catalogues lie where they will stay."""
         catalogues, folder = outline.catalogues, self.work.folder
-        parts = Parts.of_log(self.split, catalogues.get("splits"), outline.last_day, outline.times)
+        parts = Parts.of_log(self.split, catalogues.get("splits"), outline.days, outline.times)
         encoder = Encoder(self.schema, self.log, catalogues, split=self.split)
         columns, places = columns_of(encoder), catalogue_places(self.schema, list(catalogues))
         for name in ("index", *(column.file.rpartition("/")[0] for column in columns)):

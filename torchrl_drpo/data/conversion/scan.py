@@ -23,7 +23,7 @@ from .days import row_days
 from .executors import Map
 from .ids import IdCounter
 from .opening import agree_on_ids
-from .roles import check_kinds, id_columns, time_resolution
+from .roles import NO_DAY, check_kinds, id_columns, time_resolution
 from .side_tables import listed_items, side_table
 from .times import Instants
 
@@ -40,7 +40,7 @@ class Outline:
         user_rows: int64 ``[users]``, rows of each user by his number (empty without users).
         listed_items: size of the item table (their numbers come first), zero without one.
         unknown_items: logged items that the item table lacks.
-        last_day: last day of the log in days since 1970, None without times.
+        days: first and last day of the log in days since 1970, None without times.
         times: some of its instants in ticks (days, without a time column), ascending, and how many
             rows each has; None where no share by time is asked for.
         item_table: the item table's source, None where there is none.
@@ -56,7 +56,7 @@ class Outline:
     user_rows: np.ndarray
     listed_items: int
     unknown_items: int
-    last_day: int | None
+    days: tuple[int, int] | None
     times: tuple[np.ndarray, np.ndarray] | None
     item_table: LogSource | None
     history_table: LogSource | None
@@ -74,14 +74,14 @@ class Found:
         rows: of it.
         batches: in which they come.
         ids: distinct ids, ascending, and their counts, by the names of ``id_columns``.
-        last_day: in days since 1970, None without times.
+        days: first and last, since 1970; None without times.
         times: some of its instants, None where they were not wanted.
     """
 
     rows: int
     batches: int
     ids: dict[str, tuple[Ids, np.ndarray]]
-    last_day: int | None
+    days: tuple[int, int] | None
     times: Instants | None
 
 
@@ -131,9 +131,7 @@ def scan_log(
         if progress is not None:
             progress(len(scanned), len(splits))
     rows = sum(found.rows for found in scanned)
-    last_day = max(
-        (found.last_day for found in scanned if found.last_day is not None), default=None
-    )
+    days = [day for found in scanned for day in found.days or ()]
     if rows == 0:
         raise LogError(f"the log has no rows: {', '.join(source.files) or 'an empty table'}")
     item_table, missing_items = side_table(source, schema.items)
@@ -163,7 +161,8 @@ def scan_log(
     missing = tuple(name for name in (missing_items, missing_history) if name)
     return Outline(
         rows, catalogues, user_rows, len(listed) if item_table is not None else 0, unknown,
-        last_day, times and times.taken(), item_table, history_table, missing,
+        (min(days), max(days)) if days else None, times and times.taken(),
+        item_table, history_table, missing,
         splits, [found.rows for found in scanned], [found.batches for found in scanned],
     )  # fmt: skip
 
@@ -203,9 +202,8 @@ def scan_split(
             _count(counters["items"], batch, schema.history, schema.history_padding)
         if times is not None:
             times.add(*np.unique(_instants(batch.table, schema, per_second), return_counts=True))
-        day = _last_day(batch.table, schema, per_second)
-        if day is not None:
-            found.last_day = day if found.last_day is None else max(found.last_day, day)
+        if schema.time or schema.date:
+            found.days = _spanned(row_days(batch.table, schema, per_second), found.days)
     found.ids = {name: counter.merged() for name, counter in counters.items()}
     return found
 
@@ -217,5 +215,10 @@ def _instants(table: Any, schema: LogSchema, per_second: int) -> np.ndarray:
     return row_days(table, schema, per_second)
 
 
-def _last_day(table: Any, schema: LogSchema, per_second: int) -> int | None:
-    return int(row_days(table, schema, per_second).max()) if schema.date or schema.time else None
+def _spanned(days: np.ndarray, known: tuple[int, int] | None) -> tuple[int, int] | None:
+    """First and last of days, and of those that are known; rows without one do not count."""
+    days = days[days != NO_DAY]
+    if len(days) == 0:
+        return known
+    first, last = int(days.min()), int(days.max())
+    return (first, last) if known is None else (min(first, known[0]), max(last, known[1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..schema import LogSchema
-from ..schema.split import Split
+from ..schema.split import AUTO_DAYS, Split
 from ..sources import LogError
 
 
@@ -30,13 +30,23 @@ def check_split(split: Split, schema: LogSchema) -> None:
         )
 
 
-def first_day(split: Split, last_day: int | None) -> int | None:
-    """First day held out, in days since 1970; None where days do not decide."""
+def first_day(split: Split, days: tuple[int, int] | None) -> int | None:
+    """First day held out, in days since 1970; None where days do not decide.
+
+    Args:
+        split: what is held out.
+        days: the log's first and last, None where it has none.
+
+    >>> [first_day(Split(days="auto"), (1, last)) for last in (1, 2, 3, 4, 5, 6, 30)]
+    [1, 2, 3, 3, 4, 4, 28]
+    """
     if split.start is not None:
         return int(np.datetime64(split.start, "D").astype(np.int64))
-    if split.days is None or last_day is None:
+    if split.days is None:
         return None
-    return last_day - split.days + 1
+    first, last = days or (0, 0)  # where no row has a day, none is kept
+    auto = min(AUTO_DAYS, max(1, (last - first + 1) // 2))
+    return last - (auto if split.days == "auto" else split.days) + 1
 
 
 def first_instant(split: Split, times: np.ndarray, counts: np.ndarray) -> int:

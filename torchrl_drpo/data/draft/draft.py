@@ -17,6 +17,7 @@ from .recipes import RECIPES
 from .roles import Notes, find_surroundings, find_time, find_who_and_what
 
 ROWS = 200_000
+_COMMA = re.compile(r"[+-]?\d+(\.\d{3})*,\d+")
 _MARKED = re.compile(r"\S+-[01](?: \S+-[01])*")
 
 
@@ -166,6 +167,12 @@ def _without(columns: list[Profile], fields: dict[str, Any]) -> list[Profile]:
 
 
 def _ask_about_the_rest(columns: list[Profile], fields: dict[str, Any], notes: Notes) -> None:
+    for c in columns:
+        if c.kind == "string" and c.values and all(_COMMA.fullmatch(str(v)) for v in c.values):
+            notes.ask(
+                f"{c.name!r} holds texts such as {c.values[0]!r}: are they numbers? They are read "
+                "as such once they are written with a decimal point, and may be the quality then"
+            )
     used = {*fields["labels"], *fields["quality"].columns}
     some = [c for c in columns if c.name not in used and c.distinct > 1 and not c.is_binary]
     known = [c.name for c in some if c.kind in ("integer", "string", "boolean")]

@@ -9,6 +9,7 @@ _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+")
 USER = (
     "user", "userid", "uid", "customer", "customerid", "member", "memberid", "visitor",
     "visitorid", "reviewer", "reviewerid", "account", "client", "clientid", "person", "who",
+    "listener", "reader", "viewer", "player", "buyer", "shopper", "kunde", "nutzer", "benutzer",
 )  # fmt: skip
 SESSION = ("session", "sessionid", "sess")
 ITEM = (
@@ -16,14 +17,16 @@ ITEM = (
     "videoid", "article", "articleid", "aid", "news", "newsid", "song", "songid", "track",
     "trackid", "artist", "artistid", "business", "businessid", "venue", "venueid", "isbn", "book",
     "bookid", "game", "gameid", "app", "appid", "post", "postid", "content", "contentid", "photo",
-    "anime", "recipe", "recipeid", "location", "poi",
+    "anime", "recipe", "recipeid", "location", "poi", "artikel", "produkt",
 )  # fmt: skip
 TIME = (
     "time", "timestamp", "ts", "datetime", "created", "date", "when", "unixtime", "unixreviewtime",
-    "clock", "utc", "at",
+    "clock", "utc", "at", "datum", "zeit", "zeitpunkt",
 )  # fmt: skip
-RATING = ("rating", "ratings", "stars", "star", "score", "overall", "grade", "rate")
-DWELL = ("dwell", "play", "watch", "watched", "read", "listened", "spent", "view")
+RATING = ("rating", "ratings", "stars", "star", "score", "overall", "grade", "rate",
+          "bewertung", "sterne")  # fmt: skip
+DWELL = ("dwell", "play", "played", "watch", "watched", "read", "listened", "spent", "view",
+         "viewed")  # fmt: skip
 SPAN = ("time", "ms", "sec", "seconds", "duration", "length", "s")
 DURATION = ("duration", "length", "runtime")
 CLICK = (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ..schema import EventValues, Percentile, RewardFormula
 from ..schema.formula import FUNCTIONS
 from ..schema.quality import DURATION_BUCKET, USER, Quality
-from .names import CLICK, DURATION, DWELL, EVENT, PLAYS, RATING, SPAN, WORTH, hits, words_of
+from .names import CLICK, DURATION, DWELL, EVENT, ITEM, PLAYS, RATING, SPAN, WORTH, hits, words_of
 from .profile import FEW, Profile
 from .roles import Notes
 
@@ -50,7 +50,7 @@ def dwell(columns: Sequence[Profile], by_user: bool, notes: Notes) -> Quality | 
     if not spent:
         return None
     best = spent[0]
-    long = [c for c in columns if c.is_number and c.high > 1 and hits(c.name, DURATION)]
+    long = [c for c in columns if c.is_number and c.high > 1 and _is_length(c)]
     long = [c for c in long if c is not best and not _is_span(c)]
     _ask_missing(best, notes)
     if long:
@@ -162,6 +162,11 @@ def _is_span(c: Profile) -> bool:
     words = set(c.words)
     spent = words & set(DWELL)
     return bool("dwell" in words or (spent and (words & set(SPAN) or "ratio" in words)))
+
+
+def _is_length(c: Profile) -> bool:
+    """How long an item is, by its name: ``duration``, ``track_seconds``."""
+    return bool(hits(c.name, DURATION) or (hits(c.name, ITEM) and set(c.words) & set(SPAN)))
 
 
 def _ask_missing(c: Profile, notes: Notes) -> None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -94,7 +94,7 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
         schema: LogSchema | str,
         *,
         root: Path | str | None = None,
-        test_days: int | None = None,
+        test_days: int | Literal["auto"] | None = None,
         test_start: str | None = None,
         test_share: float | None = None,
         test_by: str | None = None,
@@ -115,7 +115,8 @@ class RecReplayBuffer(LogFacts, TensorDictReplayBuffer):
             schema: what the columns mean, or the name of a preset such as ``"kuairand"``.
             root: where the converted log lies; found there again, it is opened as it is. Without
                 one it lies in a temporary folder that goes with the buffer.
-            test_days: the last so many days become the part ``"test"``, the others ``"train"``.
+            test_days: the last so many days become the part ``"test"``, the others ``"train"``;
+                ``"auto"``: three, or fewer where less than half of the log's days would be left.
             test_start: or: first day of the test part, ``"YYYY-MM-DD"``.
             test_share: or: about this share of the rows, taken as
             test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Literal
 
 #: How a share is taken: the latest rows of the log, the latest of each user, or any.
 SHARES_BY = ("time", "user", "random")
+#: Days that are held out where nobody says how many.
+AUTO_DAYS = 3
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Split:
     """How the part ``"test"`` is told from ``"train"``; nothing is held out by default.
 
     Args:
-        days: the last so many days, at least 1; or
+        days: the last so many days, at least 1; ``"auto"`` for :data:`AUTO_DAYS`, or fewer where
+            the log has so few that less than half of them would be left to train on; or
         start: the first day, ``"YYYY-MM-DD"``; or
         share: about this share of the rows, in (0, 1),
         by: taken from the log's latest rows (``"time"``, which is what ``None`` means: rows of one
@@ -27,7 +31,7 @@ class Split:
         ValueError: for two ways at once, or a value out of its range.
     """
 
-    days: int | None = None
+    days: int | Literal["auto"] | None = None
     start: str | None = None
     share: float | None = None
     by: str | None = None
@@ -38,7 +42,9 @@ class Split:
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not both {tuple(given.values())}")
-        if self.days is not None and self.days < 1:
+        if isinstance(self.days, str) and self.days != "auto":
+            raise ValueError(f"test_days must be a number or 'auto', got {self.days!r}")
+        if isinstance(self.days, int) and self.days < 1:
             raise ValueError(f"test_days must be at least 1, got {self.days}")
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"test_share must lie in (0, 1), got {self.share}")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torchrl_drpo.files import digest, sampled_digest
+from torchrl_drpo.spelling import counted
 
 from .manifest import Manifest, StoreError, read_manifest
 
@@ -53,7 +54,8 @@ class StoreReport:
         return json.dumps({"ok": self.ok, **asdict(self)}, indent=2, default=str)
 
     def __str__(self) -> str:
-        lines = [f"{self.root}: {self.rows} rows, {self.files} files, {self.bytes:,} bytes"]
+        rows, files = counted(self.rows, "row"), counted(self.files, "file")
+        lines = [f"{self.root}: {rows}, {files}, {self.bytes:,} bytes"]
         lines += [f"error: {fault.path}: {fault.problem}" for fault in self.faults]
         lines += ["convert the log again"] if self.faults else ["every byte is what was written"]
         return "\n".join(lines)

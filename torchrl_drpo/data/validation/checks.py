@@ -132,12 +132,24 @@ class Checks:
         before = np.maximum(latest_before(owner, time), self.last_time[owner])
         late = np.flatnonzero(time < before)
         examples = [
-            self._place(batch, self.encoder.kept[order[k]], f"time {time[k]} after {before[k]}")
+            self._place(
+                batch,
+                self.encoder.kept[order[k]],
+                f"time {self._when(time[k])} after {self._when(before[k])}",
+            )
             for k in late[: self.max_examples]
         ]
         advice = "rows should come in time order; a conversion sorts them"
         self.add("out of time order", "warning", len(late), advice, examples)
         np.maximum.at(self.last_time, owner, time)
+
+    def _when(self, ticks: int) -> str:
+        """A time as the log has it, if numbers are its times; else as ISO 8601 writes it."""
+        if self.encoder.kinds[self.schema.time] in ("integer", "float"):
+            return str(ticks)
+        unit = {1: "s", 1_000: "ms", 1_000_000: "us", 1_000_000_000: "ns"}[self.encoder.per_second]
+        text = str(np.datetime64(int(ticks), unit))
+        return text.rstrip("0").rstrip(".") if "." in text else text
 
     def _check_ranges(self, batch: Batch) -> None:
         quality = self.schema.quality

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torchrl_drpo.spelling import counted
+
 
 @dataclass
 class Fault:
@@ -58,7 +60,8 @@ class ValidationReport:
         return json.dumps({"ok": self.ok, **asdict(self)}, indent=2)
 
     def __str__(self) -> str:
-        lines = [f"{self.rows} rows, {self.users} users, {self.items} items, {self.files} files"]
+        counts = {"row": self.rows, "user": self.users, "item": self.items, "file": self.files}
+        lines = [", ".join(counted(count, noun) for noun, count in counts.items())]
         for fault in self.faults:
             lines.append(f"{fault.severity}: {fault.kind}: {fault.count}; {fault.advice}")
             lines += [

@@ -7,7 +7,7 @@ judge: rows out of order, duplicates, items that the item table lacks, features 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ..conversion.opening import open_source
 from ..conversion.parts import Parts
@@ -24,7 +24,7 @@ def validate_log(
     source: Any,
     schema: LogSchema,
     *,
-    test_days: int | None = None,
+    test_days: int | Literal["auto"] | None = None,
     test_start: str | None = None,
     test_share: float | None = None,
     test_by: str | None = None,
@@ -39,7 +39,8 @@ def validate_log(
     Args:
         source: as for :func:`~torchrl_drpo.data.convert.convert_log`.
         schema: what the columns mean.
-        test_days: the last so many days are the test period, for the leakage check.
+        test_days: the last so many days are the test period, for the leakage check; ``"auto"``
+            as for :func:`~torchrl_drpo.data.convert_log`.
         test_start: or: its first day, ``"YYYY-MM-DD"``.
         test_share: or: about this share of the rows, taken as
         test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's latest)
@@ -63,7 +64,7 @@ def validate_log(
         schema = schema.named(log.columns.names)
         outline = scan_log(log, schema, split=split)
         splits = outline.catalogues.get("splits")
-        parts = Parts.of_log(split, splits, outline.last_day, outline.times)
+        parts = Parts.of_log(split, splits, outline.days, outline.times)
     except (LogError, FileNotFoundError) as error:
         unreadable = Fault("unreadable", "error", 1, str(error))
         return ValidationReport(faults=[unreadable])

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: What says which rows are held out, in the settings of every command that reads a log.
 SPLIT = ("test_days", "test_start", "test_share", "test_by", "test_seed")
-#: What is held out where nobody says it: days, or, without times, a share at random.
-DAYS, SHARE = 3, 0.2
+#: The share that is held out at random where nobody says anything and the log has no times.
+SHARE = 0.2
 
 
 def check_split(config: Any) -> None:
@@ -31,7 +31,7 @@ def split_of(config: Any, schema: LogSchema) -> dict[str, Any]:
     if given or schema.split:
         return asked
     if schema.time or schema.date:
-        return asked | {"test_days": DAYS}
+        return asked | {"test_days": "auto"}
     return asked | {"test_share": SHARE, "test_by": "random"}
 
 
@@ -43,8 +43,9 @@ class SchemaConfig:
         logs: Parquet or CSV file, folder, glob or URI of the log.
         preset: name of a published log's schema, such as kuairand.
         schema: JSON file with the log's schema (LogSchema.to_json), instead of a preset.
-        test_days: the last so many days are held out; 3 where nothing else is said and the log has
-            times. Where the schema names a split column, that one says it.
+        test_days: the last so many days are held out; where nothing else is said and the log has
+            times, 3, or fewer where less than half of its days would be left to train on. Where the
+            schema names a split column, that one says it.
         test_start: or: the first day held out, YYYY-MM-DD.
         test_share: or: about this share of the rows; 0.2 at random where a log has no times.
         test_by: how a share is taken: the log's latest rows ("time", the default), each user's
