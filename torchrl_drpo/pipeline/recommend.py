@@ -11,12 +11,20 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.artifacts.users import RawId
 from torchrl_drpo.pipeline.config.serve import RecommendConfig
 from torchrl_drpo.pipeline.serving.lists import Sampling, Search
-from torchrl_drpo.pipeline.serving.recommender import Recommendation, Recommender, Request
+from torchrl_drpo.pipeline.serving.recommender import (
+    DrawnRecommendation,
+    Recommendation,
+    RecommendedList,
+    Recommender,
+    Request,
+)
 from torchrl_drpo.pipeline.serving.service import serve_standard_input
 from torchrl_drpo.pipeline.serving.tables import first_column
 from torchrl_drpo.pipeline.serving.user_files import write_lists
 from torchrl_drpo.pipeline.terminal import note, print_json, say, show
 from torchrl_drpo.report.tables import Table
+
+__all__ = ["DrawnRecommendation", "Recommendation", "command", "recommend", "run_recommend"]
 
 
 def command(config: RecommendConfig) -> None:
@@ -35,7 +43,7 @@ def command(config: RecommendConfig) -> None:
         _show(config, recommender.recommend(_request(config)), recommender)
 
 
-def run_recommend(config: RecommendConfig) -> list[Recommendation]:
+def run_recommend(config: RecommendConfig) -> RecommendedList:
     """The list for ``config.user``, best first."""
     return _recommender(config).recommend(_request(config))
 
@@ -54,7 +62,7 @@ def recommend(
     cold_start: bool = False,
     sampling: Sampling | None = None,
     search: Search = "exact",
-) -> list[Recommendation]:
+) -> RecommendedList:
     """The ``k`` items that the policy prefers for a user now, or draws.
 
     For many lists make a :class:`~torchrl_drpo.pipeline.serving.recommender.Recommender`: its item
@@ -137,15 +145,15 @@ def _request(config: RecommendConfig) -> Request:
     )
 
 
-def _show(config: RecommendConfig, found: list[Recommendation], recommender: Recommender) -> None:
+def _show(config: RecommendConfig, found: RecommendedList, recommender: Recommender) -> None:
     if config.json:
-        items = [place.as_json() for place in found]
+        items = [place._asdict() for place in found]
         print_json({"user": config.user, "recommendations": items} | _searched(recommender))
         return
     titles = ["rank", "item", "score"] + (["propensity"] if config.sample else [])
     rows = [[str(rank), str(p.item), f"{p.score:.3f}"] for rank, p in enumerate(found, start=1)]
     if config.sample:
-        rows = [[*row, f"{p.propensity:.4g}"] for row, p in zip(rows, found, strict=True)]
+        rows = [[*row, f"{p[2]:.4g}"] for row, p in zip(rows, found, strict=True)]
     whom = "somebody new" if config.user is None else f"user {config.user}"
     show(Table(f"For {whom}", titles, rows))
 

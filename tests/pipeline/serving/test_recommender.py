@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.pipeline.serving.served import KINDS, V, checkpoint, log_probs, ranked
+from torchrl_drpo import cli
 from torchrl_drpo.pipeline.recommend import recommend
 from torchrl_drpo.pipeline.serving.lists import Sampling
 from torchrl_drpo.pipeline.serving.recommender import Recommender, Request
@@ -118,3 +121,17 @@ def test_an_index_of_faiss_gives_the_lists_and_says_its_recall(kind: str, search
 def test_a_policy_over_semantic_ids_has_no_index() -> None:
     with pytest.raises(ValueError, match="has no hnsw index"):
         Recommender(checkpoint("semantic-id"), search="hnsw")
+
+
+def test_the_command_says_the_recall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("faiss", exc_type=ImportError)
+    model = checkpoint("catalogue")
+    model.save(tmp_path)
+    asked = f"recommend --checkpoint {tmp_path} --user 7 --k 4 --index hnsw".split()
+    assert cli.main(asked) == 0
+    assert "hnsw: recall@4 1.0000 against the exact search, 3 users" in capsys.readouterr().err
+    assert cli.main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recall"] == {"k": 4, "value": 1.0, "queries": 3}
+    wanted = [place.item for place in recommend(model, 7, k=4)]
+    assert [place["item"] for place in found["recommendations"]] == wanted

@@ -93,6 +93,8 @@ def test_what_is_drawn_comes_with_its_propensity() -> None:
         ('{"sample": true, "top_p": 0}', r"top_p must lie in \(0, 1\]"),
         ('{"sample": true, "temperature": -1}', "temperature must be a finite number above 0"),
         ('{"top_p": 0.5}', "is of drawn lists"),
+        ('{"features": [1%s]}' % ("0" * 400), "features must be a list of numbers"),
+        ('{"sample": true, "temperature": 1%s}' % ("0" * 400), "temperature must be a number"),
         ('{"exclude_seen": 1}', "exclude_seen must be true or false, got 1"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,18 +33,28 @@ class Recommendation(NamedTuple):
         item: raw item id.
         score: the policy's logit, or log-probability for one over semantic IDs; comparable within
             one list.
-        propensity: of an item that was drawn, how likely it was at its place, given the items
-            before it; ``None`` where lists are not drawn.
     """
 
     item: RawId
     score: float
-    propensity: float | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """As JSON data; without a propensity where there is none."""
-        data = self._asdict()
-        return {name: value for name, value in data.items() if value is not None}
+
+class DrawnRecommendation(NamedTuple):
+    """One place of a list that was drawn.
+
+    Attributes:
+        item: raw item id.
+        score: as of a :class:`Recommendation`.
+        propensity: how likely the item was at its place, given the items before it.
+    """
+
+    item: RawId
+    score: float
+    propensity: float
+
+
+#: A list, best first, or in the order in which it was drawn.
+RecommendedList = list[Recommendation] | list[DrawnRecommendation]
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ class Recommender:
         """Of an approximate search, against the exact one, on the log's users."""
         return self._lists.recall
 
-    def recommend(self, request: Request) -> list[Recommendation]:
+    def recommend(self, request: Request) -> RecommendedList:
         """The list for one user; see :class:`Request`.
 
         Raises:
@@ -158,14 +168,14 @@ class Recommender:
         """Lists of item numbers at states ``[N, D]``; ``exclude`` is ``[N, E]``, -1 pads."""
         return _found(self._lists, states, min(k, len(self.checkpoint.items)), exclude, sampling)
 
-    def _named(self, found: FoundLists) -> list[Recommendation]:
+    def _named(self, found: FoundLists) -> RecommendedList:
         left = found.items[0] >= 0  # -1 where nothing more may come back
         names = self.checkpoint.items.decode(found.items[0][left])
         scores = found.scores[0][left].tolist()
         if found.propensities is None:
             return [Recommendation(*pair) for pair in zip(names, scores, strict=True)]
         chances = found.propensities[0][left].tolist()
-        return [Recommendation(*each) for each in zip(names, scores, chances, strict=True)]
+        return [DrawnRecommendation(*each) for each in zip(names, scores, chances, strict=True)]
 
     def _some_states(self) -> Tensor | None:
         """States of some of the log's users; ``None`` where it has none."""

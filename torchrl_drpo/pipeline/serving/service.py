@@ -27,6 +27,7 @@ from torchrl_drpo.spelling import did_you_mean
 LONGEST = 1 << 24
 
 _ID = (str, int)
+_LARGEST = 2**1023
 _SAMPLED = ("temperature", "top_p")
 
 
@@ -73,7 +74,7 @@ def answer(
     except Exception as error:  # a fault of ours is no reason to leave the others unanswered
         text = f"a fault of drpo, not of this request ({type(error).__name__}: {error})"
         return _echo(asked) | {"error": text, "line": number}
-    return _echo(asked) | {"recommendations": [place.as_json() for place in found]}
+    return _echo(asked) | {"recommendations": [place._asdict() for place in found]}
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
@@ -131,7 +132,10 @@ def _sampling(asked: dict[str, Any], usual: Sampling | None) -> Sampling | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether JSON holds a number that a float can: an integer of any length is one of its own."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < _LARGEST
 
 
 def _is_id(value: Any) -> bool:
