@@ -3,14 +3,28 @@ of nodes."""
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from torchrl_drpo.distributions.code_trie import CodeTrie, TrieCategorical
 from torchrl_drpo.policies.semantic_id import make_decoder
 
+#: Public indexes of semantic IDs, where they are at hand.
+INDEXES = sorted(
+    (Path(os.environ.get("TORCHRL_DRPO_DATA", "nowhere")) / "amazon_semantic_ids").glob("*.json")
+)
 HEADS = ("parallel", "gru", "transformer")
 V, D, N = 40, 8, 6
+
+
+def real_codes(path: Path) -> Tensor:
+    """Codes of a public index, ``[V, 3]``."""
+    index = json.loads(path.read_text())
+    return torch.tensor([[int(code[3:-1]) for code in row] for row in index.values()])
 
 
 def catalogue() -> Tensor:

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.distributions.code_trie.reference import HEADS, N, V, catalogue, log_probs, policy
+from tests.distributions.code_trie.reference import (
+    HEADS,
+    INDEXES,
+    N,
+    V,
+    catalogue,
+    log_probs,
+    policy,
+    real_codes,
+)
 from torchrl_drpo.distributions.code_trie import CodeTrie, TrieCategorical, search
 from torchrl_drpo.policies.semantic_id import make_decoder
 
@@ -119,6 +128,36 @@ def test_excluded_items_never_come_out_and_take_no_place(data):
             left = expected[row].clone()
             left[sorted(banned)] = -torch.inf
             torch.testing.assert_close(found.values[row], left.sort(descending=True).values[:10])
+
+
+@pytest.mark.skipif(not INDEXES, reason="needs TORCHRL_DRPO_DATA")
+@pytest.mark.parametrize("path", INDEXES, ids=lambda path: path.name.split("_")[0])
+@heads
+def test_on_real_indexes_all_beams_are_the_teacher_forced_ranking(path, head):
+    """Every item's log-probability by its own codes, 4,000 of them, sorted: no search at all."""
+    codes = real_codes(path)
+    trie = CodeTrie(codes)
+    decoder = make_decoder(head, trie.sizes, 16).double()
+    for table in decoder.codes.outputs:
+        torch.nn.init.normal_(table, std=1.0)  # far from uniform
+    dist = TrieCategorical(
+        torch.randn(3, 16, dtype=torch.double),
+        decoder,
+        trie,
+        torch.randn(len(codes), dtype=torch.double),
+    )
+    with torch.no_grad():
+        every = dist.log_prob(torch.arange(len(codes)).unsqueeze(1).expand(-1, 3)).T
+    expected = every.sort(-1, descending=True)
+    torch.testing.assert_close(every.logsumexp(-1), torch.zeros(3, dtype=torch.double))
+    found = dist.topk(len(codes), beam=len(codes))
+    torch.testing.assert_close(found.values, expected.values)
+    assert torch.equal(found.indices, expected.indices)  # no two items are as likely
+    banned = expected.indices[:, :40]
+    rest = dist.topk(50, beam=200, exclude=banned)
+    assert not (rest.indices.unsqueeze(-1) == banned.unsqueeze(1)).any()
+    sure = rest.pruned <= rest.values[:, -1]
+    torch.testing.assert_close(rest.values[sure], expected.values[sure, 40:90])
 
 
 def test_rows_come_in_blocks_where_they_are_many(monkeypatch):

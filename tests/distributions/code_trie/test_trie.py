@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.distributions.code_trie.reference import V, catalogue, ranks
+from tests.distributions.code_trie.reference import INDEXES, V, catalogue, ranks, real_codes
 from torchrl_drpo.distributions.code_trie import CodeTrie
-
-INDEXES = sorted(
-    (Path(os.environ.get("TORCHRL_DRPO_DATA", "nowhere")) / "amazon_semantic_ids").glob("*.json")
-)
 
 
 def walked(trie: CodeTrie) -> dict[tuple[int, ...], list[int]]:
@@ -131,8 +124,7 @@ def test_what_makes_no_trie_is_refused(codes, message):
 @pytest.mark.parametrize("path", INDEXES, ids=lambda path: path.name.split("_")[0])
 def test_real_indexes(path):
     """Sizes and collisions as their README counts them."""
-    index = json.loads(path.read_text())
-    codes = torch.tensor([[int(code[3:-1]) for code in row] for row in index.values()])
+    codes = real_codes(path)
     trie = CodeTrie(codes)
     counted = {"Industrial": (3686, 31), "Office": (3459, 30)}[path.name.split("_")[0]]
     assert (trie.num_items, trie.collisions) == counted
