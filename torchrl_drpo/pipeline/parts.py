@@ -81,10 +81,11 @@ class PartCounts:
         users = 0 if user is None else len(user.unique())
         return cls(len(quality), users, int(good), int(poor))
 
-    def __str__(self) -> str:
+    def say(self, constant: bool) -> str:
+        """All of it in words; where all rows are worth the same, none is good or poor."""
         users = f" of {counted(self.users, 'user')}" if self.users else ""
-        rows = counted(self.rows, "row")
-        return f"{rows}{users}, {self.good:,} of them good and {self.poor:,} poor"
+        worth = "" if constant else f", {self.good:,} of them good and {self.poor:,} poor"
+        return f"{counted(self.rows, 'row')}{users}{worth}"
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ class PartFacts:
         users = f"; {counted(self.cold_users, 'new user')}" if self.cold_users else ""
         rows, items = counted(self.cold_rows, "row"), counted(self.cold_items, "item")
         return (
-            f"training: {self.train}",
-            f"held out ({self.held_out}): {self.test}; {rows} "
+            f"training: {self.train.say(self.constant)}",
+            f"held out ({self.held_out}): {self.test.say(self.constant)}; {rows} "
             f"({self.cold_rows / max(self.test.rows, 1):.1%}) of {items} that training never "
             f"showed{users}",
         )
@@ -147,8 +148,9 @@ class PartFacts:
             found.append(f"{self.times[0].upper()}{self.times[1:]}.")
         if self.test.rows < FEW_ROWS or (self.test.good < FEW_GOOD and not self.constant):
             found.append(
-                f"Only {counted(self.test.rows, 'held-out row')}, {self.test.good:,} of them good: "
-                f"too few for numbers to mean much. {self._to_hold_out_more}"
+                f"Only {counted(self.test.rows, 'held-out row')}"
+                f"{'' if self.constant else f', {self.test.good:,} of them good'}: too few for "
+                f"numbers to mean much. {self._to_hold_out_more}"
             )
         if self.cold_rows > MANY_COLD * self.test.rows:
             share = self.cold_rows / self.test.rows
