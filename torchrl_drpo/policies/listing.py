@@ -28,6 +28,8 @@ class PolicyLists(nn.Module):
         k: length of the lists, in [1, V].
         beam: of a policy over semantic IDs: prefixes kept from a level to the next, 0 for all of
             them, ``None`` as :meth:`TrieCategorical.topk` chooses.
+        portable: use only operations that ONNX has, too; slower where items are excluded from a
+            search over semantic IDs.
 
     Raises:
         ValueError: for a ``k`` or a beam out of range, a beam of a policy that has none, or a
@@ -48,6 +50,7 @@ class PolicyLists(nn.Module):
         k: int,
         *,
         beam: int | None = None,
+        portable: bool = False,
     ) -> None:
         super().__init__()
         over_codes = isinstance(policy, SemanticIDPolicy)
@@ -69,6 +72,7 @@ class PolicyLists(nn.Module):
             if beam and beam < k:
                 raise ValueError(f"beam must be at least k = {k}, or 0 for all, got {beam}")
         self.policy, self.k, self.beam = policy, k, beam
+        self.portable = portable
 
     @torch.no_grad()
     def forward(
@@ -109,7 +113,9 @@ class PolicyLists(nn.Module):
         self, policy: SemanticIDPolicy, hidden: Tensor, exclude: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         codes = CodePolicy(policy.decoder, policy.trie, policy.bias, 1 / policy.temperature)
-        excluded = None if exclude is None else search.Excluded(policy.trie, exclude)
+        excluded = None
+        if exclude is not None:
+            excluded = search.Excluded(policy.trie, exclude, portable=self.portable)
         if self.beam:
             found = search.beam_search(codes, hidden, self.k, self.beam, excluded)
         else:

@@ -123,7 +123,7 @@ def test_heads_and_encoders_of_every_kind(head: str | None, encoder: str, beam: 
         actor = make_semantic_id_actor(codes, head=head, **shape)
     policy = policy_of(actor.eval())
     torch.nn.init.normal_(policy.bias)  # items of one semantic ID must not tie
-    lists = PolicyLists(policy, 7, beam=beam).eval()
+    lists = PolicyLists(policy, 7, beam=beam, portable=head == "gru").eval()
     rows = {"history": torch.randint(-1, 90, (40, 5)), "exclude": torch.randint(-1, 90, (40, 9))}
     inputs = [Input("history", "int64", 5)]
     if encoder == "transformer":

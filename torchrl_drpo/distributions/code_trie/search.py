@@ -40,9 +40,10 @@ class Excluded:
         trie: the catalogue's.
         items: item numbers, int64 ``[E]`` for all rows or ``[N, E]``; those outside the catalogue
             are padding.
+        portable: by operations that every runtime of graphs has, at several times the cost.
     """
 
-    def __init__(self, trie: CodeTrie, items: Tensor) -> None:
+    def __init__(self, trie: CodeTrie, items: Tensor, *, portable: bool = False) -> None:
         known = (items >= 0) & (items < trie.num_items)
         place = torch.where(known, trie.place_of[torch.where(known, items, 0)].long(), -1)
         behind = trie.num_items  # beyond every place: one that is not there, or not for the first
@@ -51,20 +52,21 @@ class Excluded:
         again[:, 1:] = place[:, 1:] == place[:, :-1]
         self._place = torch.where(again, behind, place).sort(-1).values.contiguous()
         self._trie = trie
+        self._rank = rank_by_halving if portable else torch.searchsorted
 
     def rows(self, part: slice) -> Excluded:
         """Those of some rows."""
         if part == slice(None) or self._place.shape[0] == 1:
             return self
         new = object.__new__(Excluded)
-        new._trie, new._place = self._trie, self._place[part]
+        new._trie, new._place, new._rank = self._trie, self._place[part], self._rank
         return new
 
     def leaves_nothing_below(self, node: Tensor, level: int) -> Tensor:
         """Which nodes ``[N, ...]`` have no item left, bool of that shape."""
         begin, end = (each.flatten(1).contiguous() for each in self._trie.spans(node, level))
         place = self._place.expand(node.shape[0], -1).contiguous()
-        gone = _rank(place, end) - _rank(place, begin)
+        gone = self._rank(place, end) - self._rank(place, begin)
         return (gone == end - begin).view(node.shape)
 
     def without(self, score: Tensor) -> Tensor:
@@ -227,15 +229,8 @@ def exact_search(
     return SearchedTopK(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _rank(ordered: Tensor, values: Tensor) -> Tensor:
-    """How many of a row's ``[N, E]`` ordered numbers lie below its values ``[N, M]``."""
-    if torch.compiler.is_exporting():  # not every runtime of graphs has searchsorted
-        return rank_by_halving(ordered, values)
-    return torch.searchsorted(ordered, values)
-
-
 def rank_by_halving(ordered: Tensor, values: Tensor) -> Tensor:
-    """``torch.searchsorted`` by gathers alone."""
+    """``torch.searchsorted`` by gathers alone: how many of ``[N, E]`` lie below ``[N, M]``."""
     count = ordered.shape[1]
     low = torch.zeros_like(values)
     if not count:

@@ -67,12 +67,14 @@ def export_policy(
     inputs = inputs_of(checkpoint, exclude)
     if "onnx" in formats:
         _check_onnx(lists)
-    graph = traced(lists, inputs, len(checkpoint.items))
     writers: dict[str, Callable[[Path], None]] = {}
     if "pt2" in formats:
+        graph = traced(lists, inputs, lists.num_items)
         writers["policy.pt2"] = lambda path: _write_pt2(graph, path)
     if "onnx" in formats:
-        writers["policy.onnx"] = lambda path: _write_onnx(graph, path)
+        portable = PolicyLists(lists.policy, k, beam=beam, portable=True).eval()
+        plain = traced(portable, inputs, lists.num_items)
+        writers["policy.onnx"] = lambda path: _write_onnx(plain, path)
     with telling_full_disk(f"exporting to {directory}"):
         return save_artifact(
             directory,
