@@ -241,6 +241,7 @@ def report(out: Path) -> None:
             f"| {rows:,} | {c['users']:,} | {c['items']:,} | {c['seconds']:.0f} "
             f"| {c['peak_rss_anon_MiB']} MiB | {c['converted_MiB']} MiB |"
         )
+    lines += _older({rows: steps["convert"] for rows, steps in by_rows.items()})
     lines += _beside_duckdb(by_rows)
     lines += ["", "## Sampling 4,096 rows (windows: 512 x 8), median and 95th percentile in ms", ""]
     lines += ["| | " + " | ".join(f"{rows:,} rows" for rows in by_rows) + " |"]
@@ -287,7 +288,18 @@ def _beside_duckdb(by_rows: dict[int, dict]) -> list[str]:
                 f"| {rows:,} | {name} | {c['seconds']:.0f} | {c['cpu_seconds']:.0f} "
                 f"| {c['peak_rss_anon_MiB']} MiB | {c[size]} MiB |"
             )
-    return lines
+    return lines + _older({rows: both["convert"] for rows, both in measured.items()})
+
+
+def _older(measured: dict[int, dict]) -> list[str]:
+    """Which rows were measured before a conversion was made of units, and told their seconds."""
+    older = [f"{rows:,}" for rows, c in measured.items() if "processor_seconds" not in c]
+    if not older:
+        return []
+    return [
+        "",
+        f"Measured before conversions were made of units that workers share: {'; '.join(older)}.",
+    ]
 
 
 def _number(entry: tuple[str, object]) -> int:

@@ -89,6 +89,26 @@ def test_a_full_disk_is_said_and_survived(parquet, tmp_path, monkeypatch):
     assert contents(root) == contents(tmp_path / "b")
 
 
+@pytest.mark.parametrize("folder", ["catalogues", "rows", "index", "notes", "parts", "."])
+def test_what_a_killed_write_left_is_no_part_of_the_result(parquet, tmp_path, monkeypatch, folder):
+    """Files are written beside their places and moved; a kill between leaves one under its name."""
+    convert_log(parquet, tmp_path / "whole", SCHEMA)
+    from torchrl_drpo.data.conversion import run
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "finish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convert_log(parquet, tmp_path / "out", SCHEMA)
+    monkeypatch.undo()
+    (partial,) = (tmp_path / "out").glob("*.partial")
+    (partial / folder / ".users.bin.32e346f2.tmp").write_bytes(b"half")
+    convert_log(parquet, tmp_path / "out", SCHEMA)
+    LogStore(tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 @contextlib.contextmanager
 def largest_file(size):
     """No file may grow beyond ``size`` bytes: numpy and the kernel then say so each in its way."""

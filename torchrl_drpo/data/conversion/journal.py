@@ -149,8 +149,8 @@ class Workspace:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _remove_attempts(self) -> None:
-        """Removes what no note names."""
-        kept = {MARK, "rows", "index", "catalogues", NOTES, WAY}
+        """Removes what no note names; catalogues, too, which every run writes."""
+        kept = {MARK, "rows", "index", NOTES, WAY}
         named = set()
         here = [path for path in self.folder.iterdir() if path.name not in kept]
         for path in (self.folder / NOTES).iterdir():
