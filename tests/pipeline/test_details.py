@@ -46,6 +46,13 @@ def found(config: TrainConfig) -> Evaluation:
     return evaluated(config)
 
 
+def test_lists_longer_than_the_catalogue_hold_all_of_it(config: TrainConfig) -> None:
+    asked = EvaluateConfig(config.output / "bc", config.logs, ks=(3, ITEMS + 42), details=True)
+    found = run_evaluate(asked).details
+    assert found is not None
+    assert {each["coverage"] for name, each in found.exposure.items() if name != "the log"} == {1.0}
+
+
 def test_buckets_hold_all_rows_by_what_was_logged_in_training(
     found: Evaluation, config: TrainConfig
 ) -> None:

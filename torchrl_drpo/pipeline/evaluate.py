@@ -193,7 +193,7 @@ def _details(
     by_popularity = frequency_buckets(times[rows.action], ("tail", "middle", "head"))
     lists = {
         "popularity": times.topk(min(ks[-1], len(times))).indices.unsqueeze(0),
-        policy: policy_lists(checkpoint, test, ks[-1]),
+        policy: policy_lists(checkpoint, test, min(ks[-1], len(times))),
     }
     weighted = None
     if data.log.schema.propensity is not None:

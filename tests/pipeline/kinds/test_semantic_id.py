@@ -19,6 +19,7 @@ from torchrl_drpo.pipeline.config.kinds import KindOptions, ModelConfig, Semanti
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
 from torchrl_drpo.pipeline.evaluate import run_evaluate
 from torchrl_drpo.pipeline.recommend import recommend
+from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_reward_fit")
@@ -155,6 +156,14 @@ def test_whole_sequences_train_through_an_encoder(
     checkpoint = PolicyCheckpoint.load(tmp_path / "drpo")
     assert checkpoint.model["encoder"]["kind"] == encoder
     assert len(recommend(checkpoint, 1000, k=3)) == 3
+    # Of somebody new nobody knows what the items were worth: the training rows' mean stands for it.
+    assert recommend(checkpoint, k=3) == recommend(checkpoint, history=[], k=3)
+    new = recommend(checkpoint, history=["v9", "v13"], k=3)
+    usual = SplitLog.open(settings, settings.output / "log").quality_moments()[0].float()
+    items = checkpoint.items.encode(["v9", "v13"])
+    state = checkpoint.state(items, feedback=usual.expand(2))
+    found = checkpoint.ranking()(state.unsqueeze(0), 3, items)[1][0]
+    assert [place.item for place in new] == checkpoint.items.decode(found)
 
 
 def test_the_command(coded: Path, tmp_path: Path, capsys) -> None:

@@ -128,6 +128,11 @@ class SemanticIDPolicy(nn.Module):
         scaler = self.encoder.scaler
         return None if scaler is None else scaler.mean
 
+    def usual_feedback(self) -> Tensor | None:
+        """What to give for a past row of unknown quality: the training rows' mean ``[1]``."""
+        scaler = self.encoder.feedback_scaler
+        return None if scaler is None else scaler.mean
+
     def distribution(self, hidden: Tensor) -> TrieCategorical:
         """The policy at states ``hidden [*B, D]``."""
         return TrieCategorical(hidden, self.decoder, self.trie, self.bias, self.temperature)
