@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tests.pipeline.serving.served import HISTORY, KINDS, V, checkpoint, log_probs, ranked
 from torchrl_drpo import cli
+from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.pipeline.artifacts.checkpoint import policy_of
 from torchrl_drpo.pipeline.artifacts.folder import ArtifactError
-from torchrl_drpo.pipeline.exporting import export_policy, load_exported
+from torchrl_drpo.pipeline.exporting import ExportedPolicy, export_policy, load_exported
 from torchrl_drpo.pipeline.exporting.inputs import Input
 from torchrl_drpo.pipeline.exporting.writing import traced
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
@@ -219,6 +220,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory):
 def test_raw_input_that_does_not_fit_is_refused(exported, given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         exported(**given)
+
+
+@pytest.mark.parametrize("name", ["times", "feedback"])
+def test_times_and_feedback_are_of_the_items_of_the_history(name: str) -> None:
+    facts = {"inputs": [Input("history", "int64", 4).as_json(), Input(name, "int64", 4).as_json()]}
+    items = Catalogue(["v1", "v2", "v3"])
+    read = ExportedPolicy(facts, items, [], lambda rows: (rows["history"], rows[name].float()))
+    assert read([["v1", "v3"]], **{name: [[7, 8]]}) == ([["v1", "v3"]], [[7.0, 8.0]])
+    for wrong in ([7], [6, 7, 8]):
+        with pytest.raises(ValueError, match=f"{name} must hold one value for each of the 2 items"):
+            read([["v1", "v3"]], **{name: [wrong]})
 
 
 def test_damage_is_seen_and_what_was_there_is_replaced(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ class ExportedPolicy:
             features: raw numbers; left out, the training rows' mean.
             exclude: raw ids of items that must not come back, as many a user as the export has
                 room for at most; those of no item say nothing.
-            times: ticks of each history's rows; where the policy reads them.
+            times: ticks of each history's rows, of which ``facts["facts"]["ticks_per_second"]``
+                make a second; where the policy reads them.
             feedback: quality of each history's rows; where the policy reads it.
 
         Returns:
@@ -119,6 +120,11 @@ class ExportedPolicy:
                     f"{name} must be of {rows} users, as history is, not {len(values)}"
                 )
             for row, each in enumerate(values):
+                if name in ("times", "feedback") and len(each) != len(given["history"][row]):
+                    raise ValueError(
+                        f"{name} must hold one value for each of the {len(given['history'][row])} "
+                        f"items of the history of user {row} (from 0), got {len(each)}"
+                    )
                 self._fill(out[row], entry, each, row)
             if not torch.isfinite(out).all():
                 raise ValueError(f"{name} must be finite float32 numbers")
