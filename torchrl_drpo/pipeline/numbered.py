@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from tensordict import TensorDictBase
@@ -23,10 +24,13 @@ class Numbering:
     Attributes:
         items: the policy's number of each item of the log, -1 for one that it does not know.
         contexts: the same of each context column's values.
+        clock: the policy's ticks in one of the log's: a file of timestamps or floats counts
+            microseconds where one of integers counts what its schema says.
     """
 
     items: Tensor
     contexts: list[Tensor]
+    clock: Fraction = Fraction(1)
 
     @classmethod
     def of(cls, data: SplitLog, checkpoint: PolicyCheckpoint) -> Numbering:
@@ -36,9 +40,11 @@ class Numbering:
             ValueError: for ids of another type, integers or strings.
         """
         columns = zip(data.log.contexts.values(), checkpoint.contexts, strict=True)
+        here = data.log.ticks_per_second
         return cls(
             _renumber(data.items, checkpoint.items),
             [_renumber(theirs, ours) for theirs, ours in columns],
+            Fraction(checkpoint.facts.get("ticks_per_second", here), here),
         )
 
     @classmethod
@@ -49,9 +55,13 @@ class Numbering:
         return cls(items, contexts)
 
     def apply(self, rows: TensorDictBase) -> TensorDictBase:
-        """Renumbers rows in place: their items, histories and contexts."""
+        """Renumbers rows in place: their items, histories and contexts, and histories' times."""
         rows["action"] = self.items[rows["action"]]
         rows["observation", "history"] = self.items[rows["observation", "history"]]
+        times = rows.get(("observation", "history_time"), None)
+        if times is not None and self.clock != 1:
+            own = times * self.clock.numerator // self.clock.denominator
+            rows["observation", "history_time"] = own
         if self.contexts:
             columns = rows["observation", "context"].unbind(-1)
             rows["observation", "context"] = torch.stack(

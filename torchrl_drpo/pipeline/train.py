@@ -244,6 +244,8 @@ def _finished_run(
         facts = {**run, "config": config.settings(), "data": data.facts}
         if training.reward is not None:  # by which evaluation knows it again, whoever follows it
             facts["reward_fingerprint"] = training.reward.fingerprint
+        if config.model.history_times:  # other logs may count time otherwise
+            facts["ticks_per_second"] = data.log.ticks_per_second
         PolicyCheckpoint(
             actor=trained.actor.cpu().eval(),
             policy=config.policy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -70,6 +71,11 @@ def test_times_and_feedback_of_histories_are_read_from_training_to_service(
     quality = data.log.split("train").quality
     assert policy.usual_feedback().item() == pytest.approx(quality.mean().item(), rel=1e-4)
     found = run_evaluate(EvaluateConfig(folder, str(log / "log.parquet"), ks=(5,)))
+    assert found.metrics["drpo"] == pytest.approx(results.runs["drpo"][0], nan_ok=True)
+    # A later log may count time in other ticks: floats and timestamps are read as microseconds.
+    rows = pd.read_parquet(log / "log.parquet")
+    rows.assign(time=rows["time"].astype(float)).to_parquet(tmp_path / "floats.parquet")
+    found = run_evaluate(EvaluateConfig(folder, str(tmp_path / "floats.parquet"), ks=(5,)))
     assert found.metrics["drpo"] == pytest.approx(results.runs["drpo"][0], nan_ok=True)
     # What is served to a user is what the policy says after that user's last row.
     user = checkpoint.users.ids.find(1007)
