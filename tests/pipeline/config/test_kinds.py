@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from torchrl_drpo.cli import COMMANDS
-from torchrl_drpo.pipeline.config.kinds import KINDS, KindOptions
+from torchrl_drpo.pipeline.config.kinds import (
+    KINDS,
+    CatalogueOptions,
+    EmbeddingOptions,
+    KindOptions,
+    SemanticIDOptions,
+)
 from torchrl_drpo.pipeline.config.train import TrainConfig
 
 
@@ -27,6 +33,20 @@ def test_a_kind_that_is_not_there_is_refused() -> None:
         ValueError, match="policy must be among catalogue, embedding, semantic-id, got 'sid'"
     ):
         TrainConfig(logs="log", preset="kuairand", policy="sid")
+
+
+@pytest.mark.parametrize(
+    ("policy", "given", "message"),
+    [
+        ("semantic-id", {"catalogue": CatalogueOptions(temperature=2.0)}, "temperature=2.0 is an"),
+        ("semantic-id", {"catalogue": CatalogueOptions(item_table="codes")}, "of catalogue polic"),
+        ("catalogue", {"semantic_id": SemanticIDOptions(head="parallel")}, "head='parallel' is an"),
+        ("catalogue", {"embedding": EmbeddingOptions(folds=3)}, "train --policy embedding"),
+    ],
+)
+def test_options_of_another_kind_are_refused(policy: str, given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(logs="log", preset="kuairand", policy=policy, kinds=KindOptions(**given))
 
 
 def test_identities_of_runs_are_those_that_were_written() -> None:

@@ -104,9 +104,9 @@ def test_a_run_that_was_killed_over_another_kind_s_folder_is_no_finished_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint of one kind must not be served under the numbers of the other."""
-    settings = settings_for(tmp_path, make_log(), objectives=("bc",), policy="catalogue")
+    other = settings_for(tmp_path, make_log(), objectives=("bc",))
+    settings = replace(other, policy="catalogue", kinds=KindOptions())
     first = run_train(settings)
-    other = replace(settings, policy="embedding")
 
     def killed(path: Path, data: Any) -> None:
         raise KeyboardInterrupt
@@ -125,7 +125,7 @@ def test_a_run_that_was_killed_over_another_kind_s_folder_is_no_finished_one(
 def test_kinds_that_share_a_folder_are_never_taken_for_each_other(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, make_log(), objectives=("bc",), seeds=2)
     alone = run_train(replace(settings, output=tmp_path / "alone")).runs["bc"]
-    run_train(replace(settings, policy="catalogue"))
+    run_train(replace(settings, policy="catalogue", kinds=KindOptions()))
     mixed = run_train(settings).runs["bc"]
     assert len(mixed) == len(alone) == 2
     assert all(found == same(expected) for found, expected in zip(mixed, alone, strict=True))

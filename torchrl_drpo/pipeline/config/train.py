@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,6 +73,7 @@ class TrainConfig(LogConfig):
         for name in self.objectives:
             self.objective(name)
             check_fits(name, self.policy)
+        self._check_kinds()
         self._check_places()
         left = [name for name in self.options if name not in self.objectives]
         if left:
@@ -86,6 +87,18 @@ class TrainConfig(LogConfig):
             )
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
+
+    def _check_kinds(self) -> None:
+        """Raises ``ValueError`` for an option of a kind that is not trained."""
+        for kind in KINDS.values():
+            own = getattr(self.kinds, kind.name.replace("-", "_"))
+            changed = [each.name for each in fields(own) if getattr(own, each.name) != each.default]
+            if changed and kind.name != self.policy:
+                name = changed[0]
+                raise ValueError(
+                    f"{name}={getattr(own, name)!r} is an option of {kind.name} policies, and "
+                    f"{self.policy} is what is trained; leave it out, or train --policy {kind.name}"
+                )
 
     def _check_places(self) -> None:
         if (
