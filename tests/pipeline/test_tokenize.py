@@ -215,6 +215,20 @@ def test_what_cannot_be_done_is_one_line(log, tmp_path, capsys, monkeypatch):
     assert not Path("items.codes.parquet").exists()
 
 
+def test_a_first_level_that_tells_all_items_apart_is_named(tmp_path, capsys) -> None:
+    np.save(tmp_path / "items.npy", np.random.default_rng(0).standard_normal((30, 4)))
+    asked = f"tokenize --items {tmp_path}/items.npy --out {tmp_path}/codes.parquet --overwrite"
+    assert main(asked.split()) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the first level alone tells all 30 items apart" in said
+    assert "(4 a level would do)" in said  # 3 ** 3 < 30 <= 4 ** 3
+    assert main([*asked.split(), "--codes", "4"]) == 0
+    assert "tells all" not in " ".join(capsys.readouterr().out.split())
+    np.save(tmp_path / "items.npy", np.zeros((30, 4)))
+    assert main(asked.split()) == 2
+    assert "none of the 30 items has a vector" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_table_names_what_it_shows(log, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("--logs", log / "log.parquet", "--schema", log / "schema.json", *SMALL, "--dim", 6)

@@ -57,6 +57,12 @@ def show_codes(quality: CodeQuality, facts: Mapping[str, Any]) -> None:
         f"({found.leaves:,} leaves, {found.unique_share:.2%} of the items alone on theirs, at most "
         f"{found.largest} on one)"
     )
+    if len(quality.levels) > 1 and quality.levels[0].prefixes == quality.items > 1:
+        say(
+            f"the first level alone tells all {quality.items:,} items apart: no two share anything, and "
+            f"the levels behind it say nothing; ask for fewer --codes ({_enough(quality)} a level "
+            "would do)"
+        )
     if quality.lost is not None:
         say(
             f"expected hits lost to them: {quality.lost.one_a_leaf:.3%} if a leaf gives its most "
@@ -66,6 +72,14 @@ def show_codes(quality: CodeQuality, facts: Mapping[str, Any]) -> None:
     if "out" in facts:
         say(f"written: {facts['out']}; in the schema put")
         say(json.dumps({"items": facts["schema_items"]}))
+
+
+def _enough(quality: CodeQuality) -> int:
+    """The fewest codes of which so many levels have a path for each item."""
+    codes = 2
+    while codes ** len(quality.levels) < quality.items:
+        codes += 1
+    return codes
 
 
 def _table(quality: CodeQuality, error: Any) -> Table:

@@ -179,6 +179,11 @@ def _mean(vectors: Tensor, known: Tensor) -> Tensor:
 def _made(config: TokenizeConfig, items: _Items) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """New codes, the vectors that they are of, and what there is to tell."""
     vectors, known, source = _vectors(config, items)
+    if not known.any():
+        raise ValueError(
+            f"none of the {len(known)} items has a vector ({source}): all of them are zeros; name "
+            "another column, or let a log say what is alike (--logs)"
+        )
     with progress_bars() as progress:
         found = residual_kmeans(
             vectors if bool(known.all()) else vectors[known],
