@@ -59,9 +59,9 @@ def show_codes(quality: CodeQuality, facts: Mapping[str, Any]) -> None:
     )
     if len(quality.levels) > 1 and quality.levels[0].prefixes == quality.items > 1:
         say(
-            f"the first level alone tells all {quality.items:,} items apart: no two share anything, and "
-            f"the levels behind it say nothing; ask for fewer --codes ({_enough(quality)} a level "
-            "would do)"
+            f"the first level alone tells all {quality.items:,} items apart: no two share "
+            "anything, and the levels behind it say nothing; ask for fewer --codes "
+            f"({_enough(quality)} a level would do)"
         )
     if quality.lost is not None:
         say(
