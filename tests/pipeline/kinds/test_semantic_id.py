@@ -186,6 +186,20 @@ def test_a_log_without_codes_is_refused(log: Path, tmp_path: Path) -> None:
         config(log, tmp_path, policy="semantic-id", objectives=("guided",))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_codes_that_leave_nothing_to_choose_are_refused(tmp_path: Path, count: int) -> None:
+    log = click_log.make_log()
+    log["item"] %= count
+    pd.DataFrame({"item": range(count), "c0": 5}).to_parquet(tmp_path / "items.parquet")
+    table = ItemTable("items.parquet", id="item", codes=("c0",))
+    kinds = KindOptions(semantic_id=SemanticIDOptions(item_bias=False))
+    settings = click_log.settings(
+        tmp_path, log, click_log.SCHEMA.replace(items=table), policy="semantic-id", kinds=kinds
+    )
+    with pytest.raises(ValueError, match=f"the {count} items of the log leave .* nothing to choos"):
+        run_train(settings)
+
+
 def test_a_killed_run_goes_on(coded: Path, tmp_path: Path) -> None:
     whole = run_train(
         config(coded, tmp_path / "whole", policy="semantic-id", objectives=("drpo",), steps=260)

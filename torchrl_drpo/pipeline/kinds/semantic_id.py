@@ -38,9 +38,16 @@ class SemanticIDTraining(CatalogueTraining):
                 f"none of the {len(codes)} items has a code; does the item table's id column hold "
                 "the ids of the log?"
             )
+        trie = CodeTrie(codes)
+        *choices, alike = trie.widths
+        if max(choices) == 1 and (alike == 1 or not config.kind_options.item_bias):
+            raise ValueError(
+                f"the {len(codes)} items of the log leave a policy over their codes nothing to "
+                "choose: there is one item, or all share one code and --no-item-bias tells none "
+                "apart; log more items, or give them codes (drpo tokenize)"
+            )
         super().__init__(data, config, progress)
         self._codes = codes
-        trie = CodeTrie(codes)
         self.facts |= {
             "code_sizes": list(trie.sizes),
             "items_that_share_a_code": trie.collisions,
