@@ -148,7 +148,7 @@ def test_encoders_are_part_of_what_a_run_is(log: Path, tmp_path: Path) -> None:
             "by a transformer, not by 'gru'",
         ),
         ({"policy": "embedding", "model": {"history_feedback": True}}, "states of a fixed form"),
-        ({"policy": "embedding", "train_places": "all"}, "'embedding' reads rows one by one"),
+        ({"policy": "embedding", "train_places": "all"}, "embedding policies have none of"),
         ({"objectives": ("guided",), "train_places": "all"}, "'guided' follows a reward model"),
     ],
 )

@@ -251,7 +251,7 @@ def test_a_log_without_users_needs_an_item_table(tmp_path: Path) -> None:
     )
     (tmp_path / "schema.json").write_text(schema.to_json())
     settings = settings_for(tmp_path, tmp_path / "run", objectives=("uphill",))
-    with pytest.raises(ValueError, match=r"needs item vectors: name the item table"):
+    with pytest.raises(ValueError, match=r"no item vectors: name the item table"):
         run_train(settings)
 
 
