@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import torch
 
 if "OMP_NUM_THREADS" not in os.environ:  # on shared cores spinning threads cost tenfold
     torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+with contextlib.suppress(ImportError):  # a machine with a GPU may have the bare necessities
+    from hypothesis import settings
+
+    settings.register_profile("no deadline", deadline=None)  # machines are busy at times
+    settings.load_profile("no deadline")
 
 #: Real logs lie beside the checkout, or where the environment says; tests that need them skip
 #: where they are absent (a user's machine), and the same code is tested on generated logs there.
