@@ -20,6 +20,7 @@ def small(tmp_path, **changes):
     return DemoConfig(out=tmp_path, seeds=2, users=64, log_size=500, train=train, **changes)
 
 
+@pytest.mark.slow
 def test_processes_and_one_process_find_the_same_numbers(tmp_path):
     alone = run_demo(small(tmp_path / "one", workers=1))
     together = run_demo(small(tmp_path / "two", workers=2))

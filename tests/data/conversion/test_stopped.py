@@ -213,6 +213,7 @@ for writes in map(int, sys.argv[4].split()):
 KILLS = [12, 20, 33, 41, 33, 33, 33, 33, 60, 70, 36, 26, 9, 13]
 
 
+@pytest.mark.slow  # test_workers_killed kills drivers in the gate
 def test_a_conversion_killed_in_every_stage_ends_with_the_same_bytes(parquet, tmp_path):
     by = ("user", "duration_bucket")
     quality = Percentile("play", by=by, duration="duration", min_count=3)

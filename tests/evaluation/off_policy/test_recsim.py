@@ -83,7 +83,9 @@ def scored(name: str, astray: float):
     return known, score_log(policy, blind, reward_model=model, behavior=weights, keys=KEYS)
 
 
-@pytest.mark.parametrize("name", ["recsim-medium", "recsim-extreme"])
+@pytest.mark.parametrize(
+    "name", ["recsim-medium", pytest.param("recsim-extreme", marks=pytest.mark.slow)]
+)
 def test_fitted_weights_lie_in_the_interval_of_the_true_ones(name: str) -> None:
     known, fitted = scored(name, astray=0.0)
     for estimator in (ips, snips, doubly_robust, self_normalised_doubly_robust):
@@ -94,7 +96,9 @@ def test_fitted_weights_lie_in_the_interval_of_the_true_ones(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["recsim-medium", "recsim-extreme"])
+@pytest.mark.parametrize(
+    "name", ["recsim-medium", pytest.param("recsim-extreme", marks=pytest.mark.slow)]
+)
 def test_what_the_features_leave_out_is_a_few_percent(name: str) -> None:
     # A policy that follows something else, and a model that sees seven tenths of the interest: the
     # expert's and the popular items are better than either says, and the estimates a little high.
