@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from torchrl_drpo.data.conversion.times import Instants
@@ -22,6 +22,7 @@ def counted(times: np.ndarray) -> Few:
 
 
 @given(seed=st.integers(0, 1000), pieces=st.integers(1, 6), spread=st.sampled_from([15, 90, 3000]))
+@example(seed=105, pieces=4, spread=3000)  # a split that is thinned as it is taken
 def test_instants_are_kept_by_what_they_are(seed, pieces, spread):
     """Splits are thinned each as far as it needs, then all of them together."""
     draw = np.random.default_rng(seed)

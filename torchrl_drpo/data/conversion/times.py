@@ -38,8 +38,9 @@ class Instants:
 
     def merge(self, other: Instants) -> None:
         """Takes in what others hold."""
+        found = other.taken()  # which may thin them more
         self._shift = max(self._shift, other._shift)
-        self.add(*other.taken())
+        self.add(*found)
 
     def taken(self) -> tuple[np.ndarray, np.ndarray]:
         """Instants in ticks, ascending, and their rows: int64 ``[n]``, at most ``most``."""
