@@ -17,6 +17,7 @@ from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype, s
 from torchrl_drpo.distributions._tiles import finite_or_zero, row_blocks, score_tiles
 from torchrl_drpo.functional.checks import is_finite
 from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.functional.masks import without
 from torchrl_drpo.functional.sampling import DrawnLists, draw_lists, nucleus
 
 #: Scores that lists are drawn from at a time, as a whole: 32 MiB of float64, some of them at once.
@@ -147,7 +148,8 @@ def draw_in_order(
     """Draws k items without replacement a row, in the order of the draws, int64 ``[N, k]``.
 
     The k best after Gumbel noise, which is float64: of a million float32 numbers many would be
-    equal. -1 where fewer items are left.
+    equal. -1 where fewer items are left. Unlike :func:`sample_lists`, which knows nuclei and the
+    propensities of places, it holds a tile of scores at a time.
     """
     out = torch.empty((hidden.shape[0], k), dtype=torch.long, device=hidden.device)
     for rows in _blocks(hidden, items):
@@ -192,12 +194,3 @@ def sample_lists(
             scores = without(scores, own)
         parts.append(draw_lists(nucleus(scores, top_p, least=k), k, generator))
     return DrawnLists(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def without(scores: Tensor, exclude: Tensor) -> Tensor:
-    """Scores ``[N, V]`` with -inf at items ``[E]`` or ``[N, E]``; those outside are padding."""
-    count = scores.shape[1]
-    outside = (exclude < 0) | (exclude >= count)
-    place = torch.where(outside, count, exclude).expand(len(scores), -1)
-    wider = torch.nn.functional.pad(scores, (0, 1))  # one more place, for padding
-    return wider.scatter_(1, place, -math.inf)[:, :count]

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.distributed.ranks import names_of_shards
 from torchrl_drpo.distributions import CatalogueCategorical
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.policies.encoders import EncoderConfig, HistoryEncoder, Pooling
+from torchrl_drpo.policies.encoders import (
+    EncoderConfig,
+    HistoryEncoder,
+    HistoryReader,
+    Pooling,
+    item_actor,
+)
 from torchrl_drpo.policies.encoders.config import encoder_config
-from torchrl_drpo.policies.encoders.observations import observation_inputs
 from torchrl_drpo.policies.item_tables import ItemTableConfig, ItemTableKind, make_item_table
 
 if TYPE_CHECKING:
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from torchrl_drpo.distributed.items import ItemShards
 
 
-class CataloguePolicy(nn.Module):
+class CataloguePolicy(HistoryReader):
     """Encoder and item table: ``forward`` gives the state, ``distribution`` the policy at it.
 
     See :func:`make_catalogue_actor` for the arguments.
@@ -113,58 +117,18 @@ class CataloguePolicy(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
-    def forward(
-        self,
-        history: Tensor,
-        context: Tensor | None = None,
-        features: Tensor | None = None,
-        times: Tensor | None = None,
-        feedback: Tensor | None = None,
-    ) -> Tensor:
-        """The state ``[*B, D]`` after a history, in a context, of numeric features.
-
-        Args:
-            history: item numbers, int64 ``[*B, L]``; -1 pads.
-            context: ids, int64 ``[*B, C]``; ``None`` without context columns.
-            features: raw numbers, ``[*B, F]``; ``None`` without features.
-            times: ticks of the history's rows, int64 ``[*B, L]``; where the encoder reads them.
-            feedback: quality of the history's rows, ``[*B, L]``; where the encoder reads it.
-        """
-        embedded = self._embedded(history)
-        return self.encoder(embedded, history >= 0, context, features, times, feedback)
-
-    def places(
-        self, history: Tensor, times: Tensor | None = None, feedback: Tensor | None = None
-    ) -> Tensor:
-        """What histories of the first 0, 1, ..., L items become, ``[*B, L + 1, D]``, in one pass.
-
-        See :meth:`~torchrl_drpo.policies.HistoryEncoder.places`; ``encoder.finish`` makes states
-        of them.
-        """
-        return self.encoder.places(self._embedded(history), history >= 0, times, feedback)
-
-    def _embedded(self, history: Tensor) -> Tensor:
-        known = history.clamp(min=0)
-        if self.item_table is not None and known.numel() < self.num_items:
-            return self.item_table(known)
+    def embed(self, item: Tensor) -> Tensor:
+        """What a history's items say, ``[*, D]``."""
+        if self.item_table is not None and item.numel() < self.num_items:
+            return self.item_table(item)
         table = self.item_vectors() if self.history_items is None else self.history_items
         if self.shards is None:
-            return F.embedding(known, table)
-        return self.shards.look_up(table, known)
+            return F.embedding(item, table)
+        return self.shards.look_up(table, item)
 
     def item_vectors(self) -> Tensor:
         """The item vectors of the softmax as they are now, ``[V, D]``, differentiable."""
         return self.items if self.item_table is None else self.item_table()
-
-    def usual_features(self) -> Tensor | None:
-        """What to give for features that are not known: the training rows' mean ``[F]``."""
-        scaler = self.encoder.scaler
-        return None if scaler is None else scaler.mean
-
-    def usual_feedback(self) -> Tensor | None:
-        """What to give for a past row of unknown quality: the training rows' mean ``[1]``."""
-        scaler = self.encoder.feedback_scaler
-        return None if scaler is None else scaler.mean
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -314,9 +278,8 @@ def make_catalogue_actor(
         item_table=item_table,
         item_data=item_data,
     )
-    # By name: features without a context are the policy's third argument and the second entry.
-    inputs = observation_inputs(
-        policy.encoder.config,
+    actor = item_actor(
+        policy,
         context_sizes,
         num_features,
         history=history_key,
@@ -324,13 +287,6 @@ def make_catalogue_actor(
         features=features_key,
         times=times_key,
         feedback=feedback_key,
-    )
-    actor = ProbabilisticActor(
-        # Strict, since a missing entry would reach the policy as None and fail there unnamed.
-        TensorDictModule(policy, in_keys=inputs, out_keys=["hidden"], strict=True),
-        in_keys=["hidden"],
-        out_keys=["action"],
-        distribution_class=policy.distribution,
     )
     if mesh is not None:
         actor._ddp_params_and_buffers_to_ignore = names_of_shards(actor)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchrl_drpo.distributions.code_trie import search
 from torchrl_drpo.distributions.code_trie.categorical import usual_beam
 from torchrl_drpo.distributions.code_trie.walk import CodePolicy
+from torchrl_drpo.functional.masks import without
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.retrieval import RetrievalPolicy
 from torchrl_drpo.policies.semantic_id import SemanticIDPolicy
@@ -133,7 +134,7 @@ class PolicyLists(nn.Module):
             scores = scores * (1 / policy.temperature)
             sums.append(scores.logsumexp(-1, keepdim=True))
             if exclude is not None:
-                scores = _without(scores, exclude - start)
+                scores = without(scores, exclude - start)  # in this tile
             value, index = scores.topk(min(self.k, scores.shape[1]), -1)
             best.append(value)
             where.append(index + start)
@@ -144,12 +145,3 @@ class PolicyLists(nn.Module):
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
         return f"items={self.num_items}, k={self.k}, beam={self.beam}"
-
-
-def _without(scores: Tensor, local: Tensor) -> Tensor:
-    """Scores of a tile, -inf at items that must not come back; those elsewhere are padding."""
-    count = scores.shape[1]
-    place = torch.where((local < 0) | (local >= count), count, local)
-    nothing = torch.full_like(place, -torch.inf, dtype=scores.dtype)
-    wider = torch.nn.functional.pad(scores, (0, 1))
-    return wider.scatter(1, place, nothing)[:, :count]

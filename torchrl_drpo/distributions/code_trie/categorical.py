@@ -165,7 +165,6 @@ class TrieCategorical(OverItems):
             ValueError: on the CPU, for a row whose logits are not finite (a diverged policy's).
         """
         sample_shape = torch.Size(sample_shape)
-        self._check_diverged()
         drawn = walk.sample(self._policy, self._rows, sample_shape.numel())
         return drawn.T.reshape(self._extended_shape(sample_shape))
 
@@ -195,12 +194,12 @@ class TrieCategorical(OverItems):
             beam = usual_beam(self.trie, k)
         if beam and beam < k:
             raise ValueError(f"beam must be at least k = {k}, or 0 for all prefixes, got {beam}")
-        self._check_diverged()
         excluded = None if exclude is None else Excluded(self.trie, self._rows_of(exclude))
         if beam:
             found = search.beam_search(self._policy, self._rows, k, beam, excluded)
         else:
             found = search.exact_search(self._policy, self._rows, k, excluded)
+        _check_found(found.values)
         values, indices = (each.reshape(*self.batch_shape, k) for each in found[:2])
         return SearchedTopK(values, indices, found.pruned.reshape(self.batch_shape))
 
@@ -237,11 +236,11 @@ class TrieCategorical(OverItems):
             raise ValueError(f"k must lie in [1, {self.num_items}] (the catalogue), got {k}")
         check_positive("temperature", temperature)
         rows = None if exclude is None else self._rows_of(exclude)
-        self._check_diverged()
         policy = self._policy
         policy = policy._replace(inverse_temperature=policy.inverse_temperature / temperature)
         options = {"top_p": top_p, "exclude": rows, "generator": generator}
         drawn = draws.sample_lists(policy, self._rows, k, **options)
+        _check_found(drawn.log_probs)
         return DrawnLists(*(each.reshape(*self.batch_shape, k) for each in drawn))
 
     @torch.no_grad()
@@ -293,10 +292,11 @@ class TrieCategorical(OverItems):
             )
         return exclude.reshape(-1, exclude.shape[-1])
 
-    @torch.no_grad()
-    def _check_diverged(self) -> None:
-        logits = self.decoder.logits(self.decoder.start(self._rows), 0)
-        check_scores(logits.logsumexp(-1).squeeze(1) if len(logits) else None)
+
+def _check_found(log_probs: Tensor) -> None:
+    """Raises for a row whose best item has no log-probability; -inf is a list that ran out."""
+    best = log_probs[:, 0]
+    check_scores(best.masked_fill(best == -torch.inf, 0.0))
 
 
 def _check(hidden: Tensor, trie: CodeTrie, bias: Tensor | None, temperature: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrl_drpo.distributions.code_trie.trie import Children, CodeTrie
 from torchrl_drpo.distributions.code_trie.walk import CodePolicy
+from torchrl_drpo.functional.masks import without
 
 #: Numbers of one step held at a time; rows beyond them come in blocks. 4 MiB of float32 stay in a
 #: CPU's cache, which makes a search over a million items twice as fast; an accelerator wants few,
@@ -71,10 +72,7 @@ class Excluded:
 
     def without(self, score: Tensor) -> Tensor:
         """Scores of all places ``[N, V]``, -inf at those that must not come back."""
-        count = score.shape[1]
-        place = self._place.clamp(max=count).expand(score.shape[0], -1)
-        wider = torch.nn.functional.pad(score, (0, 1))  # one more place, for padding
-        return wider.scatter_(1, place, -torch.inf)[:, :count]
+        return without(score, self._place)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchrl_drpo.distributions._sweeps import check_scores
 from torchrl_drpo.distributions.code_trie.decoder import CodeDecoder
 from torchrl_drpo.distributions.code_trie.trie import Children, CodeTrie
 
@@ -117,6 +118,8 @@ def sample(policy: CodePolicy, hidden: Tensor, count: int) -> Tensor:
         logits = None if last else decoder.logits(memory, level)
         children = trie.children_of(node, level)
         chance = policy.child_log_probs(logits, children).exp()
+        if level == 0:
+            check_scores(chance.amax(-1).squeeze(1))
         drawn = _draw(chance.expand(rows, -1, -1), count if level == 0 else 1)
         if level == 0:
             drawn = drawn.transpose(1, 2)  # one prefix, many draws: from here on many prefixes
@@ -130,6 +133,6 @@ def sample(policy: CodePolicy, hidden: Tensor, count: int) -> Tensor:
 
 
 def _draw(chance: Tensor, count: int) -> Tensor:
-    """Draws by ``[N, K, W]`` chances, ``[N, K, count]``; what is NaN is the caller's to refuse."""
+    """Draws by ``[N, K, W]`` chances, ``[N, K, count]``."""
     flat = chance.reshape(-1, chance.shape[-1])
     return flat.multinomial(count, replacement=True).reshape(*chance.shape[:-1], count)

@@ -14,6 +14,7 @@ from torchrl_drpo.distributions import _sweeps
 from torchrl_drpo.distributions.catalogue import CatalogueCategorical, TopK
 from torchrl_drpo.distributions.plackett_luce.rest import catalogue_rest
 from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.functional.sampling import draw_lists
 
 #: Where less of the probability is left than this, the rest is summed anew: a subtraction would
 #: lose so many of its digits.
@@ -69,17 +70,10 @@ class CandidateScores:
         return found.indices.masked_fill(found.values == -torch.inf, -1)
 
     def draw(self, k: int, count: int) -> Tensor:
-        """``count`` draws of k candidates each, ``[count, *B, k]``: the best after Gumbel noise."""
-        scores = self.scores.detach().double()
+        """``count`` draws of k candidates each, ``[count, *B, k]``."""
+        scores = self.scores.detach()
         _sweeps.check_scores(scores.amax(-1).reshape(-1))
-        noisy = (
-            scores
-            - torch.empty((count, *scores.shape), dtype=scores.dtype, device=self.device)
-            .exponential_()
-            .log_()
-        )
-        found = noisy.topk(k)
-        return found.indices.masked_fill(found.values == -torch.inf, -1)
+        return draw_lists(scores.expand(count, *scores.shape), k).indices
 
     def expand(self, batch_shape: torch.Size) -> CandidateScores:
         """The same over a larger batch."""

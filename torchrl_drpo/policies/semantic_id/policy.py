@@ -8,19 +8,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.distributions.code_trie import CodeTrie, TrieCategorical
 from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.policies.encoders import EncoderConfig, HistoryEncoder, Pooling
+from torchrl_drpo.policies.encoders import (
+    EncoderConfig,
+    HistoryEncoder,
+    HistoryReader,
+    Pooling,
+    item_actor,
+)
 from torchrl_drpo.policies.encoders.config import encoder_config
-from torchrl_drpo.policies.encoders.observations import observation_inputs
 from torchrl_drpo.policies.semantic_id.decoders import Head, make_decoder
 
 
-class SemanticIDPolicy(nn.Module):
+class SemanticIDPolicy(HistoryReader):
     """Encoder, decoder and trie: ``forward`` gives the state, ``distribution`` the policy at it.
 
     See :func:`make_semantic_id_actor` for the arguments.
@@ -84,36 +88,6 @@ class SemanticIDPolicy(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
-    def forward(
-        self,
-        history: Tensor,
-        context: Tensor | None = None,
-        features: Tensor | None = None,
-        times: Tensor | None = None,
-        feedback: Tensor | None = None,
-    ) -> Tensor:
-        """The state ``[*B, D]`` after a history, in a context, of numeric features.
-
-        Args:
-            history: item numbers, int64 ``[*B, L]``; -1 pads.
-            context: ids, int64 ``[*B, C]``; ``None`` without context columns.
-            features: raw numbers, ``[*B, F]``; ``None`` without features.
-            times: ticks of the history's rows, int64 ``[*B, L]``; where the encoder reads them.
-            feedback: quality of the history's rows, ``[*B, L]``; where the encoder reads it.
-        """
-        embedded = self.embed(history.clamp(min=0))
-        return self.encoder(embedded, history >= 0, context, features, times, feedback)
-
-    def places(
-        self, history: Tensor, times: Tensor | None = None, feedback: Tensor | None = None
-    ) -> Tensor:
-        """What histories of the first 0, 1, ..., L items become, ``[*B, L + 1, D]``, in one pass.
-
-        See :meth:`~torchrl_drpo.policies.HistoryEncoder.places`.
-        """
-        embedded = self.embed(history.clamp(min=0))
-        return self.encoder.places(embedded, history >= 0, times, feedback)
-
     def embed(self, item: Tensor) -> Tensor:
         """What a history's items say, ``[*, D]``: the sum of their codes' vectors and their own."""
         path = self.trie.path(item)
@@ -122,16 +96,6 @@ class SemanticIDPolicy(nn.Module):
             code = self.trie.code_of_each(level)[path[level]]
             out = out + F.embedding(code, table)
         return out
-
-    def usual_features(self) -> Tensor | None:
-        """What to give for features that are not known: the training rows' mean ``[F]``."""
-        scaler = self.encoder.scaler
-        return None if scaler is None else scaler.mean
-
-    def usual_feedback(self) -> Tensor | None:
-        """What to give for a past row of unknown quality: the training rows' mean ``[1]``."""
-        scaler = self.encoder.feedback_scaler
-        return None if scaler is None else scaler.mean
 
     def distribution(self, hidden: Tensor) -> TrieCategorical:
         """The policy at states ``hidden [*B, D]``."""
@@ -227,8 +191,8 @@ def make_semantic_id_actor(
         device=device,
         encoder=encoder,
     )
-    inputs = observation_inputs(
-        policy.encoder.config,
+    return item_actor(
+        policy,
         context_sizes,
         num_features,
         history=history_key,
@@ -236,12 +200,6 @@ def make_semantic_id_actor(
         features=features_key,
         times=times_key,
         feedback=feedback_key,
-    )
-    return ProbabilisticActor(
-        TensorDictModule(policy, in_keys=inputs, out_keys=["hidden"], strict=True),
-        in_keys=["hidden"],
-        out_keys=["action"],
-        distribution_class=policy.distribution,
     )
 
 
