@@ -30,7 +30,7 @@ from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import Crew, torchrun
 from torchrl_drpo.pipeline.following import FINISHED, follow, forget, run_state, word_of
-from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress
+from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, Trained
 from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.results import TrainResults
@@ -241,23 +241,35 @@ def _finished_run(
     if following_model([objective]) and training.reward is not None:
         run["reward_model"] = training.reward.facts
     if seed == 0:
-        facts = {**run, "config": config.settings(), "data": data.facts}
-        if training.reward is not None:  # by which evaluation knows it again, whoever follows it
-            facts["reward_fingerprint"] = training.reward.fingerprint
-        if config.model.history_times:  # other logs may count time otherwise
-            facts["ticks_per_second"] = data.log.ticks_per_second
-        PolicyCheckpoint(
-            actor=trained.actor.cpu().eval(),
-            policy=config.policy,
-            model=trained.model,
-            items=data.items,
-            users=data.users(),
-            contexts=list(data.log.contexts.values()),
-            facts={**facts, "schema": data.log.schema.to_json()},
-        ).save(config.output / objective)
+        _save_checkpoint(config.output / objective, run, trained, data, config, training)
     write_sealed_json(path, {**run, "curve": trained.curve})
     forget(state)
     return run
+
+
+def _save_checkpoint(
+    folder: Path,
+    run: dict[str, Any],
+    trained: Trained,
+    data: SplitLog,
+    config: TrainConfig,
+    training: PolicyTraining,
+) -> None:
+    """Writes the policy with all that evaluating it and recommending with it need."""
+    facts = {**run, "config": config.settings(), "data": data.facts}
+    if training.reward is not None:  # by which evaluation knows it again, whoever follows it
+        facts["reward_fingerprint"] = training.reward.fingerprint
+    if config.model.history_times:  # other logs may count time otherwise
+        facts["ticks_per_second"] = data.log.ticks_per_second
+    PolicyCheckpoint(
+        actor=trained.actor.cpu().eval(),
+        policy=config.policy,
+        model=trained.model,
+        items=data.items,
+        users=data.users(),
+        contexts=list(data.log.contexts.values()),
+        facts={**facts, "schema": data.log.schema.to_json()},
+    ).save(folder)
 
 
 def _metrics(

@@ -118,16 +118,10 @@ def scan_log(
     splits = splits or source.splits(SPLIT_ROWS)
     scan = partial(scan_split, source, schema, per_second, split.by_time)
     counters = {name: IdCounter() for name in named}
-    scanned = []
     times = Instants() if split.by_time and (schema.time or schema.date) else None
+    scanned = []
     for found in do(scan, splits):
-        for name, (ids, counts) in found.ids.items():
-            with _named(f"{source.name}, {name}"):
-                counters[name].add(ids, counts)
-        if times is not None and found.times is not None:
-            times.merge(found.times)
-        found.ids, found.times = {}, None  # held once
-        scanned.append(found)
+        scanned.append(_taken_in(found, source, counters, times))
         if progress is not None:
             progress(len(scanned), len(splits))
     rows = sum(found.rows for found in scanned)
@@ -136,24 +130,18 @@ def scan_log(
         raise LogError(f"the log has no rows: {', '.join(source.files) or 'an empty table'}")
     item_table, missing_items = side_table(source, schema.items)
     history_table, missing_history = side_table(source, schema.initial_history)
-    known = known or {}
-    empty = Catalogue([])
+    known, empty = known or {}, Catalogue([])
     catalogues = {
         name: known.get(name, empty).extended(counter.merged()[0])
         for name, counter in counters.items()
         if name != "items"
     }
-    logged = counters["items"].merged()[0]
-    listed_ids = listed_items(schema, item_table)
-    listed = known.get("items", empty).extended(listed_ids)
-    catalogues["items"] = listed.extended(logged)
+    listed = known.get("items", empty).extended(listed_items(schema, item_table))
+    catalogues["items"] = listed.extended(counters["items"].merged()[0])
     unknown = len(catalogues["items"]) - len(listed) if item_table is not None else 0
     if history_table is not None:
-        seen = IdCounter()
-        for batch in history_table.batches([schema.initial_history.items]):
-            flat, _ = item_lists(batch.table.column(0), schema.initial_history.padding)
-            seen.add(*unique_ids(flat))
-        catalogues["items"] = catalogues["items"].extended(seen.merged()[0])
+        earlier = _items_of_histories(schema, history_table)
+        catalogues["items"] = catalogues["items"].extended(earlier)
     user_rows = np.zeros(len(catalogues.get("users", ())), dtype=np.int64)
     if "users" in counters:
         ids, counts = counters["users"].merged()
@@ -165,6 +153,28 @@ def scan_log(
         item_table, history_table, missing,
         splits, [found.rows for found in scanned], [found.batches for found in scanned],
     )  # fmt: skip
+
+
+def _taken_in(
+    found: Found, source: LogSource, counters: dict[str, IdCounter], times: Instants | None
+) -> Found:
+    """A split's counts without its ids and instants, which are added to those of all."""
+    for name, (ids, counts) in found.ids.items():
+        with _named(f"{source.name}, {name}"):
+            counters[name].add(ids, counts)
+    if times is not None and found.times is not None:
+        times.merge(found.times)
+    found.ids, found.times = {}, None  # held once
+    return found
+
+
+def _items_of_histories(schema: LogSchema, table: LogSource) -> Ids:
+    """Items of what users did before the log begins, ascending."""
+    seen = IdCounter()
+    for batch in table.batches([schema.initial_history.items]):
+        flat, _ = item_lists(batch.table.column(0), schema.initial_history.padding)
+        seen.add(*unique_ids(flat))
+    return seen.merged()[0]
 
 
 def _count(counter: IdCounter, batch: Batch, column: str, padding: Any = None) -> None:
