@@ -42,6 +42,15 @@ def test_a_killed_run_ends_as_if_it_had_not_been(log: Path, tmp_path: Path) -> N
     assert resumed.runs == whole.runs
 
 
+def test_later_seeds_can_be_asked_for_alone(log: Path, tmp_path: Path) -> None:
+    settings = config(log, tmp_path / "all", objectives=("drpo",), steps=20, seeds=2, device="auto")
+    both = run_train(settings)
+    last = run_train(replace(settings, output=tmp_path / "last", first_seed=1, seeds=1))
+    assert last.runs["drpo"] == both.runs["drpo"][1:]
+    assert (tmp_path / "last" / "runs" / "drpo-1.json").exists()
+    PolicyCheckpoint.load(tmp_path / "last" / "drpo")
+
+
 @pytest.mark.parametrize(("logger", "pattern"), [("csv", "*.csv"), ("tensorboard", "events*")])
 def test_curves_are_logged_where_asked_for(
     log: Path, tmp_path: Path, logger: str, pattern: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -54,6 +56,54 @@ def test_it_learns_a_linear_policy():
     # A linear mean can fit these actions exactly: the residual must be a small part of the spread.
     residual = (actor.get_dist(rows).mean - rows["action"]).square().mean()
     assert residual < 1e-2 * rows["action"].square().mean()
+
+
+def test_the_rate_warms_up_decays_and_goes_on_after_a_kill(tmp_path):
+    torch.manual_seed(3)
+    schedule = {"steps": 30, "batch_size": 8, "learning_rate": 0.1, "warm_up": 5, "decay": "cosine"}
+    schedule |= {"weight_decay": 0.1, "max_grad_norm": 1.0, "checkpoint_every": 10}
+
+    def new(path, rates):
+        torch.manual_seed(3)
+        loss = BehaviorCloningLoss(make_gaussian_actor(state_dim=3, action_dim=2, hidden=(4,)))
+        trainer = OfflineTrainer(loss, make_buffer(), TrainerConfig(**schedule), checkpoint=path)
+        read = lambda step, *_: rates.append(trainer.optimizer.param_groups[0]["lr"])  # noqa: E731
+        trainer.after_step = [read]
+        return trainer
+
+    rates, again = [], []
+    whole = new(None, rates)
+    whole.run()
+    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    wanted = [0.05 * (1 + math.cos(math.pi * k / 25)) for k in range(26)]
+    assert rates[4:] == pytest.approx(wanted, abs=1e-6)
+    first = new(tmp_path / "state", again)
+
+    def kill(step, *_):
+        if step == 23:
+            raise KeyboardInterrupt
+
+    first.after_step.append(kill)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    rest = []
+    resumed = new(tmp_path / "state", rest)
+    resumed.run()
+    assert rest == rates[20:]
+    for name, value in whole.loss_module.state_dict().items():
+        assert torch.equal(value, resumed.loss_module.state_dict()[name]), name
+    schedule["steps"] = 40  # every rate would have been another one
+    with pytest.raises(ValueError, match="steps"):
+        new(tmp_path / "state", [])
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"weight_decay": -1.0}, {"max_grad_norm": 0.0}, {"warm_up": -1}, {"learning_rate": 0.0}],
+)
+def test_numbers_out_of_range_are_refused(numbers):
+    with pytest.raises(ValueError, match=next(iter(numbers))):
+        TrainerConfig(**numbers)
 
 
 @pytest.mark.parametrize("sampler", [None, SamplerWithoutReplacement])

@@ -59,6 +59,24 @@ class Crew:
             raise ValueError(f"rank 0 has ended; why, it says itself ({error})") from None
 
 
+def found_device(name: str) -> str:
+    """The device of a name, where ``auto`` is CUDA where there is any, else the CPU.
+
+    Raises:
+        ValueError: for one that cannot be used here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({why}); try 'cpu'") from None
+    return name
+
+
 def team() -> ProcessGroup | None:
     """Who trains together: the whole process group; ``None`` for one process."""
     return _world() if world_size() > 1 else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from torchrl_drpo.distributed.ranks import world_size
 from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.train import TrainConfig
-from torchrl_drpo.pipeline.crew import Crew
+from torchrl_drpo.pipeline.crew import Crew, found_device
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining
 from torchrl_drpo.pipeline.rows import SplitLog
 
@@ -19,6 +20,7 @@ _DIGITS = 12
 
 def follow(config: TrainConfig, crew: Crew) -> None:
     """Trains every run that rank 0 trains; writes and says nothing."""
+    config = replace(config, device=found_device(config.device))
     crew.hear()  # that the log is converted
     data = SplitLog.open(
         config, config.output / "log", history_columns=config.model.history_columns
@@ -26,7 +28,7 @@ def follow(config: TrainConfig, crew: Crew) -> None:
     crew.hear()  # that the reward model is fitted
     training: PolicyTraining = KINDS[config.policy].load_training()(data, config, _quiet)
     for objective in config.objectives:
-        for seed in range(config.seeds):
+        for seed in config.every_seed:
             word = crew.hear()
             if word != FINISHED:
                 state = run_state(config, objective, seed, word)

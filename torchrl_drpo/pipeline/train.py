@@ -9,6 +9,7 @@ goes on where it stopped.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_f
 from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
 from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.train import TrainConfig
-from torchrl_drpo.pipeline.crew import Crew, torchrun
+from torchrl_drpo.pipeline.crew import Crew, found_device, torchrun
 from torchrl_drpo.pipeline.following import FINISHED, follow, forget, run_state, word_of
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, Trained
 from torchrl_drpo.pipeline.numbered import Numbering
@@ -103,7 +104,7 @@ def run_train(
             folder before is lost.
     """
     crew = Crew() if crew is None else crew
-    _check_device(config.device)
+    config = replace(config, device=found_device(config.device))
     data = SplitLog.open(
         config, config.output / "log", history_columns=config.model.history_columns
     )
@@ -130,7 +131,7 @@ def run_train(
     for objective in config.objectives:
         found = [
             _finished_run(objective, seed, data, config, training, judge, progress, crew)
-            for seed in range(config.seeds)
+            for seed in config.every_seed
         ]
         runs[objective] = [report.metrics_from_json(run["metrics"]) for run in found]
         widths[objective] = report.metrics_from_json(found[0].get("half_widths", {}))
@@ -140,7 +141,8 @@ def run_train(
         summary=report.summarise(runs, widths if config.seeds == 1 else None),
         runs=runs,
         data=data.facts | training.facts,
-        config=config.settings() | {"objectives": config.objectives, "seeds": config.seeds},
+        config=config.settings()
+        | {"objectives": config.objectives, "seeds": config.seeds, "first_seed": config.first_seed},
         k=config.ks[-1],
         checkpoints={name: config.output / name for name in config.objectives},
         parts=data.parts,
@@ -167,14 +169,6 @@ def _check_quality(config: TrainConfig, data: SplitLog) -> None:
         "learns from the differences between rows; train what imitates alone (--objectives bc), or "
         "declare a quality that tells rows apart in the log's schema"
     )
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
-        why = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({why}); try 'cpu'") from None
 
 
 def _judge(data: SplitLog, config: TrainConfig, training: PolicyTraining) -> LoggedValue | None:
@@ -214,7 +208,7 @@ def _finished_run(
     path = config.output / "runs" / f"{objective}-{seed}.json"
     old = _read_run(path)
     # Policies of both kinds lie at the same place: a killed run may have left another one there.
-    saved = seed > 0 or saved_fingerprint(config.output / objective) == identity
+    saved = seed > config.first_seed or saved_fingerprint(config.output / objective) == identity
     wide = config.seeds > 1 or "half_widths" in old  # a run among several has no interval
     if old.get("fingerprint") == identity and saved and wide:
         progress(name, config.steps, config.steps)
@@ -240,7 +234,7 @@ def _finished_run(
         run["off_policy"] = judge.of(trained.actor)
     if following_model([objective]) and training.reward is not None:
         run["reward_model"] = training.reward.facts
-    if seed == 0:
+    if seed == config.first_seed:
         _save_checkpoint(config.output / objective, run, trained, data, config, training)
     write_sealed_json(path, {**run, "curve": trained.curve})
     forget(state)

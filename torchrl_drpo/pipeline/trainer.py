@@ -159,6 +159,8 @@ class OfflineTrainer:
         if self.config.max_grad_norm is not None:
             clip = torch.nn.utils.clip_grad_norm_ if self._team is None else self._team.clip
             clip(self.parameters, self.config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step + 1)
         self.optimizer.step()
         return out
 
@@ -217,10 +219,13 @@ class OfflineTrainer:
                 f"version {CHECKPOINT_VERSION}; train anew or use the release that wrote it"
             )
         same = {"steps", "log_every", "evaluate_every", "checkpoint_every"}  # may be changed
+        if self.config.decay != "constant":  # the rate of every step depends on the last one
+            same.remove("steps")
         for name, value in asdict(self.config).items():
-            if name not in same and state["config"][name] != value:
+            before = state["config"].get(name, getattr(TrainerConfig, name))  # it may be older
+            if name not in same and before != value:
                 raise ValueError(
-                    f"the checkpoint was written with {name}={state['config'][name]!r}, this run "
+                    f"the checkpoint was written with {name}={before!r}, this run "
                     f"has {value!r}; resume with the same value or choose another folder"
                 )
         self.step = state["step"]

@@ -12,6 +12,7 @@ import tyro
 
 from torchrl_drpo.pipeline.config.kinds import KINDS, KindOptions, ModelConfig, describe_kinds
 from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.objectives.assignments import assigned, merged
 from torchrl_drpo.pipeline.objectives.named import (
     NAMES,
@@ -34,13 +35,18 @@ class TrainConfig(LogConfig):
         set: options of objectives, each NAME.OPTION=VALUE: drpo.kappa=0.2 drpo.weighting=uniform;
             tilt and condition stand for all objectives that have such a part (tilt.tau=0.1).
         seeds: runs of each objective.
+        first_seed: the seed of the first of them; the others follow.
         steps: gradient steps a run.
         batch_size: rows a step; of all places of sequences, about so many.
         learning_rate: of Adam.
+        weight_decay: of Adam, decoupled (AdamW).
+        max_grad_norm: clip the gradient to this norm; none by default.
+        warm_up: steps over which the learning rate rises to its value.
+        decay: how it goes on: constant, or falling to zero as half a cosine.
         train_places: "last" reads a history for every training row; "all" reads whole sequences of
             users and trains all their rows in one pass, which makes a transformer affordable.
         ks: list lengths of the hit rates; the table shows the last one.
-        device: where to train.
+        device: where to train; auto is cuda where there is one, else cpu.
         logger: also write the training curves for TensorBoard, or as CSV files.
         json: print the results as JSON instead of a table.
         model: shape of the policy.
@@ -54,9 +60,14 @@ class TrainConfig(LogConfig):
     objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
     set: tuple[str, ...] = ()
     seeds: int = 1
+    first_seed: int = 0
     steps: int = 1_200
     batch_size: int = 1_024
     learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    warm_up: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
     train_places: Literal["last", "all"] = "last"
     ks: tuple[int, ...] = (10, 50)
     device: str = "cpu"
@@ -92,6 +103,16 @@ class TrainConfig(LogConfig):
             raise ValueError(
                 f"learning_rate must be a finite number above 0, got {self.learning_rate}"
             )
+        if self.first_seed < 0:
+            raise ValueError(f"first_seed must be at least 0, got {self.first_seed}")
+        if self.warm_up > self.steps:
+            raise ValueError(
+                f"the learning rate would still rise after the last step: warm_up is "
+                f"{self.warm_up} steps of {self.steps}"
+            )
+        TrainerConfig(  # which checks the others
+            weight_decay=self.weight_decay, max_grad_norm=self.max_grad_norm, warm_up=self.warm_up
+        )
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must name list lengths of at least 1, got {self.ks}")
 
@@ -138,6 +159,11 @@ class TrainConfig(LogConfig):
         return find_objective(name, self.options.get(name))
 
     @property
+    def every_seed(self) -> range:
+        """The seeds of an objective's runs."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
     def kind_options(self) -> Any:
         """The options of the kind of policy that is trained."""
         return getattr(self.kinds, self.policy.replace("-", "_"))
@@ -151,6 +177,7 @@ class TrainConfig(LogConfig):
             "objectives",
             "set",
             "seeds",
+            "first_seed",
             "logger",
             "json",
             "model",
@@ -164,6 +191,9 @@ class TrainConfig(LogConfig):
             del plain["train_places"]
         if self.bad_rows == "error":  # as it was before one could say so
             del plain["bad_rows"]
+        for name in ("weight_decay", "max_grad_norm", "warm_up", "decay"):  # likewise
+            if plain[name] == getattr(TrainConfig, name):
+                del plain[name]
         plain |= self.kind_options.settings(self.model)
         plain["logs"] = self.dataset if self.logs is None else Path(self.logs).name
         plain["schema"] = None if self.schema is None else self.schema.name
