@@ -18,7 +18,7 @@ OURS = {"torchrl_drpo", "torchrl_drpo_kernels"}
 #: Offered where a user has them: their absence is caught, and said by name.
 WHERE_PRESENT = {"pandas", "polars", "datasets", "fsspec", "py4j"}
 #: Extras of the developers, which no user has.
-DEVELOPERS = {"test", "dev"}
+DEVELOPERS = {"test", "docs", "dev"}
 
 
 def imported(folder: Path) -> dict[str, Path]:
