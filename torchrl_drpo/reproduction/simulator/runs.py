@@ -31,6 +31,8 @@ _RULES: dict[str, type[Rule]] = {
         rules.PolicyAdvantage,
         rules.Predicted,
         rules.Uphill,
+        rules.UphillAtServing,
+        rules.DirectMethod,
     )
 }
 #: By its name in reports: a rule and its options, as JSON data, at the paper's numbers.
