@@ -53,6 +53,8 @@ BASELINES: dict[str, Mapping[str, Any]] = {
     "APG": METHODS["APG"],
     "CRR": METHODS["CRR"],
 }
+#: The simpler forms of what uphill does.
+SIMPLER = (DIRECT, *(name for name in CANDIDATES if name.startswith("uphill at serving")))
 
 
 class Place(NamedTuple):

@@ -16,8 +16,8 @@ from torchrl_drpo.reproduction.simulator.beyond import condition
 from torchrl_drpo.reproduction.simulator.beyond.compared import (
     BASELINES,
     CANDIDATES,
-    DIRECT,
     PLACES,
+    SIMPLER,
     UPHILL,
     Place,
     cell_name,
@@ -26,8 +26,6 @@ from torchrl_drpo.reproduction.simulator.results import finite, late
 from torchrl_drpo.reproduction.target import Claim, Options, Results, Section, verdict
 
 Rewards = Mapping[Place, Mapping[str, Sequence[float]]]
-#: The simpler forms of what uphill does.
-SIMPLER = (DIRECT, *(name for name in CANDIDATES if name.startswith("uphill at serving")))
 
 
 def section(options: Options, results: Results) -> Section:

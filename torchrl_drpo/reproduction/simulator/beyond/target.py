@@ -17,7 +17,7 @@ from torchrl_drpo.reproduction.simulator.beyond.compared import (
     IN_NOISE,
     NOISY,
     PLACES,
-    UPHILL,
+    SIMPLER,
     Place,
     cell_name,
 )
@@ -33,10 +33,15 @@ STEPS = 2_000
 
 
 def cells(options: Options) -> Sequence[Cell]:
-    """Every method in every place, on fresh seeds, then the few of the noisy places."""
-    names = dict.fromkeys([UPHILL, *BASELINES, *CANDIDATES])
-    everywhere = [_cell(name, place, options) for name in names for place in PLACES]
-    return [*everywhere, *(_cell(name, place, options) for name in IN_NOISE for place in NOISY)]
+    """Every method in every place, on fresh seeds; first those that are told from each other."""
+    first = dict.fromkeys([*IN_NOISE, *SIMPLER])
+    others = [name for name in BASELINES | CANDIDATES if name not in first]
+    noisy = [_cell(name, place, options) for name in IN_NOISE for place in NOISY]
+    here, there = (
+        [_cell(name, place, options) for name in names for place in PLACES]
+        for names in (first, others)
+    )
+    return [*here, *noisy, *there]
 
 
 def _cell(name: str, place: Place, options: Options) -> Cell:
