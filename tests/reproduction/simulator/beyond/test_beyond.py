@@ -93,14 +93,14 @@ def test_a_candidate_that_broke_down_beats_none():
 
 
 def test_who_leads_is_named_with_all_that_the_seeds_do_not_tell_from_it():
-    ahead = {"uphill at serving .3": 0.33, "tapered": 0.3299, "uphill positive-only": 0.32}
+    ahead = {"uphill at serving .3": 0.33, "BC": 0.33, "uphill positive-only": 0.32}
     section = TARGET.section(OPTIONS, confirmed(**ahead, **{"CRR, table medium": 0.4}))
     rows = rows_of(section, 1)
     assert rows["table medium"] == ["CRR", "0.400 ± 0.001", "-0.080 ± 0.000", ""]
     best, reward, lost, level = rows["collapse extreme"]
-    assert (best, reward, level) == ("uphill at serving .3", "0.330 ± 0.001", "tapered")
+    assert (best, reward, level) == ("uphill at serving .3", "0.330 ± 0.001", "BC")
     assert lost.startswith("-0.010")
-    assert "collapse medium: uphill at serving .3 and tapered" in section.text
+    assert "collapse medium: uphill at serving .3 and BC" in section.text
 
 
 def test_uphill_is_held_against_its_simpler_forms():
