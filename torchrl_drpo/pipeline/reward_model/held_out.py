@@ -19,11 +19,8 @@ from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError
 from torchrl_drpo.pipeline.reward_model.fit import KIND, VERSION
 from torchrl_drpo.pipeline.reward_model.folding import names_user
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig, RewardShape, reward_regression
-from torchrl_drpo.pipeline.reward_model.towers import (
-    CONTEXT,
-    CatalogueReward,
-    two_tower_module,
-)
+from torchrl_drpo.rewards.catalogue import CatalogueReward
+from torchrl_drpo.rewards.towers import CONTEXT, two_tower_module
 
 #: Fitted to so many of the earlier rows at most: a correction has no use for the last digit.
 SETTINGS = RewardConfig(max_rows=200_000)

@@ -52,7 +52,7 @@ def reward_warnings(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"The reward model explains {explained:.2%} of the variance of rewards that it had not "
         f"seen, with a standard error of {error:.2%}: less than twice that above zero, so what "
-        "follows it (uphill, guided, -q, -a) may follow noise. Compare it with positive-only.",
+        "follows it (uphill, guided, -q, -a, -tilt) may follow noise. Compare with positive-only.",
     )
 
 
@@ -62,7 +62,7 @@ class LogReward:
 
     Attributes:
         model: Q(s, a), frozen: a
-            :class:`~torchrl_drpo.pipeline.reward_model.towers.CatalogueReward`, or what
+            :class:`~torchrl_drpo.rewards.catalogue.CatalogueReward`, or what
             :func:`~torchrl_drpo.pipeline.reward_model.embedding.fit_embedding_reward` says.
         state_model: V(s), the expected reward of the state alone, by models of the same folds.
         columns: of every training row, as :func:`reward_columns` makes them, out of fold.
@@ -84,7 +84,7 @@ class LogReward:
         facts = self.facts
         whole, state = facts["explained_variance"], facts["explained_variance_of_state"]
         return (
-            "The reward model behind uphill, guided and the objectives that end in -q or -a "
+            "The reward model behind uphill, guided and the objectives that end in -q, -a or -tilt "
             f"explains {whole:.1%} (standard error {facts['explained_variance_error']:.1%}) of the "
             f"variance of quality in {facts['rows']:,} training rows, each judged by one of "
             f"{facts['folds']} models that saw nothing of its fold of {facts['folds_of']}. A model "
@@ -105,7 +105,7 @@ class LogReward:
 
         Raises:
             ValueError: if it explains nothing of the rewards that it had not seen; or, where one
-                of the objectives follows Q - V, nothing beyond what V explains.
+                of the objectives follows Q - V or is tilted by Q, nothing beyond what V explains.
         """
         explained = self.facts["explained_variance"]
         if not explained > 0:
@@ -113,11 +113,13 @@ class LogReward:
                 f"the reward model explains nothing of this log (out-of-fold explained variance "
                 f"{explained:.4f} over {self.facts['rows']:,} training rows), so following it "
                 "would be following noise; leave out the objectives that need it "
-                "(uphill, guided and those that end in -q or -a)"
+                "(uphill, guided and those that end in -q, -a or -tilt)"
             )
         of_state = self.facts["explained_variance_of_state"]
         follow_advantage = [
-            name for name in objectives if OBJECTIVES[name].signal == "predicted_advantage"
+            name
+            for name in objectives
+            if OBJECTIVES[name].signal == "predicted_advantage" or OBJECTIVES[name].tilt is not None
         ]
         if follow_advantage and not explained > of_state:
             raise ValueError(
