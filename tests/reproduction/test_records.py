@@ -85,10 +85,13 @@ def test_the_order_of_settings_and_the_kind_of_sequence_are_no_difference():
     assert len({identity(Cell("t", "a", small_cells.double, s)) for s in settings}) == 1
 
 
-def test_what_0_1_computed_is_still_known(tmp_path: Path):
-    cells = first_cells()
-    assert {name: former_identity(cell) for name, cell in cells.items()} == FORMER
+def test_what_0_1_computed_is_still_known_where_it_would_be_the_same(tmp_path: Path):
+    cells = {name: cell for name, cell in first_cells().items() if name in FORMER}
+    for name in [name for name, cell in cells.items() if cell.version > 1]:
+        assert former_identity(cells.pop(name)) != FORMER[name]
+    assert {"cu1", "du1"} <= cells.keys()
     for name, cell in cells.items():
+        assert former_identity(cell) == FORMER[name]
         former = {"fingerprint": FORMER[name], "seconds": 1.5, "result": {"a": [1]}}
         former["settings"] = dict(cell.settings)  # neither `made` nor a digest
         write(tmp_path, former, cell)

@@ -35,6 +35,7 @@ from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, Train
 from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.results import TrainResults
+from torchrl_drpo.pipeline.reward_model.log_reward import reward_warnings
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import (
@@ -77,6 +78,8 @@ def command(config: TrainConfig) -> None:
             f"reward model: explains {facts['explained_variance']:.1%} of the variance of rewards "
             f"it had not seen, {facts['explained_variance_of_state']:.1%} without the item"
         )
+        for line in reward_warnings(facts):
+            say(line)
     for objective, folder in results.checkpoints.items():
         say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
     say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
@@ -151,7 +154,8 @@ def run_train(
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()
-    notes = [*training.notes, *([] if reward is None else [reward.describe()])]
+    notes = [*training.notes]
+    notes += [] if reward is None else [reward.describe(), *reward.warnings]
     said = " ".join((*data.parts.sentences, *data.parts.warnings))
     paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
     write_text(config.output / "table.md", "\n\n".join(paragraphs) + "\n")
