@@ -6,20 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.pipeline.topic_log import SCHEMA, make_log
 from torchrl_drpo.pipeline.reward_model import fit, held_out
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Steps of a tenth of a millisecond each: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,12 @@ from torchrl_drpo.pipeline.evaluate import run_evaluate
 from torchrl_drpo.pipeline.recommend import recommend
 from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
 from torchrl_drpo.pipeline.reward_model.fit import RewardConfig, RewardFit
-from torchrl_drpo.pipeline.reward_model.towers import CatalogueReward, two_tower_module
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.policies.catalogue import catalogue_policy
+from torchrl_drpo.rewards.catalogue import CatalogueReward
 from torchrl_drpo.rewards.regression import StandardisedReward
+from torchrl_drpo.rewards.towers import two_tower_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -25,14 +25,11 @@ from torch import Tensor
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig, RewardShape, reward_regression
-from torchrl_drpo.pipeline.reward_model.towers import (
-    CatalogueReward,
-    state_module,
-    two_tower_module,
-)
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.rewards import CrossFittedReward, RewardRegression, assign_folds
+from torchrl_drpo.rewards.catalogue import CatalogueReward
 from torchrl_drpo.rewards.regression import StandardisedReward
+from torchrl_drpo.rewards.towers import state_module, two_tower_module
 
 KIND, MEMBER_KIND = "torchrl-drpo catalogue reward model", "torchrl-drpo catalogue reward member"
 VERSION = 2  # 1 had no V

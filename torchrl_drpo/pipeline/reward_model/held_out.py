@@ -18,7 +18,8 @@ from torch import Tensor
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError
 from torchrl_drpo.pipeline.reward_model.fit import KIND, VERSION
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig, RewardShape, reward_regression
-from torchrl_drpo.pipeline.reward_model.towers import CatalogueReward, two_tower_module
+from torchrl_drpo.rewards.catalogue import CatalogueReward
+from torchrl_drpo.rewards.towers import two_tower_module
 
 #: Fitted to so many of the earlier rows at most: a correction has no use for the last digit.
 SETTINGS = RewardConfig(max_rows=200_000)

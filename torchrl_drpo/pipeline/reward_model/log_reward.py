@@ -45,7 +45,7 @@ class LogReward:
 
     Attributes:
         model: Q(s, a), frozen: a
-            :class:`~torchrl_drpo.pipeline.reward_model.towers.CatalogueReward`, or what
+            :class:`~torchrl_drpo.rewards.catalogue.CatalogueReward`, or what
             :func:`~torchrl_drpo.pipeline.reward_model.embedding.fit_embedding_reward` says.
         state_model: V(s), the expected reward of the state alone, by models of the same folds.
         columns: of every training row, as :func:`reward_columns` makes them, out of fold.

@@ -9,8 +9,8 @@ from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_drpo.pipeline.reward_model.towers import CONTEXT, FEATURES, HISTORY
 from torchrl_drpo.rewards import RewardRegression
+from torchrl_drpo.rewards.towers import CONTEXT, FEATURES, HISTORY
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def reward_regression(
 
     Args:
         make: an untrained network of a shape, such as
-            :func:`~torchrl_drpo.pipeline.reward_model.towers.two_tower_module`.
+            :func:`~torchrl_drpo.rewards.towers.two_tower_module`.
         shape: of the log.
         settings: numbers of the fit.
         moments: mean and standard deviation of the numeric features; ``None`` where there are none,

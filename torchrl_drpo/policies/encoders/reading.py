@@ -24,6 +24,16 @@ class HistoryReader(nn.Module):
 
     encoder: HistoryEncoder
 
+    @property
+    def context_columns(self) -> int:
+        """Number of context columns that it reads."""
+        return len(self.encoder.context)
+
+    @property
+    def num_features(self) -> int:
+        """Number of numeric features that it reads."""
+        return 0 if self.encoder.scaler is None else len(self.encoder.scaler.mean)
+
     def embed(self, item: Tensor) -> Tensor:
         """Embeddings ``[*, D]`` of items ``[*]`` in ``[0, V)``."""
         raise NotImplementedError

@@ -6,13 +6,15 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.pipeline.reward_model.watched_log import ITEMS
 from torchrl_drpo import GuidedLoss, make_catalogue_actor, make_gaussian_actor
-from torchrl_drpo.pipeline.reward_model import towers as catalogue_reward
-from torchrl_drpo.pipeline.reward_model.towers import CatalogueReward, two_tower_module
+from torchrl_drpo.rewards import catalogue as catalogue_reward
+from torchrl_drpo.rewards.catalogue import CatalogueReward
 from torchrl_drpo.rewards.regression import StandardisedReward
+from torchrl_drpo.rewards.towers import two_tower_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+ITEMS = 6
 
 
 def random_model(*, context: bool = True) -> CatalogueReward:
