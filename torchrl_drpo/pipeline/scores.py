@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -101,10 +102,15 @@ def held_out_intervals(
     bounds: QualityBounds | None = None,
     ks: Sequence[int] = (10, 50),
 ) -> dict[str, Interval]:
-    """:func:`held_out_metrics` with 95% intervals over users; over rows where there are none."""
-    return jackknife(
+    """:func:`held_out_metrics` with 95% intervals over users; over rows where there are none.
+
+    Numbers of rows are what they are and have no interval.
+    """
+    found = jackknife(
         lambda some: held_out_metrics(scores.take(some), rows.take(some), bounds, ks), rows.unit
     )
+    counts = [name for name in found if name.removesuffix("_warm").endswith("_lowest_rows")]
+    return found | {name: found[name]._replace(half_width=math.nan) for name in counts}
 
 
 def held_out_metrics(

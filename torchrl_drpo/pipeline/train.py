@@ -301,8 +301,8 @@ def _identity(
     known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
     known += training.depends_on(objective)
     known += [config.options[objective]] if config.options.get(objective) else []
-    # Runs that finished before there were metrics within contexts are not to be read for them.
-    known += ["within contexts"] if data.context_sizes else []
+    # Runs that finished before there were these metrics are not to be read for them.
+    known += ["lift, GAUC and rows within contexts"] if data.context_sizes else []
     # Nor those that finished before there were values.
     known += ["off-policy value"] if _has_value(data, config) else []
     return fingerprint(known)
