@@ -25,6 +25,7 @@ from torchrl_drpo.pipeline.details import (
     weighted_by_propensity,
 )
 from torchrl_drpo.pipeline.evaluation import Evaluation
+from torchrl_drpo.pipeline.kinds.served import turned
 from torchrl_drpo.pipeline.numbered import NumberedRows, Numbering
 from torchrl_drpo.pipeline.off_policy import (
     Progress,
@@ -80,7 +81,9 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
     Raises:
         ValueError: for a checkpoint or log that cannot be used.
     """
-    checkpoint = PolicyCheckpoint.load(config.checkpoint)
+    checkpoint = turned(
+        PolicyCheckpoint.load(config.checkpoint), tau=config.tau, guidance=config.guidance
+    )
     options = ValueOptions(
         behavior=config.behavior,
         reward_model=config.reward_model,

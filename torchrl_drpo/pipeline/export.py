@@ -5,12 +5,15 @@ from __future__ import annotations
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.serve import ExportConfig
 from torchrl_drpo.pipeline.exporting import export_policy, load_exported
+from torchrl_drpo.pipeline.kinds.served import turned
 from torchrl_drpo.pipeline.terminal import print_json, say
 
 
 def command(config: ExportConfig) -> None:
     """``drpo export``."""
-    checkpoint = PolicyCheckpoint.load(config.checkpoint)
+    checkpoint = turned(
+        PolicyCheckpoint.load(config.checkpoint), tau=config.tau, guidance=config.guidance
+    )
     export_policy(
         checkpoint,
         config.out,

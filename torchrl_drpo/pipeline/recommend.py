@@ -10,6 +10,7 @@ import torch
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.artifacts.users import RawId
 from torchrl_drpo.pipeline.config.serve import RecommendConfig
+from torchrl_drpo.pipeline.kinds.served import turned
 from torchrl_drpo.pipeline.serving.lists import Sampling, Search
 from torchrl_drpo.pipeline.serving.recommender import (
     DrawnRecommendation,
@@ -110,7 +111,9 @@ def recommend(
 
 
 def _recommender(config: RecommendConfig) -> Recommender:
-    checkpoint = PolicyCheckpoint.load(config.checkpoint)
+    checkpoint = turned(
+        PolicyCheckpoint.load(config.checkpoint), tau=config.tau, guidance=config.guidance
+    )
     allow = None
     if config.allow is not None:
         allow = first_column(config.allow, ("item", "id"))

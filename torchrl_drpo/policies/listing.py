@@ -12,6 +12,7 @@ from torchrl_drpo.functional.masks import without
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.retrieval import RetrievalPolicy
 from torchrl_drpo.policies.semantic_id import SemanticIDPolicy
+from torchrl_drpo.policies.served import ServedPolicy
 
 #: Items that are compared at a time: a batch of a thousand holds 128 MiB of their scores.
 ITEMS_AT_A_TIME = 32_768
@@ -22,7 +23,8 @@ class PolicyLists(nn.Module):
 
     Plain tensor operations, and none of them depends on a value: the module is exported by
     ``torch.export`` and ONNX, and compiled in one graph. Item table, semantic IDs and encoder are
-    its parameters and buffers.
+    its parameters and buffers. Of a policy that is served otherwise than it was trained (tilted,
+    conditioned) the items are kept as they are now.
 
     Args:
         policy: of any kind, whole (not shared out among processes).
@@ -47,7 +49,7 @@ class PolicyLists(nn.Module):
 
     def __init__(
         self,
-        policy: CataloguePolicy | RetrievalPolicy | SemanticIDPolicy,
+        policy: CataloguePolicy | ServedPolicy | RetrievalPolicy | SemanticIDPolicy,
         k: int,
         *,
         beam: int | None = None,
@@ -58,8 +60,8 @@ class PolicyLists(nn.Module):
         if over_codes:
             self.num_items = policy.trie.num_items
         else:
-            catalogue = isinstance(policy, CataloguePolicy)
-            self.num_items = policy.num_items if catalogue else policy.items.shape[0]
+            vectors = isinstance(policy, RetrievalPolicy)
+            self.num_items = policy.items.shape[0] if vectors else policy.num_items
         if getattr(policy, "shards", None) is not None:
             raise ValueError(
                 "the policy's item table is shared out among processes; load its checkpoint whole"
@@ -73,6 +75,10 @@ class PolicyLists(nn.Module):
             if beam and beam < k:
                 raise ValueError(f"beam must be at least k = {k}, or 0 for all, got {beam}")
         self.policy, self.k, self.beam = policy, k, beam
+        if isinstance(policy, ServedPolicy):  # else they would be put together for every batch
+            bias = policy.bias
+            self.register_buffer("vectors", policy.item_vectors().detach().clone())
+            self.register_buffer("scores", None if bias is None else bias.detach().clone())
         self.portable = portable
 
     @torch.no_grad()
@@ -125,12 +131,12 @@ class PolicyLists(nn.Module):
 
     def _compared(self, hidden: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
         policy, best, where, sums = self.policy, [], [], []
-        items = policy.item_vectors() if isinstance(policy, CataloguePolicy) else policy.items
+        items, bias = self._items()
         for start in range(0, self.num_items, ITEMS_AT_A_TIME):
             tile = slice(start, min(start + ITEMS_AT_A_TIME, self.num_items))
             scores = hidden @ items[tile].T
-            if policy.bias is not None:
-                scores = scores + policy.bias[tile]
+            if bias is not None:
+                scores = scores + bias[tile]
             scores = scores * (1 / policy.temperature)
             sums.append(scores.logsumexp(-1, keepdim=True))
             if exclude is not None:
@@ -141,6 +147,11 @@ class PolicyLists(nn.Module):
         value, order = torch.cat(best, -1).topk(self.k, -1)
         items = torch.cat(where, -1).gather(-1, order).masked_fill(value == -torch.inf, -1)
         return items, value - torch.cat(sums, -1).logsumexp(-1, keepdim=True)
+
+    def _items(self) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.policy, ServedPolicy):
+            return self.vectors, self.scores
+        return self.policy.item_vectors(), self.policy.bias
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""

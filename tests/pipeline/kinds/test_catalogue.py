@@ -150,6 +150,10 @@ def test_encoders_are_part_of_what_a_run_is(log: Path, tmp_path: Path) -> None:
         ({"policy": "embedding", "model": {"history_feedback": True}}, "states of a fixed form"),
         ({"policy": "embedding", "train_places": "all"}, "embedding policies have none of"),
         ({"objectives": ("guided",), "train_places": "all"}, "'guided' follows a reward model"),
+        (
+            {"objectives": ("conditioned",), "train_places": "all"},
+            "'conditioned' is one that reads",
+        ),
     ],
 )
 def test_settings_that_no_run_could_have_are_refused(options: dict, message: str) -> None:

@@ -132,6 +132,7 @@ def test_reward_weighted_is_exp_of_each_row_s_own_reward(temperature: float) -> 
 def test_every_name_has_a_maker_and_known_kinds() -> None:
     assert {found.loss for found in OBJECTIVES.values()} <= {*MAKERS, "guided"}
     assert following_model(NAMES) == [
+        *("bc-tilt", "positive-only-tilt", "drpo-tilt", "conditioned-tilt"),
         *("guided", "taper-q", "positive-only-q", "drpo-q", "taper-a", "positive-only-a"),
         *("drpo-a", "uphill", "uphill-tapered"),
     ]
@@ -146,5 +147,9 @@ def test_what_is_not_there_is_named() -> None:
         find_objective("bc", {"kappa": 1.0})
     with pytest.raises(ValueError, match=r"kappa must lie in \(0, 1\], got 3"):
         make_objective("drpo", make_catalogue_actor(5), options={"kappa": 3.0})
+    with pytest.raises(ValueError, match=r"'bc-tilt' has no option 'kappa'; there are tau"):
+        find_objective("bc-tilt", {"kappa": 1.0})
+    with pytest.raises(ValueError, match=r"'bc-tilt' multiplies .* kind catalogue, not embedding"):
+        check_fits("bc-tilt", "embedding")
     with pytest.raises(ValueError, match=r"'guided' climbs .* kind catalogue, not embedding"):
         check_fits("guided", "embedding")

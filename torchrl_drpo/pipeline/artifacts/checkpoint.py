@@ -21,6 +21,7 @@ from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.retrieval import RetrievalPolicy
 from torchrl_drpo.policies.semantic_id import SemanticIDPolicy
+from torchrl_drpo.policies.served import ServedPolicy
 
 KIND = "torchrl-drpo catalogue policy"
 VERSION = 1
@@ -284,9 +285,11 @@ def saved_fingerprint(directory: str | os.PathLike[str]) -> str | None:
     return facts.get("fingerprint")
 
 
-def policy_of(actor: nn.Module) -> CataloguePolicy | RetrievalPolicy | SemanticIDPolicy:
-    """The module that owns the weights of an actor of any kind."""
+def policy_of(
+    actor: nn.Module,
+) -> CataloguePolicy | ServedPolicy | RetrievalPolicy | SemanticIDPolicy:
+    """The module that owns the weights of an actor of any kind: the outermost one."""
     for module in actor.modules():
-        if isinstance(module, CataloguePolicy | RetrievalPolicy | SemanticIDPolicy):
+        if isinstance(module, CataloguePolicy | ServedPolicy | RetrievalPolicy | SemanticIDPolicy):
             return module
     raise TypeError(f"expected an actor of a kind of policy, got {type(actor).__name__}")

@@ -14,6 +14,7 @@ from torchrl_drpo.pipeline.artifacts.folder import Artifact, save_artifact
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.decoding import MIPSDecoder
 from torchrl_drpo.policies.retrieval import RetrievalPolicy
+from torchrl_drpo.policies.served import ServedPolicy
 
 KIND = "torchrl-drpo item index"
 VERSION = 1
@@ -42,7 +43,7 @@ class ItemIndex:
 
     @classmethod
     def from_policy(
-        cls, policy: CataloguePolicy | RetrievalPolicy, ids: list[int | str]
+        cls, policy: CataloguePolicy | ServedPolicy | RetrievalPolicy, ids: list[int | str]
     ) -> ItemIndex:
         """The index of a policy as it is now (copied: later training does not move it)."""
         vectors = policy.item_vectors().detach()

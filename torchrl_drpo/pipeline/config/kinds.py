@@ -211,7 +211,7 @@ KINDS: dict[str, PolicyKind] = {
             "any log",
             CatalogueOptions,
             f"{_KINDS}.catalogue:CatalogueTraining",
-            "torchrl_drpo.policies.catalogue:make_catalogue_actor",
+            f"{_KINDS}.served:make_served_actor",
         ),
         PolicyKind(
             "embedding",

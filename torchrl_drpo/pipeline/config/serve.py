@@ -45,6 +45,9 @@ class EvaluateConfig:
         draws: so many draws of the policy a row give the reward model's expectation for --ope; 0
             adds up over all items, or draws 16 of a policy over semantic IDs.
         ope_rows: --ope scores so many held-out rows at most, drawn at random.
+        tau: of a tilted policy: another temperature of exp(Q / tau) than it was saved with.
+        guidance: of a policy that is conditioned on quality: how far it is guided away from the
+            worst level, likewise.
         plot: PNG file: of --ope the estimates with their intervals, and the weights that they rest
             on; of --details the hit rates by activity and popularity.
         json: print the results as JSON instead of a table.
@@ -67,6 +70,8 @@ class EvaluateConfig:
     reward_model: Literal["auto", "none"] = "auto"
     draws: int = 0
     ope_rows: int = 50_000
+    tau: float | None = None
+    guidance: float | None = None
     plot: Path | None = None
     json: bool = False
 
@@ -116,6 +121,9 @@ class RecommendConfig:
             over semantic IDs: at every code), at least k of them.
         seed: of the draws; another one each time by default.
         index: how the best items are found: exact, or an index of faiss, whose recall is said.
+        tau: of a tilted policy: another temperature of exp(Q / tau) than it was saved with.
+        guidance: of a policy that is conditioned on quality: how far it is guided away from the
+            worst level, likewise.
     """
 
     checkpoint: Path
@@ -136,6 +144,8 @@ class RecommendConfig:
     top_p: float = 1.0
     seed: int | None = None
     index: Literal["exact", "flat", "ivf", "hnsw"] = "exact"
+    tau: float | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -176,6 +186,9 @@ class ExportConfig:
         beam: of a policy over semantic IDs: prefixes kept from a code to the next; 0 for all.
         exclude: so many items can be left out for a user, an input of its own; 0 for none.
         formats: pt2 is torch.export's own archive; onnx needs the extra [onnx].
+        tau: of a tilted policy: another temperature of exp(Q / tau) than it was saved with.
+        guidance: of a policy that is conditioned on quality: how far it is guided away from the
+            worst level, likewise.
         json: print the manifest.
     """
 
@@ -185,6 +198,8 @@ class ExportConfig:
     beam: int | None = None
     exclude: int = 0
     formats: tuple[Literal["pt2", "onnx"], ...] = ("pt2",)
+    tau: float | None = None
+    guidance: float | None = None
     json: bool = False
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ import tyro
 
 from torchrl_drpo.pipeline.config.kinds import KINDS, KindOptions, ModelConfig, describe_kinds
 from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.pipeline.objectives.assignments import assigned, merged
 from torchrl_drpo.pipeline.objectives.named import (
     NAMES,
     Objective,
@@ -30,6 +31,8 @@ class TrainConfig(LogConfig):
         policy: {kinds}
         objectives: what to train, by name, of {names}; random and popularity are always in the
             table. Of these, {modelled} first fit a reward model to the training rows.
+        set: options of objectives, each NAME.OPTION=VALUE: drpo.kappa=0.2 drpo.weighting=uniform;
+            tilt and condition stand for all objectives that have such a part (tilt.tau=0.1).
         seeds: runs of each objective.
         steps: gradient steps a run.
         batch_size: rows a step; of all places of sequences, about so many.
@@ -49,6 +52,7 @@ class TrainConfig(LogConfig):
     output: Path = Path("runs/train")
     policy: Literal[tuple(KINDS)] = "catalogue"
     objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
+    set: tuple[str, ...] = ()
     seeds: int = 1
     steps: int = 1_200
     batch_size: int = 1_024
@@ -68,6 +72,9 @@ class TrainConfig(LogConfig):
         super().__post_init__()
         if self.policy not in KINDS:
             raise ValueError(f"policy must be among {', '.join(KINDS)}, got {self.policy!r}")
+        if self.set:
+            given = merged(self.options, assigned(self.set, self.objectives))
+            object.__setattr__(self, "options", given)
         if not self.objectives:
             raise ValueError(f"name an objective, of {', '.join(NAMES)}")
         for name in self.objectives:
@@ -117,11 +124,13 @@ class TrainConfig(LogConfig):
                 "--train-places all needs an encoder, which embedding policies have none of: they "
                 "read rows one by one"
             )
-        modelled = following_model(self.objectives)
-        if modelled:
+        for name in self.objectives:
+            objective = self.objective(name)
+            if not objective.learns_from_model and objective.condition is None:
+                continue
+            why = "follows a reward model, which" if objective.learns_from_model else "is one that"
             raise ValueError(
-                f"{modelled[0]!r} follows a reward model, which reads rows one by one; train the "
-                "last places, or an objective that follows none"
+                f"{name!r} {why} reads rows one by one; train the last places, or another objective"
             )
 
     def objective(self, name: str) -> Objective:
@@ -140,6 +149,7 @@ class TrainConfig(LogConfig):
             "output",
             "policy",
             "objectives",
+            "set",
             "seeds",
             "logger",
             "json",

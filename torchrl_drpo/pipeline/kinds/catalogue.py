@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.objectives import AllPlaces
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
+from torchrl_drpo.pipeline.kinds.served import critic_shape, with_level
 from torchrl_drpo.pipeline.kinds.training import Progress, Trained, run_trainer
 from torchrl_drpo.pipeline.objectives.make import make_objective
-from torchrl_drpo.pipeline.objectives.named import following_model
+from torchrl_drpo.pipeline.objectives.named import Objective, following_model
 from torchrl_drpo.pipeline.reward_model.fit import RewardFit
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+from torchrl_drpo.policies.conditioned import (
+    UNKNOWN,
+    level_edges,
+    make_conditioned_actor,
+    quality_levels,
+)
 from torchrl_drpo.policies.encoders import HistoryEncoder
 from torchrl_drpo.policies.item_tables import ItemTableConfig
+from torchrl_drpo.policies.tilted import make_tilted_actor
 from torchrl_drpo.rewards import AnnotatedBuffer
+
+#: Temperature of a tilt that is not told, in standard deviations of the training rows' quality.
+TAU = 1 / 3
 
 
 class CatalogueTraining:
@@ -34,6 +48,7 @@ class CatalogueTraining:
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self.reward: LogReward | None = None
+        self._kept: dict[tuple[Objective, int], Trained] = {}
         self._item_data = self._read_items()
         if config.train_places == "all":
             data.train_sequences(config.batch_size, 0, "cpu")  # refused before anything is fitted
@@ -58,7 +73,40 @@ class CatalogueTraining:
         self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
     ) -> Trained:
         """Trains one policy; goes on from the file ``state`` of a killed run."""
-        data, config, reward = self._data, self._config, self._reward_of(objective)
+        wanted = self._config.objective(objective)
+        learned = self._learned(objective, wanted.trained, seed, state, progress)
+        return self._served(wanted, learned)
+
+    def _learned(
+        self,
+        name: str,
+        objective: Objective,
+        seed: int,
+        state: Path,
+        progress: Callable[[int, int], None],
+    ) -> Trained:
+        """The policy that training gives: once, if several objectives serve it, each in its way."""
+        once = objective, seed
+        if once not in self._kept:
+            learned = self._learn(name, objective, seed, state, progress)
+            others = (self._config.objective(each).trained for each in self._config.objectives)
+            if sum(other == objective for other in others) < 2:
+                return learned
+            self._kept[once] = learned
+        kept = self._kept[once]
+        progress(self._config.steps, self._config.steps)
+        return replace(kept, actor=kept.actor.to(self._config.device))
+
+    def _learn(
+        self,
+        name: str,
+        objective: Objective,
+        seed: int,
+        state: Path,
+        progress: Callable[[int, int], None],
+    ) -> Trained:
+        data, config = self._data, self._config
+        reward = self.reward if objective.learns_from_model else None
         torch.manual_seed(seed)
         model = config.settings()["model"] | {
             "num_items": data.num_items,
@@ -66,12 +114,16 @@ class CatalogueTraining:
             "context_sizes": data.context_sizes,
             "num_features": data.num_features,
         }
+        edges: tuple[float, ...] = ()
+        if objective.condition is not None:
+            edges = level_edges(data.log.split("train").quality)
+            model = with_level(model, len(edges) + 1)
         actor, model = self.make_actor(model)
         make_loss = partial(
             make_objective,
-            objective,
+            name,
             reward_model=reward and reward.model,
-            options=config.options.get(objective),
+            options=config.options.get(name),
             over=team(),
         )
         buffer: Any
@@ -81,17 +133,60 @@ class CatalogueTraining:
         else:
             buffer = data.train_buffer(config.batch_size, seed, config.device)
             buffer = buffer if reward is None else AnnotatedBuffer(buffer, reward.columns)
+            if objective.condition is not None:
+                buffer = self._with_levels(buffer, edges, objective.condition.unknown, seed)
             loss, batch_size = make_loss(actor), config.batch_size
         curve = run_trainer(
             loss.to(config.device),
             buffer,
             config,
-            run=f"{objective}-{seed}",
+            run=f"{name}-{seed}",
             state=state,
             progress=progress,
             batch_size=batch_size,
         )
         return Trained(actor, model, curve)
+
+    def _with_levels(
+        self, buffer: Any, edges: tuple[float, ...], unknown: float, seed: int
+    ) -> AnnotatedBuffer:
+        """Rows whose context ends with their level of quality, hidden in some of them.
+
+        Which ones is a matter of the seed and the row's number alone, so that a run that goes on
+        after a kill, or on several ranks, sees the same rows.
+        """
+        quality = self._data.log.split("train").quality
+        level = quality_levels(quality, edges)
+        drawn = torch.rand(len(level), generator=torch.Generator().manual_seed(seed))
+        level = level.masked_fill(drawn < unknown, UNKNOWN).to(torch.int16)
+        key = ("observation", "context")
+
+        def appended(rows: TensorDictBase) -> TensorDictBase:
+            column = rows.pop("level").long().unsqueeze(-1)
+            context = rows.get(key, None)
+            return rows.set(key, column if context is None else torch.cat([context, column], -1))
+
+        return AnnotatedBuffer(buffer, TensorDict({"level": level}, [len(level)]), then=appended)
+
+    def _served(self, objective: Objective, learned: Trained) -> Trained:
+        """What is made of a trained policy when it is served; its weights are shared."""
+        actor, model = learned.actor, dict(learned.model)
+        if objective.condition is not None:
+            *columns, levels = model["context_sizes"]
+            guidance = objective.condition.guidance
+            actor = make_conditioned_actor(actor, guidance)
+            model["context_sizes"] = tuple(columns)
+            model["condition"] = {"levels": levels, "guidance": guidance}
+        if objective.tilt is not None:
+            assert self.reward is not None  # it follows a model
+            tau = objective.tilt.tau
+            if tau is None:
+                tau = TAU * self._data.quality_moments()[1].item()
+            # Its own copy: where a policy goes when it is saved, the others do not.
+            critic = copy.deepcopy(self.reward.model).to(self._config.device)
+            actor = make_tilted_actor(actor, critic, tau)
+            model["tilt"] = {"tau": tau, "critic": critic_shape(critic)}
+        return replace(learned, actor=actor, model=model)
 
     def make_actor(self, model: dict[str, Any]) -> tuple[ProbabilisticActor, dict[str, Any]]:
         """An actor with fresh weights, and the arguments that a checkpoint keeps of it."""

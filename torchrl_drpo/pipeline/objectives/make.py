@@ -48,8 +48,8 @@ def make_objective(
     Args:
         name: a key of :data:`~torchrl_drpo.pipeline.objectives.named.OBJECTIVES`.
         actor: what it trains.
-        reward_model: of the log; for the names that follow one only, whose batches it has
-            annotated (and moved, for ``uphill``).
+        reward_model: of the log; for the names whose training follows one only, whose batches it
+            has annotated (and moved, for ``uphill``). A tilt is no affair of the loss.
         options: those that are to differ from the name's own, as
             :mod:`~torchrl_drpo.pipeline.objectives.options` has them.
         over: the ranks whose rows are one batch; ``None`` for this process's.
@@ -65,7 +65,7 @@ def make_objective(
     """
     objective = find_objective(name, options)
     check_fits(name, _kind_of(actor))
-    if objective.follows_model and reward_model is None:
+    if objective.learns_from_model and reward_model is None:
         raise ValueError(f"objective {name!r} needs the log's reward model, got none")
     if objective.climbs:
         return GuidedLoss(actor, reward_model, over=over, **asdict(objective.options))

@@ -15,6 +15,16 @@ reward model to the training rows:
   moved up the model's slope (:func:`~torchrl_drpo.rewards.uphill_log`). For policies over item
   vectors only: an item number has no direction to move in.
 
+Two leave training as it is and change what is served:
+
+- ``bc-tilt``, ``positive-only-tilt``, ``drpo-tilt``: their namesakes, trained as they are, times
+  the exponential of the same reward model: pi exp(Q / tau), normalised
+  (:func:`~torchrl_drpo.policies.tilted.make_tilted_actor`). What the state alone is worth cancels.
+- ``conditioned``: all rows cloned, each with its level of quality as one more context column;
+  served with the best level and guided away from the worst
+  (:func:`~torchrl_drpo.policies.conditioned.make_conditioned_actor`). It fits no reward model;
+  ``conditioned-tilt`` is tilted besides.
+
 ``reward-weighted`` is exponential reward-weighted fine-tuning (arXiv 2603.10279): the weight of a
 row is exp(r / lambda) of its own reward, with no baseline, no cap, no propensity and no reward
 model. It is ``AWRLoss(actor, temperature=lambda, baseline=0.0, max_weight=None)``; lambda is the
@@ -37,12 +47,14 @@ from typing import Any, Literal
 from torchrl_drpo.pipeline.objectives.options import (
     AsymREOptions,
     AWROptions,
+    ConditionOptions,
     CRROptions,
     DRPOOptions,
     GBPOOptions,
     GuidedOptions,
     ObjectiveOptions,
     RepulsiveOptions,
+    TiltOptions,
 )
 from torchrl_drpo.spelling import did_you_mean
 
@@ -59,6 +71,8 @@ class Objective:
             predictions Q, or their advantage Q - V.
         moves: whether actions are first moved up the reward model's slope.
         climbs: whether the loss itself climbs the reward model.
+        condition: of a policy that is trained on levels of quality, and asked for the best.
+        tilt: of a policy that is served times the exponential of the reward model.
         policies: the only kinds of policies that can follow it; empty for all kinds.
     """
 
@@ -67,37 +81,53 @@ class Objective:
     signal: Literal["logged", "predicted_reward", "predicted_advantage"] = "logged"
     moves: bool = False
     climbs: bool = False
+    condition: ConditionOptions | None = None
+    tilt: TiltOptions | None = None
     policies: tuple[str, ...] = ()
 
     @property
     def compares(self) -> bool:
         """Whether it learns nothing from rows that are all worth the same."""
-        return self.loss != "bc"
+        return self.loss != "bc" or self.condition is not None or self.tilt is not None
 
     @property
     def follows_model(self) -> bool:
         """Whether a reward model of the log is fitted first."""
+        return self.learns_from_model or self.tilt is not None
+
+    @property
+    def learns_from_model(self) -> bool:
+        """Whether training itself asks the reward model."""
         return self.moves or self.climbs or self.signal != "logged"
 
+    @property
+    def trained(self) -> Objective:
+        """What is trained, whatever is made of it at serving."""
+        condition = None if self.condition is None else replace(self.condition, guidance=0.0)
+        return replace(self, condition=condition, tilt=None, policies=())
+
     def with_options(self, changes: Mapping[str, Any]) -> Objective:
-        """The same with other options.
+        """The same with other options: of the loss, of the condition, or of the tilt.
 
         Raises:
             ValueError: for an option that it does not have.
         """
-        try:
-            return replace(self, options=replace(self.options, **changes))
-        except TypeError:
-            known = list(vars(self.options))
-            bad = next(name for name in changes if name not in known)
-            hint = did_you_mean(bad, known)
-            raise ValueError(
-                f"no option {bad!r}{hint}; there are {', '.join(known) or 'none'}"
-            ) from None
+        parts = {"options": self.options, "condition": self.condition, "tilt": self.tilt}
+        there = {name: part for name, part in parts.items() if part is not None}
+        known = {option: name for name, part in there.items() for option in vars(part)}
+        for bad in changes.keys() - known.keys():
+            hint = did_you_mean(bad, list(known))
+            raise ValueError(f"no option {bad!r}{hint}; there are {', '.join(known) or 'none'}")
+        changed: dict[str, Any] = {}
+        for option, value in changes.items():
+            name = known[option]
+            changed[name] = replace(changed.get(name, there[name]), **{option: value})
+        return replace(self, **changed)
 
 
 _TAPERED = RepulsiveOptions(taper="exponential")
 _POSITIVE_ONLY = RepulsiveOptions(negative_scale=0.0)
+_ONLY_ITEMS: dict[str, Any] = {"policies": ("catalogue",)}
 # Predictions spread less than logged rewards do; in units of their spread they repel as much.
 _TAPERED_ON_PREDICTIONS = replace(_TAPERED, normalize=True)
 
@@ -119,6 +149,14 @@ OBJECTIVES: dict[str, Objective] = {
     "crr": Objective("crr", CRROptions()),
     "asymre": Objective("asymre", AsymREOptions()),
     "gbpo": Objective("gbpo", GBPOOptions()),
+    # Trained as their namesakes; the critic comes in when they are served.
+    "bc-tilt": Objective("bc", tilt=TiltOptions(), **_ONLY_ITEMS),
+    "positive-only-tilt": Objective("repulsive", _POSITIVE_ONLY, tilt=TiltOptions(), **_ONLY_ITEMS),
+    "drpo-tilt": Objective("drpo", DRPOOptions(), tilt=TiltOptions(), **_ONLY_ITEMS),
+    "conditioned": Objective("bc", condition=ConditionOptions(), **_ONLY_ITEMS),
+    "conditioned-tilt": Objective(
+        "bc", condition=ConditionOptions(), tilt=TiltOptions(), **_ONLY_ITEMS
+    ),
     "guided": Objective("guided", GuidedOptions(), climbs=True, policies=("catalogue",)),
     # Out-of-fold predictions are the log's rewards without most of their noise: a skipped row of an
     # item that others watch is no longer a negative, nor a lucky row of a poor one a positive.
@@ -142,6 +180,8 @@ NAMES: tuple[str, ...] = tuple(OBJECTIVES)
 _WHY_ONLY = {
     "moves": "moves action vectors, and item numbers have no direction to move in",
     "climbs": "climbs an expectation over all items, which only a softmax over them gives",
+    "tilt": "multiplies a softmax over item numbers by another one",
+    "condition": "guides states of a softmax over item numbers, whose scores are linear in them",
 }
 
 
@@ -169,7 +209,7 @@ def check_fits(name: str, policy: str) -> None:
     """Raises ``ValueError`` for an objective that such a policy cannot follow."""
     objective = OBJECTIVES[name]
     if objective.policies and policy not in objective.policies:
-        why = _WHY_ONLY["moves" if objective.moves else "climbs"]
+        why = next(why for what, why in _WHY_ONLY.items() if getattr(objective, what))
         raise ValueError(
             f"objective {name!r} {why}: train a policy of kind {' or '.join(objective.policies)}, "
             f"not {policy}"

@@ -163,3 +163,28 @@ class GuidedOptions(ObjectiveOptions):
 
     guidance: float = 1.0
     normalize: bool = True
+
+
+@dataclass(frozen=True)
+class TiltOptions(ObjectiveOptions):
+    """Of :func:`~torchrl_drpo.policies.tilted.make_tilted_actor`, at serving.
+
+    Attributes:
+        tau: temperature of exp(Q / tau), in units of the quality; ``None`` takes a third of the
+            standard deviation of the training rows' quality.
+    """
+
+    tau: float | None = None
+
+
+@dataclass(frozen=True)
+class ConditionOptions(ObjectiveOptions):
+    """Of a policy that is conditioned on quality.
+
+    Attributes:
+        guidance: how far it is guided away from the worst level, at serving; 0 for not at all.
+        unknown: share of the training rows whose level is hidden.
+    """
+
+    guidance: float = 1.0
+    unknown: float = 0.1

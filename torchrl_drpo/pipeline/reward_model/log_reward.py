@@ -66,7 +66,7 @@ class LogReward:
         facts = self.facts
         whole, state = facts["explained_variance"], facts["explained_variance_of_state"]
         return (
-            "The reward model behind uphill, guided and the objectives that end in -q or -a "
+            "The reward model behind uphill, guided and the objectives that end in -q, -a or -tilt "
             f"explains {whole:.1%} of the variance of quality in {facts['rows']:,} "
             f"training rows, each judged by one of {facts['folds']} models that saw nothing of its "
             f"fold of {facts['folds_of']}. A model that reads the state and not the item explains "
@@ -81,7 +81,7 @@ class LogReward:
 
         Raises:
             ValueError: if it explains nothing of the rewards that it had not seen; or, where one
-                of the objectives follows Q - V, nothing beyond what V explains.
+                of the objectives follows Q - V or is tilted by Q, nothing beyond what V explains.
         """
         explained = self.facts["explained_variance"]
         if not explained > 0:
@@ -89,11 +89,13 @@ class LogReward:
                 f"the reward model explains nothing of this log (out-of-fold explained variance "
                 f"{explained:.4f} over {self.facts['rows']:,} training rows), so following it "
                 "would be following noise; leave out the objectives that need it "
-                "(uphill, guided and those that end in -q or -a)"
+                "(uphill, guided and those that end in -q, -a or -tilt)"
             )
         of_state = self.facts["explained_variance_of_state"]
         follow_advantage = [
-            name for name in objectives if OBJECTIVES[name].signal == "predicted_advantage"
+            name
+            for name in objectives
+            if OBJECTIVES[name].signal == "predicted_advantage" or OBJECTIVES[name].tilt is not None
         ]
         if follow_advantage and not explained > of_state:
             raise ValueError(

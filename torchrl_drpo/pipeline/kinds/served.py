@@ -1,0 +1,111 @@
+"""Catalogue policies as they are served: conditioned on quality, tilted by the reward model.
+
+A checkpoint keeps the arguments of all parts, and the weights of all in one file: the trained
+policy, and beside it the critic that tilts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torchrl.modules import ProbabilisticActor
+
+from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
+from torchrl_drpo.policies.catalogue import make_catalogue_actor
+from torchrl_drpo.policies.conditioned import ConditionedPolicy, make_conditioned_actor
+from torchrl_drpo.policies.served import ServedPolicy
+from torchrl_drpo.policies.tilted import TiltedPolicy, make_tilted_actor
+from torchrl_drpo.rewards.catalogue import CatalogueReward
+from torchrl_drpo.rewards.regression import StandardisedReward
+from torchrl_drpo.rewards.towers import two_tower_module
+
+#: What may be turned at serving: its part of a checkpoint's arguments, who has it, and in words.
+_KNOBS: dict[str, tuple[str, type[ServedPolicy], str]] = {
+    "tau": ("tilt", TiltedPolicy, "tilted policies (of objectives that end in -tilt)"),
+    "guidance": (
+        "condition",
+        ConditionedPolicy,
+        "policies that are conditioned on quality (of the objective conditioned)",
+    ),
+}
+
+
+def make_served_actor(
+    *,
+    condition: dict[str, Any] | None = None,
+    tilt: dict[str, Any] | None = None,
+    **model: Any,
+) -> ProbabilisticActor:
+    """An actor of a checkpoint's arguments, with fresh weights.
+
+    Args:
+        condition: ``levels`` and ``guidance`` of a policy that is conditioned on quality.
+        tilt: ``tau`` of a tilted one, and ``critic``, its shape as of :func:`critic_shape`.
+        **model: of :func:`~torchrl_drpo.make_catalogue_actor`; the log's context columns alone.
+
+    Example:
+        >>> critic = {"members": 2, "dim": 4, "hidden": [8]}
+        >>> actor = make_served_actor(num_items=9, history=3, tilt={"tau": 0.1, "critic": critic})
+        >>> actor.in_keys
+        [('observation', 'history')]
+    """
+    if condition is not None:
+        actor = make_catalogue_actor(**with_level(model, condition["levels"]))
+        actor = make_conditioned_actor(actor, condition["guidance"])
+    else:
+        actor = make_catalogue_actor(**model)
+    if tilt is None:
+        return actor
+    shape = {name: model[name] for name in ("context_sizes", "num_features") if name in model}
+    critic = _untrained_critic(model["num_items"], model["history"], **shape, **tilt["critic"])
+    return make_tilted_actor(actor, critic, tilt["tau"])
+
+
+def with_level(model: dict[str, Any], levels: int) -> dict[str, Any]:
+    """The arguments of a policy that reads a level of quality beside the log's columns."""
+    return model | {"context_sizes": (*model.get("context_sizes", ()), levels)}
+
+
+def critic_shape(critic: CatalogueReward) -> dict[str, Any]:
+    """What makes another of the same shape for the same log, as JSON data."""
+    network = critic.members[0].network.module
+    return {
+        "members": len(critic.members),
+        "dim": network.items.shape[1],
+        "hidden": list(network.encoder.config.hidden),
+    }
+
+
+def turned(
+    checkpoint: PolicyCheckpoint, *, tau: float | None = None, guidance: float | None = None
+) -> PolicyCheckpoint:
+    """A loaded policy with its knobs of serving set; ``None`` leaves one as it was saved.
+
+    Args:
+        checkpoint: its policy is changed.
+        tau: of a tilted one, above 0.
+        guidance: of one that is conditioned on quality, at least 0.
+
+    Raises:
+        ValueError: for a knob that the policy does not have, or a value out of range.
+    """
+    model = dict(checkpoint.model)
+    for name, value in (("tau", tau), ("guidance", guidance)):
+        if value is None:
+            continue
+        part, kind, whose = _KNOBS[name]
+        found = [each for each in checkpoint.actor.modules() if isinstance(each, kind)]
+        if not found:
+            raise ValueError(f"--{name} is of {whose}, and this one is not; leave it out")
+        setattr(found[0], name, value)
+        model[part] = model[part] | {name: value}
+    return replace(checkpoint, model=model)
+
+
+def _untrained_critic(
+    num_items: int, history: int, *, members: int, dim: int, hidden: list[int], **shape: Any
+) -> CatalogueReward:
+    made = {"dim": dim, "history": history, "hidden": tuple(hidden), **shape}
+    critic = [StandardisedReward(two_tower_module(num_items, **made)) for _ in range(members)]
+    return CatalogueReward(critic).requires_grad_(False).eval()
