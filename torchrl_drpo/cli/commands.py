@@ -71,6 +71,11 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.pipeline.config.serve:ExportConfig",
         "torchrl_drpo.pipeline.export:command",
     ),
+    "doctor": Command(
+        "say what is installed, what runs where, what is missing; check every op in seconds",
+        "torchrl_drpo.pipeline.config.doctor:DoctorConfig",
+        "torchrl_drpo.pipeline.doctor.command:command",
+    ),
     "cost": Command(
         "print what a training step among many GPUs costs on paper: bytes, operations, time",
         "torchrl_drpo.pipeline.config.cost:CostConfig",

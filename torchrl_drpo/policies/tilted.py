@@ -19,7 +19,7 @@ Notation   B batch shape, V items, D width of the policy's states, K of the crit
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -72,6 +72,20 @@ class Critic(Protocol):
         ...
 
 
+def check_same_log(num_items: int, policy: Any, critic: Critic) -> None:
+    """Raises ``ValueError`` for a critic that reads other rows than a policy does."""
+    for name, mine, its in (
+        ("items", num_items, critic.num_items),
+        ("context columns", policy.context_columns, critic.context_columns),
+        ("numeric features", policy.num_features, critic.num_features),
+    ):
+        if mine != its:
+            raise ValueError(
+                f"the policy reads {mine} {name} and the critic {its}; fit the critic to the log "
+                "that the policy was trained on"
+            )
+
+
 class TiltedPolicy(ServedPolicy):
     """A catalogue policy times the exponential of a critic; see :func:`make_tilted_actor`.
 
@@ -84,16 +98,7 @@ class TiltedPolicy(ServedPolicy):
 
     def __init__(self, policy: CataloguePolicy | ServedPolicy, critic: Critic, tau: float) -> None:
         super().__init__(policy)
-        for name, mine, its in (
-            ("items", self.num_items, critic.num_items),
-            ("context columns", self.context_columns, critic.context_columns),
-            ("numeric features", self.num_features, critic.num_features),
-        ):
-            if mine != its:
-                raise ValueError(
-                    f"the policy reads {mine} {name} and the critic {its}; fit the critic to the "
-                    "log that the policy was trained on"
-                )
+        check_same_log(self.num_items, self, critic)
         self.critic = critic
         self.tau = tau
 

@@ -23,7 +23,7 @@ from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_reward_fit")
-OBJECTIVES = ("bc", "drpo", "positive-only", "tapered", "drpo-q")
+OBJECTIVES = ("bc", "bc-tilt", "drpo", "positive-only", "tapered", "drpo-q")
 
 
 def items(log: Path) -> pd.DataFrame:
@@ -65,9 +65,19 @@ def test_it_learns_what_people_watch(trained) -> None:
         assert metric[name]["hr@5_best"] > 0.4 > metric["popularity"]["hr@5_best"] + 0.2, name
         assert metric[name]["lift@5"] > 3 > metric["bc"]["lift@5"], name
     assert metric["tapered"]["gauc_quality"] > metric["bc"]["gauc_quality"]
+    assert metric["bc-tilt"]["lift@5"] > 2 > 0.5 > metric["bc"]["lift@5"]
     assert results.data["code_sizes"] == [5, 9]
     assert results.data["items_that_share_a_code"] == 2
     assert results.data["items_without_codes"] == 0
+
+
+def test_a_tilted_checkpoint_is_the_same_policy_and_its_tau_a_knob(trained) -> None:
+    settings, results = trained
+    asked = EvaluateConfig(settings.output / "bc-tilt", settings.logs, ks=settings.ks)
+    found = run_evaluate(asked).metrics["bc-tilt"]
+    assert found == pytest.approx(results.runs["bc-tilt"][0], rel=1e-4, nan_ok=True)
+    loose = run_evaluate(replace(asked, tau=1e6)).metrics["bc-tilt"]
+    assert loose == pytest.approx(results.runs["bc"][0], rel=1e-3, nan_ok=True)
 
 
 def test_a_checkpoint_serves_and_is_judged_as_in_training(trained, coded: Path) -> None:

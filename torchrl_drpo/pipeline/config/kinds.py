@@ -228,7 +228,7 @@ KINDS: dict[str, PolicyKind] = {
             "codes in the schema's item table",
             SemanticIDOptions,
             f"{_KINDS}.semantic_id:SemanticIDTraining",
-            "torchrl_drpo.policies.semantic_id:make_semantic_id_actor",
+            f"{_KINDS}.served:make_served_semantic_id_actor",
         ),
     )
 }

@@ -34,7 +34,7 @@ from torchrl_drpo.policies.conditioned import (
 from torchrl_drpo.policies.encoders import HistoryEncoder
 from torchrl_drpo.policies.item_tables import ItemTableConfig
 from torchrl_drpo.policies.tilted import make_tilted_actor
-from torchrl_drpo.rewards import AnnotatedBuffer
+from torchrl_drpo.rewards import AnnotatedBuffer, CatalogueReward
 
 #: Temperature of a tilt that is not told, in standard deviations of the training rows' quality.
 TAU = 1 / 3
@@ -184,9 +184,15 @@ class CatalogueTraining:
                 tau = TAU * self._data.quality_moments()[1].item()
             # Its own copy: where a policy goes when it is saved, the others do not.
             critic = copy.deepcopy(self.reward.model).to(self._config.device)
-            actor = make_tilted_actor(actor, critic, tau)
+            actor = self.tilted(actor, critic, tau)
             model["tilt"] = {"tau": tau, "critic": critic_shape(critic)}
         return replace(learned, actor=actor, model=model)
+
+    def tilted(
+        self, actor: ProbabilisticActor, critic: CatalogueReward, tau: float
+    ) -> ProbabilisticActor:
+        """Policy times critic."""
+        return make_tilted_actor(actor, critic, tau)
 
     def make_actor(self, model: dict[str, Any]) -> tuple[ProbabilisticActor, dict[str, Any]]:
         """An actor with fresh weights, and the arguments that a checkpoint keeps of it."""

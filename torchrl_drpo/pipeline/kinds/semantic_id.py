@@ -12,6 +12,8 @@ from torchrl_drpo.pipeline.kinds.catalogue import CatalogueTraining
 from torchrl_drpo.pipeline.kinds.training import Progress
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.semantic_id import make_semantic_id_actor, semantic_id_policy
+from torchrl_drpo.policies.semantic_id.tilted import make_tilted_semantic_id_actor
+from torchrl_drpo.rewards import CatalogueReward
 
 
 class SemanticIDTraining(CatalogueTraining):
@@ -70,3 +72,9 @@ class SemanticIDTraining(CatalogueTraining):
         policy = semantic_id_policy(actor)
         self._fit_scalers(policy.encoder)
         return actor, model | {"code_sizes": policy.trie.sizes}
+
+    def tilted(
+        self, actor: ProbabilisticActor, critic: CatalogueReward, tau: float
+    ) -> ProbabilisticActor:
+        """Policy times critic, code by code."""
+        return make_tilted_semantic_id_actor(actor, critic, tau)

@@ -1,4 +1,4 @@
-"""Catalogue policies as they are served: conditioned on quality, tilted by the reward model.
+"""Policies as they are served: conditioned on quality, tilted by the reward model.
 
 A checkpoint keeps the arguments of all parts, and the weights of all in one file: the trained
 policy, and beside it the critic that tilts it.
@@ -7,6 +7,7 @@ policy, and beside it the critic that tilts it.
 from __future__ import annotations
 
 from dataclasses import replace
+from types import UnionType
 from typing import Any
 
 from torchrl.modules import ProbabilisticActor
@@ -14,15 +15,23 @@ from torchrl.modules import ProbabilisticActor
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
 from torchrl_drpo.policies.conditioned import ConditionedPolicy, make_conditioned_actor
-from torchrl_drpo.policies.served import ServedPolicy
+from torchrl_drpo.policies.semantic_id import make_semantic_id_actor
+from torchrl_drpo.policies.semantic_id.tilted import (
+    TiltedSemanticIDPolicy,
+    make_tilted_semantic_id_actor,
+)
 from torchrl_drpo.policies.tilted import TiltedPolicy, make_tilted_actor
 from torchrl_drpo.rewards.catalogue import CatalogueReward
 from torchrl_drpo.rewards.regression import StandardisedReward
 from torchrl_drpo.rewards.towers import two_tower_module
 
 #: What may be turned at serving: its part of a checkpoint's arguments, who has it, and in words.
-_KNOBS: dict[str, tuple[str, type[ServedPolicy], str]] = {
-    "tau": ("tilt", TiltedPolicy, "tilted policies (of objectives that end in -tilt)"),
+_KNOBS: dict[str, tuple[str, type | UnionType, str]] = {
+    "tau": (
+        "tilt",
+        TiltedPolicy | TiltedSemanticIDPolicy,
+        "tilted policies (of objectives that end in -tilt)",
+    ),
     "guidance": (
         "condition",
         ConditionedPolicy,
@@ -57,9 +66,18 @@ def make_served_actor(
         actor = make_catalogue_actor(**model)
     if tilt is None:
         return actor
-    shape = {name: model[name] for name in ("context_sizes", "num_features") if name in model}
-    critic = _untrained_critic(model["num_items"], model["history"], **shape, **tilt["critic"])
-    return make_tilted_actor(actor, critic, tilt["tau"])
+    return make_tilted_actor(actor, _untrained_critic(model, **tilt["critic"]), tilt["tau"])
+
+
+def make_served_semantic_id_actor(
+    *, tilt: dict[str, Any] | None = None, **model: Any
+) -> ProbabilisticActor:
+    """The same of a policy over semantic IDs; ``model`` is of :func:`make_semantic_id_actor`."""
+    actor = make_semantic_id_actor(**model)
+    if tilt is None:
+        return actor
+    critic = _untrained_critic(model, **tilt["critic"])
+    return make_tilted_semantic_id_actor(actor, critic, tilt["tau"])
 
 
 def with_level(model: dict[str, Any], levels: int) -> dict[str, Any]:
@@ -104,8 +122,11 @@ def turned(
 
 
 def _untrained_critic(
-    num_items: int, history: int, *, members: int, dim: int, hidden: list[int], **shape: Any
+    model: dict[str, Any], *, members: int, dim: int, hidden: list[int]
 ) -> CatalogueReward:
-    made = {"dim": dim, "history": history, "hidden": tuple(hidden), **shape}
-    critic = [StandardisedReward(two_tower_module(num_items, **made)) for _ in range(members)]
-    return CatalogueReward(critic).requires_grad_(False).eval()
+    """A critic with fresh weights, of the log that a policy's arguments describe."""
+    shape = {name: model[name] for name in ("context_sizes", "num_features") if name in model}
+    shape |= {"dim": dim, "history": model["history"], "hidden": tuple(hidden)}
+    networks = [two_tower_module(model["num_items"], **shape) for _ in range(members)]
+    critic = CatalogueReward([StandardisedReward(network) for network in networks])
+    return critic.requires_grad_(False).eval()

@@ -127,7 +127,7 @@ class Objective:
 
 _TAPERED = RepulsiveOptions(taper="exponential")
 _POSITIVE_ONLY = RepulsiveOptions(negative_scale=0.0)
-_ONLY_ITEMS: dict[str, Any] = {"policies": ("catalogue",)}
+_TILT: dict[str, Any] = {"tilt": TiltOptions(), "policies": ("catalogue", "semantic-id")}
 # Predictions spread less than logged rewards do; in units of their spread they repel as much.
 _TAPERED_ON_PREDICTIONS = replace(_TAPERED, normalize=True)
 
@@ -150,12 +150,12 @@ OBJECTIVES: dict[str, Objective] = {
     "asymre": Objective("asymre", AsymREOptions()),
     "gbpo": Objective("gbpo", GBPOOptions()),
     # Trained as their namesakes; the critic comes in when they are served.
-    "bc-tilt": Objective("bc", tilt=TiltOptions(), **_ONLY_ITEMS),
-    "positive-only-tilt": Objective("repulsive", _POSITIVE_ONLY, tilt=TiltOptions(), **_ONLY_ITEMS),
-    "drpo-tilt": Objective("drpo", DRPOOptions(), tilt=TiltOptions(), **_ONLY_ITEMS),
-    "conditioned": Objective("bc", condition=ConditionOptions(), **_ONLY_ITEMS),
+    "bc-tilt": Objective("bc", **_TILT),
+    "positive-only-tilt": Objective("repulsive", _POSITIVE_ONLY, **_TILT),
+    "drpo-tilt": Objective("drpo", DRPOOptions(), **_TILT),
+    "conditioned": Objective("bc", condition=ConditionOptions(), policies=("catalogue",)),
     "conditioned-tilt": Objective(
-        "bc", condition=ConditionOptions(), tilt=TiltOptions(), **_ONLY_ITEMS
+        "bc", condition=ConditionOptions(), tilt=TiltOptions(), policies=("catalogue",)
     ),
     "guided": Objective("guided", GuidedOptions(), climbs=True, policies=("catalogue",)),
     # Out-of-fold predictions are the log's rewards without most of their noise: a skipped row of an
@@ -180,8 +180,8 @@ NAMES: tuple[str, ...] = tuple(OBJECTIVES)
 _WHY_ONLY = {
     "moves": "moves action vectors, and item numbers have no direction to move in",
     "climbs": "climbs an expectation over all items, which only a softmax over them gives",
-    "tilt": "multiplies a softmax over item numbers by another one",
     "condition": "guides states of a softmax over item numbers, whose scores are linear in them",
+    "tilt": "multiplies probabilities of items, which a Gaussian over vectors does not have",
 }
 
 

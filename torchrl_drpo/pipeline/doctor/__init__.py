@@ -1,0 +1,1 @@
+"""``drpo doctor``: what is installed, what runs where, and whether it computes what it should."""
