@@ -42,6 +42,7 @@ WORTH = {
     "positive-only, tilted": 0.58,
     "DRPO, tilted": 0.57,
     "conditioned": 0.575,
+    "conditioned, tilted": 0.57,
     "conditioned, from all": 0.57,
 }
 

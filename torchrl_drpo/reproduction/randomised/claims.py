@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torchrl_drpo.report.formats import signed
 from torchrl_drpo.reproduction.randomised.judge import GAUC, NDCG, VALUE
-from torchrl_drpo.reproduction.randomised.methods import METHODS
+from torchrl_drpo.reproduction.randomised.methods import METHODS, NEW
 from torchrl_drpo.reproduction.randomised.results import Difference, Run, differences
 from torchrl_drpo.reproduction.randomised.tables import difference
 from torchrl_drpo.reproduction.target import Claim, verdict
@@ -29,7 +29,7 @@ def claims(
         champion: the winner on the choosing users.
         found: by metric and opponent, what the winner has above it.
     """
-    new = METHODS[champion.method].kind in ("tilt", "conditioned")
+    new = METHODS[champion.method].kind in NEW
     out = [
         Claim(
             f"{name}: a tilted or a quality-conditioned policy wins on the choosing users",

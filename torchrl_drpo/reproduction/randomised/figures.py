@@ -29,6 +29,7 @@ STYLES = {
     "positive-only, tilted": (method("positive-only").colour, "D"),
     "DRPO, tilted": (method("drpo").colour, "D"),
     "conditioned": (SERIES[5], "s"),
+    "conditioned, tilted": (SERIES[5], "D"),
     "conditioned, from all": (SERIES[6], "s"),
 }
 
@@ -49,6 +50,8 @@ def draw_paths(canvas: Canvas, runs: Mapping[str, Sequence[Run]]) -> None:
     panels = canvas.subplots(1, 2)
     for axes, metric, title in zip(panels, (VALUE, NDCG), ("value", "NDCG@5"), strict=True):
         for name, own in runs.items():
+            if name == "random":  # far off: all others would be one cluster
+                continue
             colour, marker = STYLES[name]
             x = [run.interval(GAUC) for run in own]
             y = [run.interval(metric) for run in own]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["ranking", "policy", "tilt", "conditioned"]
+Kind = Literal["ranking", "policy", "tilt", "conditioned", "conditioned and tilted"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Method:
 
     Attributes:
         name: what it is called in tables.
-        kind: what is served: a ranking, a trained policy, one tilted by the reward model, or one
-            that is conditioned on quality and guided.
+        kind: what is served: a ranking, a trained policy, one tilted by the reward model, one
+            that is conditioned on quality and guided, or both.
         parameter: what its parameter is called; empty for a method without one.
         values: of the parameter, in order; one ``None`` for a method without.
         objective: by which a policy is trained, as ``drpo train --objectives`` has it.
         option: the option of the objective that is the parameter.
-        base: of a tilt, the method whose policy it tilts, at the first value of its parameter.
+        base: of a tilt, the method whose policy it tilts, at the first value of its parameter; a
+            conditioned one is tilted at the command's guidance.
         away: of a conditioned policy, the level of quality that it is guided away from; -1 for
             that of all rows.
     """
@@ -80,7 +81,7 @@ def jobs() -> Iterator[Job]:
             tilted = [(t, tau) for t in tilts for tau in t.values if value == method.values[0]]
             options = {method.option: value} if method.option else {}
             yield Job(method.objective, options, False, ((method, value), *tilted))
-    guided = [(m, w) for m in METHODS.values() if m.kind == "conditioned" for w in m.values]
+    guided = [(m, v) for m in METHODS.values() if "conditioned" in m.kind for v in m.values]
     yield Job("bc", {}, True, tuple(guided))
 
 
@@ -107,9 +108,12 @@ METHODS: dict[str, Method] = {
         Method("positive-only, tilted", "tilt", "tau", TAUS, base="positive-only"),
         Method("DRPO, tilted", "tilt", "tau", TAUS, base="DRPO"),
         Method("conditioned", "conditioned", "guidance", GUIDANCE),
+        Method("conditioned, tilted", "conditioned and tilted", "tau", TAUS, base="conditioned"),
         Method("conditioned, from all", "conditioned", "guidance", GUIDANCE[1:], away=-1),
     )
 }
+#: What goes beyond a trained policy: one of these should win.
+NEW = ("tilt", "conditioned", "conditioned and tilted")
 #: What a winner has to beat: all that the product offered before.
 OPPONENTS = (
     "positive-only",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torchrl.modules import ProbabilisticActor
 
+from torchrl_drpo.pipeline.objectives.options import ConditionOptions
 from torchrl_drpo.policies.conditioned import make_conditioned_actor
 from torchrl_drpo.policies.tilted import make_tilted_actor
 from torchrl_drpo.reproduction.randomised.judge import NDCG, Judge, Sums, metrics_of
@@ -126,4 +127,7 @@ def _serve(
         return make_tilted_actor(actor, critic, value)
     if method.kind == "conditioned":
         return make_conditioned_actor(actor, value, away=method.away)
+    if method.kind == "conditioned and tilted":
+        guided = make_conditioned_actor(actor, ConditionOptions().guidance)
+        return make_tilted_actor(guided, critic, value)
     return actor

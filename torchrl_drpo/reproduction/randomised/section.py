@@ -8,9 +8,18 @@ from typing import Any
 from torchrl_drpo.report.tables import Table
 from torchrl_drpo.reproduction.randomised.claims import COMPARED, claims
 from torchrl_drpo.reproduction.randomised.figures import paths_figure
+from torchrl_drpo.reproduction.randomised.judge import GAUC
 from torchrl_drpo.reproduction.randomised.methods import OPPONENTS
-from torchrl_drpo.reproduction.randomised.results import chosen, differences, runs_of, winner
+from torchrl_drpo.reproduction.randomised.results import (
+    Difference,
+    Run,
+    chosen,
+    differences,
+    runs_of,
+    winner,
+)
 from torchrl_drpo.reproduction.randomised.tables import (
+    difference,
     differences_table,
     methods_table,
     paths_table,
@@ -62,7 +71,7 @@ def _file(
         paths_table(name, runs),
     ]
     return (
-        _words(name, records),
+        f"{_words(name, records)} {_result(champion, best, found)}",
         tables,
         paths_figure(name, runs),
         claims(name, best, champion, found),
@@ -84,6 +93,18 @@ def _words(name: str, records: Sequence[Mapping[str, Any]]) -> str:
         f"{left_out} The reward model, cross-fitted by rows, explains "
         f"{sum(explained) / len(explained):.3f} of the variance of self-selected ratings that its "
         "member has not seen."
+    )
+
+
+def _result(
+    champion: Run, best: Mapping[str, Run], found: Mapping[str, Mapping[str, Difference]]
+) -> str:
+    nearest = max(found[GAUC], key=lambda other: best[other].interval(GAUC).mean)
+    shown = ", ".join(f"{metric} {champion.interval(metric)}" for metric in COMPARED)
+    gaps = ", ".join(f"{metric} {difference(by[nearest])}" for metric, by in found.items())
+    return (
+        f"The choosing users' winner is **{champion.label}**: {shown}. The opponent of the best "
+        f"GAUC is {nearest}; above it the winner has {gaps}."
     )
 
 

@@ -32,7 +32,7 @@ def methods_table(name: str, best: Mapping[str, Run], champion: Run) -> Table:
         for run in ordered
     ]
     users = {metric: over_users(metric, champion).half_width for metric in SHOWN}
-    widths = ", ".join(f"{each} ± {number(users[metric])}" for metric, each in SHOWN.items())
+    widths = ", ".join(f"{_plain(m)} ± {number(users[m])}" for m in SHOWN)
     return Table(
         f"{name}: every method as the choosing users chose it, on the reporting users",
         ["method", "NDCG@5, choosing", "steps", *SHOWN.values()],
@@ -61,7 +61,7 @@ def differences_table(
     """
     header = ["opponent"]
     for metric in found:
-        header += [f"{SHOWN[metric].split()[0]}, seeds", "Holm p", "users"]
+        header += [f"{_plain(metric)}, seeds", "Holm p", "users"]
     rows = []
     for opponent in next(iter(found.values())):
         row = [opponent]
@@ -99,6 +99,10 @@ def paths_table(name: str, runs: Mapping[str, Sequence[Run]]) -> Table:
 def difference(one: Difference) -> str:
     """For a sentence."""
     return f"{signed(one.seeds)} (p {_p(one.p)}; users {plus_minus(one.users, '+.3f')})"
+
+
+def _plain(metric: str) -> str:
+    return SHOWN[metric].removesuffix(" ↑")
 
 
 def _p(value: float) -> str:
