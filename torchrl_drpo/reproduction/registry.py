@@ -21,6 +21,7 @@ MODULES: dict[str, str] = {
     "du1": f"{_HERE}.controlled.du1.target",
     "kuairand": f"{_HERE}.kuairand.target",
     "uphill_step": f"{_HERE}.simulator.uphill_step",
+    "randomised": f"{_HERE}.randomised.target",
     "beyond": f"{_HERE}.simulator.beyond.target",
 }
 ALL = "all"
