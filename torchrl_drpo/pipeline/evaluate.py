@@ -37,6 +37,7 @@ from torchrl_drpo.pipeline.off_policy import (
 from torchrl_drpo.pipeline.rows import HeldOut, SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
+    counted_rows,
     held_out_intervals,
     held_out_metrics,
     policy_scores,
@@ -103,7 +104,7 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
             bad_rows=checkpoint.facts.get("config", {}).get("bad_rows", "error"),
         )
         data = SplitLog.open(
-            log, Path(scratch) / "log", log_files(config), checkpoint.history_columns
+            log, Path(scratch) / "log", log_files(config), checkpoint.history_columns, progress
         )
         return evaluate_checkpoint(
             checkpoint,
@@ -151,7 +152,9 @@ def evaluate_checkpoint(
             len(checkpoint.items),
         ),
         checkpoint.facts["objective"]: policy_scores(
-            checkpoint.actor, test.blocks(ROWS_SCORED), longest=max(*ks, QUALITY_LIST)
+            checkpoint.actor,
+            counted_rows(test.blocks(ROWS_SCORED), "held-out rows", len(test), progress),
+            longest=max(*ks, QUALITY_LIST),
         ),
     }
     intervals = {

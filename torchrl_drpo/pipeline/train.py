@@ -40,6 +40,7 @@ from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
+    counted_rows,
     held_out_intervals,
     held_out_metrics,
     policy_scores,
@@ -109,7 +110,10 @@ def run_train(
     crew = Crew() if crew is None else crew
     config = replace(config, device=found_device(config.device))
     data = SplitLog.open(
-        config, config.output / "log", history_columns=config.model.history_columns
+        config,
+        config.output / "log",
+        history_columns=config.model.history_columns,
+        progress=progress,
     )
     # What cannot be learned from this log is refused before a model is fitted.
     _check_quality(config, data)
@@ -223,7 +227,10 @@ def _finished_run(
     state = run_state(config, objective, seed, word_of(identity))
     trained = training.train(objective, seed, state, partial(progress, name))
     longest = max(*config.ks, QUALITY_LIST)
-    scores = policy_scores(trained.actor, data.test_batches(ROWS_SCORED), longest=longest)
+    held_out = counted_rows(
+        data.test_batches(ROWS_SCORED), f"{name}, held-out rows", len(data.test), progress
+    )
+    scores = policy_scores(trained.actor, held_out, longest=longest)
     metrics, half_widths = _metrics(scores, data, config)
     run = {
         "fingerprint": identity,
