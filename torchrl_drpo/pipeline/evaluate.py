@@ -83,7 +83,10 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
         ValueError: for a checkpoint or log that cannot be used.
     """
     checkpoint = turned(
-        PolicyCheckpoint.load(config.checkpoint), tau=config.tau, guidance=config.guidance
+        PolicyCheckpoint.load(config.checkpoint),
+        tau=config.tau,
+        guidance=config.guidance,
+        uphill_step=config.uphill_step,
     )
     options = ValueOptions(
         behavior=config.behavior,

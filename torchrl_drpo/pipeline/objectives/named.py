@@ -20,6 +20,8 @@ Two leave training as it is and change what is served:
 - ``bc-tilt``, ``positive-only-tilt``, ``drpo-tilt``: their namesakes, trained as they are, times
   the exponential of the same reward model: pi exp(Q / tau), normalised
   (:func:`~torchrl_drpo.policies.tilted.make_tilted_actor`). What the state alone is worth cancels.
+  Of a Gaussian over item vectors that is the mean moved up the model's slope
+  (:func:`~torchrl_drpo.policies.uphill.make_uphill_actor`).
 - ``conditioned``: all rows cloned, each with its level of quality as one more context column;
   served with the best level and guided away from the worst
   (:func:`~torchrl_drpo.policies.conditioned.make_conditioned_actor`). It fits no reward model;
@@ -127,7 +129,7 @@ class Objective:
 
 _TAPERED = RepulsiveOptions(taper="exponential")
 _POSITIVE_ONLY = RepulsiveOptions(negative_scale=0.0)
-_TILT: dict[str, Any] = {"tilt": TiltOptions(), "policies": ("catalogue", "semantic-id")}
+_TILT: dict[str, Any] = {"tilt": TiltOptions()}
 # Predictions spread less than logged rewards do; in units of their spread they repel as much.
 _TAPERED_ON_PREDICTIONS = replace(_TAPERED, normalize=True)
 
@@ -181,7 +183,6 @@ _WHY_ONLY = {
     "moves": "moves action vectors, and item numbers have no direction to move in",
     "climbs": "climbs an expectation over all items, which only a softmax over them gives",
     "condition": "guides states of a softmax over item numbers, whose scores are linear in them",
-    "tilt": "multiplies probabilities of items, which a Gaussian over vectors does not have",
 }
 
 
