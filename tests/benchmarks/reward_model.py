@@ -103,7 +103,7 @@ VARIANTS: dict[str, Variant] = {
     "rewards less the user's mean": Variant("shrinkage", less="user"),
     **{f"ensemble of {5 * n}": Variant("ensemble", repeats=n) for n in (2, 4)},
     **{
-        f"ensemble of 20, Q {-c:+g} sd": Variant("pessimism", repeats=4, pessimism=c)
+        f"ensemble of 10, Q {-c:+g} sd": Variant("pessimism", repeats=2, pessimism=c)
         for c in (-1.0, 0.5, 1.0, 2.0)
     },
     "history without feedback": Variant("user's ratings", encoder=_encoder("pooling", False)),
@@ -111,8 +111,8 @@ VARIANTS: dict[str, Variant] = {
     "history alone": Variant("user's ratings", encoder=_encoder("pooling"), user=False),
     "history, GRU": Variant("user's ratings", encoder=_encoder("gru")),
     "history, transformer": Variant("user's ratings", encoder=_encoder("transformer")),
-    "history, ensemble of 20": Variant("user's ratings", encoder=_encoder("pooling"), repeats=4),
-    "less the user's mean, ensemble of 20": Variant("both", less="user", repeats=4),
+    "history, ensemble of 10": Variant("user's ratings", encoder=_encoder("pooling"), repeats=2),
+    "less the user's mean, ensemble of 10": Variant("both", less="user", repeats=2),
     "less the user's mean, history": Variant("both", less="user", encoder=_encoder("pooling")),
     "rows weighed by propensities": Variant("propensities", propensities="ips"),
     "doubly robust targets": Variant("propensities", propensities="dr"),

@@ -13,7 +13,6 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -68,7 +67,7 @@ class RewardFit:
         """What the model depends on; known before it is fitted."""
         train = self._data.log.split("train").storage.state_dict()
         schema = self._data.log.schema.to_json()
-        known = [VERSION, asdict(self._settings), self._history, train, schema]
+        known = [VERSION, self._settings.to_json(), self._history, train, schema]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def open(self, progress: Progress) -> LogReward:
