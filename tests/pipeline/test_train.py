@@ -120,7 +120,6 @@ def test_the_command_line_from_train_to_recommend(
             {"objectives": ("dpo",)},
             "no objective 'dpo' .did you mean 'drpo'.*are bc, drpo",
         ),
-        ({"objectives": ()}, "name an objective, of bc, drpo"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"history": 0}, "history must be at least 1, got 0"),
         ({"ks": (0,)}, "ks must name list lengths"),

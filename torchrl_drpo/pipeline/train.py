@@ -70,7 +70,7 @@ def command(config: TrainConfig) -> None:
         left = data["rows_read"] - data["rows"] - data["duplicates"]
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in data["dropped"].items())
         say(f"{left:,} faulty rows left out: {kinds}")
-    for line in (*results.parts.sentences, *results.parts.warnings):
+    for line in (*results.parts.sentences, *results.parts.warnings, *results.notes):
         say(line)
     show(results.table(upright=True))
     if results.reward_model is not None:
@@ -135,7 +135,7 @@ def run_train(
         runs[name] = [metrics]
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
-    for objective in config.objectives:
+    for objective in training.objectives:
         found = [
             _finished_run(objective, seed, data, config, training, judge, progress, crew)
             for seed in config.every_seed
@@ -149,12 +149,17 @@ def run_train(
         runs=runs,
         data=data.facts | training.facts,
         config=config.settings()
-        | {"objectives": config.objectives, "seeds": config.seeds, "first_seed": config.first_seed},
+        | {
+            "objectives": training.objectives,
+            "seeds": config.seeds,
+            "first_seed": config.first_seed,
+        },
         k=config.ks[-1],
-        checkpoints={name: config.output / name for name in config.objectives},
+        checkpoints={name: config.output / name for name in training.objectives},
         parts=data.parts,
         reward_model=None if reward is None else reward.facts,
         values=None if judge is None else ValueColumns(judge.of_log(), values),
+        notes=tuple(training.notes),
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()

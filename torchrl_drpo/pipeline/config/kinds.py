@@ -182,6 +182,7 @@ class PolicyKind:
             :class:`~torchrl_drpo.pipeline.kinds.training.PolicyTraining`.
         actor: ``module:function`` that makes its actor from what a checkpoint keeps.
         probabilities: whether its items have probabilities, so that it can be evaluated by them.
+        objectives: what is trained where nobody says.
     """
 
     name: str
@@ -191,6 +192,7 @@ class PolicyKind:
     training: str
     actor: str
     probabilities: bool = True
+    objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
 
     def load_training(self) -> Any:
         """The class that trains it, imported now."""
@@ -212,6 +214,7 @@ KINDS: dict[str, PolicyKind] = {
             CatalogueOptions,
             f"{_KINDS}.catalogue:CatalogueTraining",
             f"{_KINDS}.served:make_served_actor",
+            objectives=("bc", "drpo", "positive-only", "bc-tilt"),
         ),
         PolicyKind(
             "embedding",

@@ -19,7 +19,7 @@ from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.once import TrainedOnce
 from torchrl_drpo.pipeline.kinds.served import critic_shape, with_level
-from torchrl_drpo.pipeline.kinds.training import Progress, Trained, run_trainer
+from torchrl_drpo.pipeline.kinds.training import Progress, Trained, followed, run_trainer
 from torchrl_drpo.pipeline.objectives.make import make_objective
 from torchrl_drpo.pipeline.objectives.named import Objective, following_model
 from torchrl_drpo.pipeline.reward_model.fit import RewardFit
@@ -48,7 +48,6 @@ class CatalogueTraining:
         self._data, self._config = data, config
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
-        self.reward: LogReward | None = None
         self._once = TrainedOnce(config)
         self._item_data = self._read_items()
         if config.train_places == "all":
@@ -58,12 +57,14 @@ class CatalogueTraining:
                     "all places are trained by one process; leave torchrun out, or train the last "
                     "places"
                 )
-        if following_model(config.objectives):
-            fit = RewardFit(
-                data, config.output / "reward", history=config.history, device=config.device
-            )
-            self.reward = fit.open(partial(progress, "reward model, folds"))
-            self.reward.check(config.objectives)
+
+        def fit() -> LogReward:
+            folder = config.output / "reward"
+            made = RewardFit(data, folder, history=config.history, device=config.device)
+            return made.open(partial(progress, "reward model, folds"))
+
+        self.reward, self.objectives, left_out = followed(config, fit)
+        self.notes += left_out
 
     def depends_on(self, objective: str) -> list[Any]:
         """What a run depends on beside the settings, as JSON data."""

@@ -17,7 +17,7 @@ from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
 from torchrl_drpo.pipeline.kinds.once import TrainedOnce
-from torchrl_drpo.pipeline.kinds.training import Trained, run_trainer
+from torchrl_drpo.pipeline.kinds.training import Trained, followed, run_trainer
 from torchrl_drpo.pipeline.objectives.make import make_objective
 from torchrl_drpo.pipeline.objectives.named import OBJECTIVES, Objective, following_model
 from torchrl_drpo.pipeline.reward_model.embedding import UphillRows, fit_embedding_reward
@@ -77,16 +77,16 @@ class EmbeddingTraining:
         ]
         self.template = self._make_template(vectors)
         del vectors  # the template has their directions; a table may be most of what memory holds
-        self.reward: LogReward | None = None
-        if following_model(config.objectives):
-            self.reward = fit_embedding_reward(
-                data,
-                VectorRows(self.template),
-                config.output / "reward-embedding",
-                config.kinds.embedding,
-                lambda done, of: progress("reward model", done, of),
-            )
-            self.reward.check(config.objectives)
+        fit = partial(
+            fit_embedding_reward,
+            data,
+            VectorRows(self.template),
+            config.output / "reward-embedding",
+            config.kinds.embedding,
+            lambda done, of: progress("reward model", done, of),
+        )
+        self.reward, self.objectives, left_out = followed(config, fit)
+        self.notes += left_out
 
     def depends_on(self, objective: str) -> list[Any]:
         """What a run depends on beside the settings, as JSON data."""
