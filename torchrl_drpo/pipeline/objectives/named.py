@@ -25,7 +25,7 @@ Two leave training as it is and change what is served:
 - ``conditioned``: all rows cloned, each with its level of quality as one more context column;
   served with the best level and guided away from the worst
   (:func:`~torchrl_drpo.policies.conditioned.make_conditioned_actor`). It fits no reward model;
-  ``conditioned-tilt`` is tilted besides.
+  ``conditioned-tilt`` is tilted in place of guided.
 
 ``reward-weighted`` is exponential reward-weighted fine-tuning (arXiv 2603.10279): the weight of a
 row is exp(r / lambda) of its own reward, with no baseline, no cap, no propensity and no reward
@@ -156,8 +156,12 @@ OBJECTIVES: dict[str, Objective] = {
     "positive-only-tilt": Objective("repulsive", _POSITIVE_ONLY, **_TILT),
     "drpo-tilt": Objective("drpo", DRPOOptions(), **_TILT),
     "conditioned": Objective("bc", condition=ConditionOptions(), policies=("catalogue",)),
+    # On KuaiRand the critic did better than guidance, and both together no better than it alone.
     "conditioned-tilt": Objective(
-        "bc", condition=ConditionOptions(), tilt=TiltOptions(), policies=("catalogue",)
+        "bc",
+        condition=ConditionOptions(guidance=0.0),
+        tilt=TiltOptions(),
+        policies=("catalogue",),
     ),
     "guided": Objective("guided", GuidedOptions(), climbs=True, policies=("catalogue",)),
     # Out-of-fold predictions are the log's rewards without most of their noise: a skipped row of an
