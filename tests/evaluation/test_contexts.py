@@ -16,11 +16,11 @@ from torchrl_drpo.evaluation.contexts import BEST_ROWS_NEEDED, within_contexts
 from torchrl_drpo.evaluation.ranking import ranking_metrics, scores_from_logits, static_scores
 
 
-def by_pandas(frame: pd.DataFrame, columns: list[str], least: int) -> tuple[float, float, int, int]:
-    """Lift within contexts, lowest hit rate, contexts compared and their rows, group by group."""
+def by_pandas(frame: pd.DataFrame, columns: list[str], least: int) -> tuple[float, ...]:
+    """Lift within contexts, lowest hit rate, contexts compared, their rows, those of the lowest."""
     above = below = 0.0
     contexts = rows = 0
-    lowest = math.nan
+    served = []
     for _, group in frame.groupby(columns):
         best, worst = group.loc[group["best"], "hit"], group.loc[group["worst"], "hit"]
         if len(best) and len(worst):
@@ -28,9 +28,10 @@ def by_pandas(frame: pd.DataFrame, columns: list[str], least: int) -> tuple[floa
             below += len(group) * worst.mean()
             contexts, rows = contexts + 1, rows + len(group)
         if len(best) >= least:
-            lowest = np.fmin(lowest, best.mean())
+            served.append((best.mean(), -len(best)))
     lift = above / below if below else (math.inf if above else math.nan)
-    return lift, lowest, contexts, rows
+    lowest, behind = min(served, default=(math.nan, 0))
+    return lift, lowest, contexts, rows, -behind
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 150), st.integers(1, 3), st.integers(1, 8))
@@ -128,10 +129,12 @@ def test_the_lowest_context_is_one_with_enough_best_rows() -> None:
     best = torch.ones(len(hit), dtype=torch.bool)
     found = within_contexts(hit, best, ~best, context)
     assert found.best_lowest.item() == pytest.approx(0.2)
+    assert found.best_lowest_rows.item() == few + 1
     assert math.isnan(found.lift.item())  # no context has a worst row
     only_few = context == 0
     none = within_contexts(hit[only_few], best[only_few], best[only_few], context[only_few])
     assert math.isnan(none.best_lowest.item())
+    assert none.best_lowest_rows.item() == 0
 
 
 def test_a_lift_within_over_no_worst_hit_is_infinite_and_of_no_rows_unknown() -> None:
@@ -150,7 +153,10 @@ def test_rows_without_contexts_have_the_metrics_that_they_had() -> None:
     scores, user = scores_from_logits(logits, target), torch.arange(6)
     plain = ranking_metrics(scores, quality, user, ks=(1,))
     more = ranking_metrics(scores, quality, user, context=context, ks=(1,))
-    assert more.keys() - plain.keys() == {"lift@1_within", "hr@1_best_lowest"}
+    assert more.keys() - plain.keys() == {
+        "lift@1_within", "hr@1_best_lowest", "hr@1_best_lowest_rows",
+        "gauc_quality_within", "gauc_best_worst_within",
+    }  # fmt: skip
     np.testing.assert_equal({name: more[name] for name in plain}, plain)
 
 

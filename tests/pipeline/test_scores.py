@@ -15,6 +15,7 @@ from torchrl_drpo.pipeline.objectives.make import make_objective
 from torchrl_drpo.pipeline.objectives.named import OBJECTIVES
 from torchrl_drpo.pipeline.rows import HeldOut
 from torchrl_drpo.pipeline.scores import (
+    held_out_intervals,
     held_out_metrics,
     policy_scores,
     popularity_scores,
@@ -89,6 +90,23 @@ def test_held_out_rows_with_contexts_are_compared_within_them() -> None:
     assert "lift@1_within" not in held_out_metrics(scores, replace(held, context=None), ks=(1,))
 
 
+def test_metrics_within_contexts_have_intervals_over_users_and_counts_have_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, k = 1_200, 5
+    quality = torch.rand(rows, generator=generator)
+    user = torch.randint(40, (rows,), generator=generator)
+    context = torch.randint(2, (rows, 1), generator=generator)
+    target = torch.randint(20, (rows,), generator=generator)
+    noise = 3 * torch.rand(rows, generator=generator)
+    scores = random_scores(20, target)._replace(log_prob=quality + noise)
+    found = held_out_intervals(scores, HeldOut(target, quality, user, {}, context), ks=(k,))
+    for name in ("gauc_quality_within", "gauc_best_worst_within"):
+        assert 0 < found[name].half_width < 0.1
+    behind = found[f"hr@{k}_best_lowest_rows"]  # all ties, so of the larger one
+    assert behind.mean == torch.bincount(context[quality >= 0.75, 0]).max()
+    assert math.isnan(behind.half_width)
+
+
 @pytest.mark.parametrize(
     "name", [name for name, found in OBJECTIVES.items() if not found.follows_model]
 )
@@ -147,9 +165,20 @@ def test_the_table_compares_within_contexts_where_a_log_has_them() -> None:
     plain = {"hr@5_best": 0.5, "lift@5": 2.0}
     without = report.table(report.summarise({"bc": [plain]}), "t", 5)
     assert without.note == report.NOTE
-    runs = {"bc": [{**plain, "lift@5_within": 1.5, "hr@5_best_lowest": 0.25}]}
-    shown = report.table(report.summarise(runs), "t", 5)
-    assert list(shown.header[-2:]) == ["lift within contexts ↑", "HR@5 best, lowest context ↑"]
-    assert list(shown.rows[0][-2:]) == ["1.500", "0.250"]
+    lowest = {"hr@5_best_lowest": 0.25, "hr@5_best_lowest_rows": 1234.0}
+    order = {"gauc_quality": 0.6, "gauc_quality_within": 0.5, "gauc_best_worst_within": 0.4}
+    run = {**plain, "lift@5_within": 1.5, **lowest, **order}
+    shown = report.table(report.summarise({"bc": [run]}), "t", 5)
+    assert list(shown.header[-4:]) == [
+        "lift within contexts ↑", "HR@5 best, lowest context ↑",
+        "GAUC quality", "GAUC quality within contexts",
+    ]  # fmt: skip
+    assert list(shown.rows[0][-4:]) == ["1.500", "0.250 (1,234 rows)", "0.600", "0.500"]
+    seeds = [run, {**run, "hr@5_best_lowest_rows": 1300.0}]  # another context is the lowest
+    cell = report.table(report.summarise({"bc": seeds}), "t", 5).rows[0][-3]
+    assert cell == "0.250 ± 0.000 (about 1,267 rows)"
+    none = {**run, "hr@5_best_lowest": math.nan, "hr@5_best_lowest_rows": 0.0}
+    both = report.summarise({"bc": [run], "few": [none]})
+    assert report.table(both, "t", 5).rows[1][-3] == "nan"
     assert shown.note.startswith(report.NOTE)
     assert "at least 100 best rows" in shown.note

@@ -13,7 +13,7 @@ from torchrl_drpo.pipeline.objectives.named import NAMES
 from torchrl_drpo.report.methods import METHODS, SERIES, method
 from torchrl_drpo.reproduction.controlled.plots import CONTROLS
 from torchrl_drpo.reproduction.kuairand.figures import STYLES
-from torchrl_drpo.reproduction.kuairand.methods import METHODS as PATHS
+from torchrl_drpo.reproduction.kuairand.methods import PATHS
 from torchrl_drpo.reproduction.simulator.beyond.target import BASELINES, CANDIDATES
 from torchrl_drpo.reproduction.simulator.runs import METHODS as COMPARED
 
@@ -48,6 +48,8 @@ def test_a_variant_of_another_signal_has_its_bases_colour_and_a_line_of_its_own(
         variant = method(f"{name}-{signal}")
         assert variant.colour == method(base).colour
         assert variant.line != method(base).line
+    for base in ("bc", "positive-only", "drpo", "conditioned"):
+        assert method(f"{base}-tilt").colour == method(base).colour
 
 
 def test_everything_that_is_trained_has_a_name_and_a_colour():
@@ -55,7 +57,7 @@ def test_everything_that_is_trained_has_a_name_and_a_colour():
     for name in (*DEMO, "random", "oracle", *COMPARED):
         assert method(name).name == name  # what is shown, as it is shown
     assert {key for key, _ in STYLES.values()} | set(CONTROLS.values()) <= set(METHODS)
-    assert set(STYLES) == {path.name for path in PATHS}
+    assert set(STYLES) == set(PATHS)
 
 
 @pytest.mark.parametrize(

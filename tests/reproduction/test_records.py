@@ -56,7 +56,8 @@ def written(folder: Path) -> dict[str, Any]:
 
 def first_cells() -> dict[str, Cell]:
     options = Options(logs=Path("log.parquet"))
-    return {target.name: target.cells(options)[0] for target in load_targets(["all"])}
+    cells = {target.name: target.cells(options) for target in load_targets(["all"])}
+    return {name: found[0] for name, found in cells.items() if found}  # some need files
 
 
 def test_a_function_that_moves_is_the_same_function():
@@ -85,10 +86,13 @@ def test_the_order_of_settings_and_the_kind_of_sequence_are_no_difference():
     assert len({identity(Cell("t", "a", small_cells.double, s)) for s in settings}) == 1
 
 
-def test_what_0_1_computed_is_still_known(tmp_path: Path):
-    cells = first_cells()
-    assert {name: former_identity(cell) for name, cell in cells.items()} == FORMER
+def test_what_0_1_computed_is_still_known_where_it_would_be_the_same(tmp_path: Path):
+    cells = {name: cell for name, cell in first_cells().items() if name in FORMER}
+    for name in [name for name, cell in cells.items() if cell.version > 1]:
+        assert former_identity(cells.pop(name)) != FORMER[name]
+    assert {"cu1", "du1"} <= cells.keys()
     for name, cell in cells.items():
+        assert former_identity(cell) == FORMER[name]
         former = {"fingerprint": FORMER[name], "seconds": 1.5, "result": {"a": [1]}}
         former["settings"] = dict(cell.settings)  # neither `made` nor a digest
         write(tmp_path, former, cell)

@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_drpo import GuidedLoss, make_catalogue_actor, make_gaussian_actor
+from torchrl_drpo.policies.encoders import EncoderConfig
 from torchrl_drpo.rewards import catalogue as catalogue_reward
 from torchrl_drpo.rewards.catalogue import CatalogueReward
 from torchrl_drpo.rewards.regression import StandardisedReward
@@ -54,6 +55,40 @@ def test_a_row_of_all_predictions_is_each_prediction(fold, context: bool) -> Non
         for item in range(ITEMS)
     ]
     torch.testing.assert_close(model.predict_all(rows), torch.stack(one_by_one, -1))
+
+
+ENCODERS = {
+    "gru": EncoderConfig("gru", layers=1),
+    "transformer": EncoderConfig("transformer", layers=1, times=True, feedback=True),
+    "pooling": EncoderConfig(hidden=(8,), pooling="attention", feedback=True),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_towers_read_histories_by_any_encoder(kind: str) -> None:
+    encoder = ENCODERS[kind]
+    make = lambda: two_tower_module(ITEMS, dim=4, history=3, encoder=encoder)  # noqa: E731
+    model = CatalogueReward([StandardisedReward(make()) for _ in range(2)])
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    rows = some_rows()
+    if encoder.times:
+        rows["observation", "history_time"] = torch.tensor([3, 40, 500]).expand(7, 3)
+    if encoder.feedback:
+        rows["observation", "history_feedback"] = torch.rand(7, 3)
+    one_by_one = torch.stack(
+        [
+            model(rows.clone().set("action", torch.full((7,), item)))["predicted_reward"]
+            for item in range(ITEMS)
+        ],
+        -1,
+    )
+    torch.testing.assert_close(model.predict_all(rows), one_by_one)
+    torch.testing.assert_close(model.tiles(rows)(slice(2, 7))(slice(1, 5)), one_by_one[2:7, 1:5])
+    if encoder.feedback:  # it is read
+        changed = rows.clone()
+        changed["observation", "history_feedback"] = 1 - rows["observation", "history_feedback"]
+        assert not torch.allclose(model.predict_all(changed), one_by_one)
 
 
 @pytest.mark.parametrize("block", [2**24, 2 * ITEMS, 1])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchrl_drpo import CrossFittedReward, DRPOLoss, GuidedLoss, RepulsiveLoss, make_gaussian_actor
 from torchrl_drpo.rewards import RewardRegression, assign_folds
+from torchrl_drpo.rewards.explained import explained_variance
 
 N, P, D = 60, 3, 2
 
@@ -117,12 +118,49 @@ def test_scale_and_explained_variance_are_those_of_the_out_of_fold_predictions()
 
 def test_a_model_that_explains_nothing_warns():
     rows = make_rows()
-    with pytest.warns(UserWarning, match=r"explains nothing .*\(explained_variance -0\.\d+\)"):
+    with pytest.warns(UserWarning, match=r"explains nothing .*\(explained_variance -0\.\d+, sta"):
         model = CrossFittedReward.fit(rows, remember, folds=3)
     assert float(model.explained_variance) < 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CrossFittedReward.fit(make_rows(), least_squares, folds=3)
+
+
+def test_less_than_twice_the_standard_error_warns_too():
+    rows = make_rows()
+    g = torch.Generator().manual_seed(4)
+    predicted = 0.1 * rows["next", "reward"].squeeze(-1)
+    rows["next", "reward"] = predicted.unsqueeze(-1) + torch.randn(N, 1, generator=g)
+    found = explained_variance(predicted, rows["next", "reward"].squeeze(-1))
+    assert 0 < found.share < 2 * found.error
+
+    def known(part: TensorDictBase) -> TensorDictModule:
+        model = least_squares(make_rows())
+        for parameter in model.parameters():
+            parameter.data *= 0.1
+        return model
+
+    with pytest.warns(UserWarning, match=r"explains next to nothing .*0\.\d+ over rows\)"):
+        CrossFittedReward.fit(rows, known, folds=3)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_standard_error_is_over_users_where_they_are_named(given: bool):
+    rows, plain = make_rows(), make_rows()
+    for one in (rows, plain):
+        one["next", "reward"] += torch.randn(12, 1, generator=torch.Generator().manual_seed(1))[
+            one["user"]
+        ]
+        if given:  # folds that were made before
+            one["fold"] = assign_folds(N, 3, group=one["user"])
+    alone = CrossFittedReward.fit(plain, least_squares, folds=3)
+    model = CrossFittedReward.fit(rows, least_squares, folds=3, group_key="user")
+    for fitted, log, group in ((alone, plain, None), (model, rows, rows["user"])):
+        reward = log["next", "reward"].squeeze(-1)
+        expected = explained_variance(log["predicted_reward"], reward, group)
+        torch.testing.assert_close(fitted.explained_variance, expected.share.float())
+        torch.testing.assert_close(fitted.explained_variance_error, expected.error.float())
+    assert model.explained_variance_error != alone.explained_variance_error
 
 
 def test_rewards_without_spread_are_not_explained_and_leave_a_usable_scale():
@@ -232,6 +270,11 @@ def test_a_saved_model_says_the_same(tmp_path):
     assert torch.equal(loaded(rows.clone())["predicted_reward"], rows["predicted_reward"])
     assert torch.equal(loaded.scale, model.scale)
     assert torch.equal(loaded.explained_variance, model.explained_variance)
+    assert torch.equal(loaded.explained_variance_error, model.explained_variance_error)
+    old = {name: v for name, v in model.state_dict().items() if not name.endswith("_error")}
+    loaded.load_state_dict(old)
+    assert loaded.explained_variance_error.isnan()
+    assert len(old) == len(model.state_dict()) - 1  # as it was given
 
 
 def test_guided_loss_climbs_the_member_that_has_not_seen_the_row():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -16,6 +18,8 @@ from torchrl_drpo.rewards import (
 )
 
 N = 60
+# Most of these rows are noise, and what is tested is how they are moved.
+pytestmark = pytest.mark.filterwarnings("ignore:the reward model explains:UserWarning")
 
 
 def make_rows(seed: int = 0) -> TensorDict:
@@ -91,6 +95,19 @@ def test_rows_that_cannot_be_moved_are_named(change: dict, error: type, message:
     for key, value in change.items():
         rows = rows.exclude(key) if value is None else rows.set(key, value)
     with pytest.raises(error, match=message):
+        uphill_log(rows)
+
+
+def test_it_warns_where_the_model_knows_next_to_nothing_and_only_there() -> None:
+    rows = make_rows().set("user", torch.arange(N) // 5)
+    for key, over in ((None, "rows"), ("user", "groups")):
+        said = rf"explains -\d+\.\d\d% of .* standard error of \d+\.\d\d% over {over}: .* noise"
+        with pytest.warns(UserWarning, match=said) as caught:
+            uphill_log(rows, group_key=key)
+        assert caught[0].filename == __file__  # the caller's line
+    rows["next", "reward"] = torch.cosine_similarity(rows["observation"][:, :2], rows["action"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         uphill_log(rows)
 
 

@@ -32,12 +32,15 @@ class WithinContexts(NamedTuple):
             where no context holds enough of them.
         contexts: number of contexts with both best and worst rows, int64 scalar.
         rows: number of all rows in those contexts, int64 scalar.
+        best_lowest_rows: number of best rows behind ``best_lowest``, int64 scalar; 0 where there
+            is none. Of several contexts with that hit rate, those of the largest.
     """
 
     lift: Tensor
     best_lowest: Tensor
     contexts: Tensor
     rows: Tensor
+    best_lowest_rows: Tensor
 
 
 def context_groups(context: Tensor, rows: int) -> Tensor:
@@ -65,9 +68,10 @@ def context_groups(context: Tensor, rows: int) -> Tensor:
             f"context must hold integers, [{rows}] or [{rows}, columns], got {context.dtype} "
             f"{list(context.shape)}; number raw values first, leave it out where there are none"
         )
-    group = torch.zeros(rows, dtype=torch.long, device=context.device)
     # A column at a time: unique rows (dim=0) are the same groups, but comparing rows is slow.
-    for column in context.reshape(rows, context.shape[1:].numel()).unbind(-1):
+    first, *others = context.reshape(rows, context.shape[1:].numel()).unbind(-1)
+    group = torch.unique(first, return_inverse=True)[1]
+    for column in others:
         values, place = torch.unique(column, return_inverse=True)
         both = group * len(values) + place  # below N^2: groups and values are at most N
         group = torch.unique(both, return_inverse=True)[1]
@@ -131,12 +135,16 @@ def within_contexts(
     worst_rows, worst_rate = _rates(hit, worst, group, len(size))
     both = (best_rows > 0) & (worst_rows > 0)
     weight = size[both]
-    large = best_rate[best_rows >= best_rows_needed]
+    large = best_rows >= best_rows_needed
+    lowest = best_rate[large].min() if large.any() else best_rate.new_tensor(torch.nan)
     return WithinContexts(
         lift=(weight * best_rate[both]).sum() / (weight * worst_rate[both]).sum(),
-        best_lowest=large.min() if len(large) else large.new_tensor(torch.nan),
+        best_lowest=lowest,
         contexts=both.sum(),
         rows=weight.sum(),
+        best_lowest_rows=(best_rows * (large & (best_rate == lowest))).max()
+        if large.any()
+        else best_rows.new_tensor(0),
     )
 
 

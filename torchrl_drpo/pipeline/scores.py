@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,10 +25,23 @@ from torchrl_drpo.evaluation.ranking import (
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.rows import HeldOut
 
+#: Called with what is done, how much of it, and of how much.
+Progress = Callable[[str, int, int], None]
 #: Held-out rows whose states are computed together.
 ROWS_SCORED = 8192
 #: Prefixes that a search keeps for each place of its lists.
 PREFIXES = 2
+
+
+def counted_rows(
+    blocks: Iterable[TensorDictBase], name: str, rows: int, progress: Progress
+) -> Iterator[TensorDictBase]:
+    """The same blocks; ``progress`` is told of ``name`` how many of the rows were dealt with."""
+    done = 0
+    for block in blocks:
+        yield block
+        done += len(block)
+        progress(name, done, rows)
 
 
 @torch.no_grad()
@@ -101,10 +115,15 @@ def held_out_intervals(
     bounds: QualityBounds | None = None,
     ks: Sequence[int] = (10, 50),
 ) -> dict[str, Interval]:
-    """:func:`held_out_metrics` with 95% intervals over users; over rows where there are none."""
-    return jackknife(
+    """:func:`held_out_metrics` with 95% intervals over users; over rows where there are none.
+
+    Numbers of rows are what they are and have no interval.
+    """
+    found = jackknife(
         lambda some: held_out_metrics(scores.take(some), rows.take(some), bounds, ks), rows.unit
     )
+    counts = [name for name in found if name.removesuffix("_warm").endswith("_lowest_rows")]
+    return found | {name: found[name]._replace(half_width=math.nan) for name in counts}
 
 
 def held_out_metrics(

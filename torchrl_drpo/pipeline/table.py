@@ -23,8 +23,11 @@ NOTE = (
 #: What the note says besides where a log has contexts.
 CONTEXT_NOTE = (
     "Lift within contexts gives best and worst rows one mix of contexts: it is 1 for a policy that "
-    "merely hits less in those where more is skipped. The lowest context is the one, of those with "
-    f"at least {BEST_ROWS_NEEDED} best rows, where these are hit least."
+    "merely hits less in those where more is skipped. GAUC within contexts compares rows of one "
+    "user in one context; GAUC alone rises for a policy that merely scores all of a poor context "
+    "low. The lowest context is the one, of those with "
+    f"at least {BEST_ROWS_NEEDED} best rows, where these are hit least; how many they are stands "
+    "beside it."
 )
 
 
@@ -115,7 +118,7 @@ def table(
     note = f"{note} {remark}".strip()
     if upright:
         body = [
-            [heading, *(str(values[name]) for values in summary.values())]
+            [heading, *(_cell(values, name) for values in summary.values())]
             for name, heading in shown.items()
         ]
         body += [
@@ -126,7 +129,7 @@ def table(
     body = [
         [
             method,
-            *(str(values[n]) for n in shown),
+            *(_cell(values, n) for n in shown),
             *(cells.get(method, "") for cells in further.values()),
         ]
         for method, values in summary.items()
@@ -174,6 +177,15 @@ def number(value: float) -> float | str | None:
     return value if math.isfinite(value) else str(value)
 
 
+def _cell(values: Mapping[str, Interval], name: str) -> str:
+    """A metric, with the number of rows behind it where that is known."""
+    rows = values.get(f"{name}_rows")
+    if rows is None or math.isnan(values[name].mean):
+        return str(values[name])
+    same = math.isnan(rows.half_width) or rows.half_width == 0  # of all seeds
+    return f"{values[name]} ({'' if same else 'about '}{rows.mean:,.0f} rows)"
+
+
 def _headings(metrics: Sequence[str], k: int) -> dict[str, str]:
     """Metrics of the table and what they are called there, in order."""
     wanted = {
@@ -188,8 +200,16 @@ def _headings(metrics: Sequence[str], k: int) -> dict[str, str]:
         f"ndcg@{k}": f"NDCG@{k} ↑",
         "mrr": "MRR ↑",
     }
-    gauc = [m for m in metrics if m.startswith("gauc_") and not m.endswith("_warm")]
-    wanted |= {m: "GAUC " + m[5:].replace("_", " ") for m in gauc}
+    wanted |= {
+        "gauc_quality": "GAUC quality",
+        "gauc_quality_within": "GAUC quality within contexts",
+    }
+    labels = [m for m in metrics if m.startswith("gauc_") and not m.endswith("_warm")]
+    wanted |= {
+        m: "GAUC " + m[5:].replace("_", " ")
+        for m in labels
+        if m not in wanted and m != "gauc_best_worst_within"  # that one is for machines
+    }
     for name in (f"hr@{k}_best", f"hr@{k}_worst", f"lift@{k}", f"hr@{k}"):
         heading, arrow = wanted[name].rsplit(" ", 1)
         wanted[f"{name}_warm"] = f"{heading}, warm rows {arrow}"

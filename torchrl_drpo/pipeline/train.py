@@ -35,10 +35,12 @@ from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, Train
 from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.results import TrainResults
+from torchrl_drpo.pipeline.reward_model.log_reward import reward_warnings
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
+    counted_rows,
     held_out_intervals,
     held_out_metrics,
     policy_scores,
@@ -68,7 +70,7 @@ def command(config: TrainConfig) -> None:
         left = data["rows_read"] - data["rows"] - data["duplicates"]
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in data["dropped"].items())
         say(f"{left:,} faulty rows left out: {kinds}")
-    for line in (*results.parts.sentences, *results.parts.warnings):
+    for line in (*results.parts.sentences, *results.parts.warnings, *results.notes):
         say(line)
     show(results.table(upright=True))
     if results.reward_model is not None:
@@ -77,6 +79,8 @@ def command(config: TrainConfig) -> None:
             f"reward model: explains {facts['explained_variance']:.1%} of the variance of rewards "
             f"it had not seen, {facts['explained_variance_of_state']:.1%} without the item"
         )
+        for line in reward_warnings(facts):
+            say(line)
     for objective, folder in results.checkpoints.items():
         say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
     say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
@@ -106,7 +110,10 @@ def run_train(
     crew = Crew() if crew is None else crew
     config = replace(config, device=found_device(config.device))
     data = SplitLog.open(
-        config, config.output / "log", history_columns=config.model.history_columns
+        config,
+        config.output / "log",
+        history_columns=config.model.history_columns,
+        progress=progress,
     )
     # What cannot be learned from this log is refused before a model is fitted.
     _check_quality(config, data)
@@ -128,7 +135,7 @@ def run_train(
         runs[name] = [metrics]
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
-    for objective in config.objectives:
+    for objective in training.objectives:
         found = [
             _finished_run(objective, seed, data, config, training, judge, progress, crew)
             for seed in config.every_seed
@@ -142,16 +149,22 @@ def run_train(
         runs=runs,
         data=data.facts | training.facts,
         config=config.settings()
-        | {"objectives": config.objectives, "seeds": config.seeds, "first_seed": config.first_seed},
+        | {
+            "objectives": training.objectives,
+            "seeds": config.seeds,
+            "first_seed": config.first_seed,
+        },
         k=config.ks[-1],
-        checkpoints={name: config.output / name for name in config.objectives},
+        checkpoints={name: config.output / name for name in training.objectives},
         parts=data.parts,
         reward_model=None if reward is None else reward.facts,
         values=None if judge is None else ValueColumns(judge.of_log(), values),
+        notes=tuple(training.notes),
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()
-    notes = [*training.notes, *([] if reward is None else [reward.describe()])]
+    notes = [*training.notes]
+    notes += [] if reward is None else [reward.describe(), *reward.warnings]
     said = " ".join((*data.parts.sentences, *data.parts.warnings))
     paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
     write_text(config.output / "table.md", "\n\n".join(paragraphs) + "\n")
@@ -219,7 +232,10 @@ def _finished_run(
     state = run_state(config, objective, seed, word_of(identity))
     trained = training.train(objective, seed, state, partial(progress, name))
     longest = max(*config.ks, QUALITY_LIST)
-    scores = policy_scores(trained.actor, data.test_batches(ROWS_SCORED), longest=longest)
+    held_out = counted_rows(
+        data.test_batches(ROWS_SCORED), f"{name}, held-out rows", len(data.test), progress
+    )
+    scores = policy_scores(trained.actor, held_out, longest=longest)
     metrics, half_widths = _metrics(scores, data, config)
     run = {
         "fingerprint": identity,
@@ -297,8 +313,8 @@ def _identity(
     known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
     known += training.depends_on(objective)
     known += [config.options[objective]] if config.options.get(objective) else []
-    # Runs that finished before there were metrics within contexts are not to be read for them.
-    known += ["within contexts"] if data.context_sizes else []
+    # Runs that finished before there were these metrics are not to be read for them.
+    known += ["lift, GAUC and rows within contexts"] if data.context_sizes else []
     # Nor those that finished before there were values.
     known += ["off-policy value"] if _has_value(data, config) else []
     return fingerprint(known)

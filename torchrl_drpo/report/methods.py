@@ -3,7 +3,8 @@
 Keys are those of ``drpo train --objectives``, then those of methods that are only compared with.
 The signed loss is called APG, the paper's name of it. The colours start from those of Okabe and
 Ito; no two methods share one, but for variants that read another quality signal (``-q``: a reward
-model's prediction, ``-a``: its advantage), which have their base's colour and lines of their own.
+model's prediction, ``-a``: its advantage) or are served otherwise (``-tilt``): they have their
+base's colour and lines of their own.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ class Method(NamedTuple):
     line: str = "-"
 
 
-_POSITIVE, _TAPERED, _DRPO = "#E69F00", "#0072B2", "#009E73"
+_BC, _POSITIVE, _TAPERED, _DRPO = "#56B4E9", "#E69F00", "#0072B2", "#009E73"
+_CONDITIONED = "#D000D0"
 
 METHODS: dict[str, Method] = {
     # of the command
-    "bc": Method("BC", "#56B4E9"),
+    "bc": Method("BC", _BC),
     "drpo": Method("DRPO", _DRPO),
     "drpo-exponential": Method("DRPO-Exp", "#1B4D3E"),
     "drpo-kl": Method("DRPO, exact kl weights", "#4DAC26"),
@@ -52,6 +54,12 @@ METHODS: dict[str, Method] = {
     "drpo-a": Method("DRPO-A", _DRPO, ":"),
     "uphill": Method("uphill positive-only", "#C2003A"),
     "uphill-tapered": Method("uphill tapered", "#8E0152"),
+    # the same policies, tilted by a reward model or conditioned on quality at serving
+    "bc-tilt": Method("BC-tilt", _BC, "-."),
+    "positive-only-tilt": Method("positive-only-tilt", _POSITIVE, "-."),
+    "drpo-tilt": Method("DRPO-tilt", _DRPO, "-."),
+    "conditioned": Method("conditioned", _CONDITIONED),
+    "conditioned-tilt": Method("conditioned-tilt", _CONDITIONED, "-."),
     # of the paper's comparisons
     "bppo": Method("BPPO", "#CC79A7"),
     "iql": Method("IQL", "#BDB400"),

@@ -115,5 +115,6 @@ def _facts(options: Options, records: Mapping[str, Mapping[str, Record]]) -> lis
         ("seeds", f"{options.seeds}; fresh seeds: {options.fresh_seeds}"),
         ("device", options.device),
         ("KuaiRand log", "given" if options.logs else "not given"),
+        ("files of random ratings", str(len(options.ratings)) if options.ratings else "not given"),
         *summarise(made),
     ]

@@ -28,7 +28,7 @@ def run(config: ReproduceConfig) -> int:
         show(Table("Targets", ["target", "what it reproduces"], summaries))
         return 0
     targets, options = load_targets(config.targets), options_of(config)
-    _check_logs(targets, config)
+    _check_data(targets, config)
     plan = [Planned(target, target.cells(options)) for target in targets]
     cells = [cell for planned in plan for cell in planned.cells]
     # A quick run must never replace cells that took hours.
@@ -67,24 +67,23 @@ def options_of(config: ReproduceConfig) -> Options:
     device = _device(config.device)
     # One log has one name in its cells' identity, from wherever the command is given.
     logs = None if config.logs is None else config.logs.resolve()
-    return Options(config.seeds, config.fresh_seeds, config.quick, device, logs)
+    ratings = tuple(path.resolve() for path in config.ratings)
+    return Options(config.seeds, config.fresh_seeds, config.quick, device, logs, ratings)
 
 
-def _check_logs(targets: Sequence[Target], config: ReproduceConfig) -> None:
-    """Refuses a target that was asked for by name and lacks its log; of others, says so."""
-    if config.logs is not None:
-        return
+def _check_data(targets: Sequence[Target], config: ReproduceConfig) -> None:
+    """Refuses a target that was asked for by name and lacks its data; of others, says so."""
     for target in targets:
-        if not target.needs:
+        if not target.needs or getattr(config, target.option):
             continue
+        needs = f"--{target.option} {target.needs}"
         if target.name in config.targets:
             raise ValueError(
-                f"target {target.name} needs --logs {target.needs}; `drpo reproduce {ALL}` goes on "
-                "without it, and reports the target as not tested"
+                f"target {target.name} needs {needs}; `drpo reproduce {ALL}` goes on without it, "
+                "and reports the target as not tested"
             )
         print(  # noqa: T201
-            f"drpo: target {target.name} is not tested, for it needs --logs {target.needs}",
-            file=sys.stderr,
+            f"drpo: target {target.name} is not tested, for it needs {needs}", file=sys.stderr
         )
 
 

@@ -26,6 +26,9 @@ class ReproduceConfig:
         device: where to train; auto is cuda where there is one, else cpu.
         logs: the KuaiRand log (log_standard_20220425_20220508.parquet), which target kuairand
             needs; without it `all` reports that target as not tested.
+        ratings: files with self-selected and random ratings (columns user, item, rating from 1 to
+            5, exposure: self_selected or random; Parquet or CSV) of Coat, Yahoo! R3 or the like,
+            which target randomised needs.
         out: folder for the cells, the figures, report.html, report.md and claims.json.
         workers: processes; by default one a core, at most eight.
         report_only: compute nothing, draw the report from the cells that are there.
@@ -39,6 +42,7 @@ class ReproduceConfig:
     quick: bool = False
     device: str = "auto"
     logs: Path | None = None
+    ratings: tuple[Path, ...] = ()
     out: Path = Path("runs/reproduce")
     workers: int | None = None
     report_only: bool = False
@@ -49,3 +53,6 @@ class ReproduceConfig:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         if self.logs is not None and not self.logs.exists():
             raise ValueError(f"logs: there is no {self.logs}")
+        for path in self.ratings:
+            if not path.is_file():
+                raise ValueError(f"ratings: there is no file {path}")

@@ -20,6 +20,8 @@ MODULES: dict[str, str] = {
     "cu1": f"{_HERE}.controlled.cu1.target",
     "du1": f"{_HERE}.controlled.du1.target",
     "kuairand": f"{_HERE}.kuairand.target",
+    "uphill_step": f"{_HERE}.simulator.uphill_step",
+    "randomised": f"{_HERE}.randomised.target",
     "beyond": f"{_HERE}.simulator.beyond.target",
 }
 ALL = "all"

@@ -47,6 +47,7 @@ class Options:
         quick: a small run that shows that everything works; its numbers mean nothing.
         device: where to train.
         logs: the KuaiRand log; without it that target is reported as not tested.
+        ratings: files with self-selected and random ratings; likewise.
     """
 
     seeds: int = 10
@@ -54,6 +55,7 @@ class Options:
     quick: bool = False
     device: str = "cpu"
     logs: Path | None = None
+    ratings: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("seeds", "fresh_seeds"):
@@ -92,8 +94,9 @@ class Target:
         summary: a line for ``--help`` and the list of targets.
         cells: what to compute.
         section: what to show, from the results of all cells.
-        needs: the log without which it has no cells, as an argument of ``--logs``; empty for a
+        needs: the data without which it has no cells, as an argument of its option; empty for a
             target that needs none.
+        option: the option that gives them, by its name in :class:`Options`.
     """
 
     name: str
@@ -101,3 +104,4 @@ class Target:
     cells: Callable[[Options], Sequence[Cell]]
     section: Callable[[Options, Results], Section]
     needs: str = ""
+    option: str = "logs"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from torchrl_drpo.functional.checks import check_finite
 from torchrl_drpo.functional.host import reads_are_free
+from torchrl_drpo.rewards.explained import explained_variance
 from torchrl_drpo.rewards.folds import assign_folds, whole_folds
 from torchrl_drpo.rewards.rows import column_of, rewards_of
 
@@ -46,6 +47,8 @@ class CrossFittedReward(TensorDictModuleBase):
         scale: standard deviation of the out-of-fold predictions over the log, 0-d.
         explained_variance: 1 minus their squared error over the reward's variance, 0-d: how good
             the model is. At 0 or below it knows nothing, and following it is following noise.
+        explained_variance_error: its standard error, 0-d; over the groups where the fit was given
+            some, else over rows. NaN in states that were saved before there was one.
 
     Raises:
         ValueError: for fewer than two members, or members that read different entries.
@@ -88,6 +91,7 @@ class CrossFittedReward(TensorDictModuleBase):
 
     scale: Tensor
     explained_variance: Tensor
+    explained_variance_error: Tensor
     optional_in_keys: ClassVar[list[NestedKey]]
 
     def __init__(
@@ -110,6 +114,8 @@ class CrossFittedReward(TensorDictModuleBase):
         like = next((t for t in (*self.parameters(), *self.buffers())), torch.zeros(()))
         self.register_buffer("scale", torch.ones((), device=like.device))
         self.register_buffer("explained_variance", torch.zeros((), device=like.device))
+        unknown = torch.full((), torch.nan, device=like.device)
+        self.register_buffer("explained_variance_error", unknown)
 
     @classmethod
     def fit(
@@ -136,7 +142,8 @@ class CrossFittedReward(TensorDictModuleBase):
                 function that solves for one.
             folds: K, at least 2; each member learns from ``(K - 1) / K`` of the rows.
             group_key: entry whose rows stay together, such as the user's id: then no row is judged
-                by a model that saw the same user.
+                by a model that saw the same user. Where rows have their fold, it is what rows that
+                resemble each other share, for the standard error alone.
             reward_key: what is predicted.
             fold_key: see the class.
             out_key: see the class.
@@ -148,28 +155,35 @@ class CrossFittedReward(TensorDictModuleBase):
         """
         reward = rewards_of(rows, reward_key)
         check_finite(f"reward {reward_key!r}", reward, hint="drop or repair these rows")
+        group = None if group_key is None else column_of(rows, group_key, "group ids")
         fold = rows.get(fold_key, None)
         if fold is None:
-            group = None if group_key is None else column_of(rows, group_key, "group ids")
             fold = assign_folds(len(reward), folds, group=group, seed=seed).to(reward.device)
             rows.set(fold_key, fold)
         fold = whole_folds(fold.reshape(-1), fold_key, folds)
         members = [fit(rows[fold != k]) for k in range(folds)]
         model = cls(members, fold_key=fold_key, out_key=out_key).requires_grad_(False).eval()
         predicted = model.annotate(rows)[out_key].to(reward.dtype)
-        std, variance = predicted.std(), reward.var(correction=0)
-        # A constant has no scale, and of rewards that are all the same there is nothing to explain.
-        model.scale.copy_(torch.where(std > 0, std, 1.0))
-        unexplained = (predicted - reward).square().mean() / variance
-        model.explained_variance.copy_(torch.where(variance > 0, 1 - unexplained, 0.0))
-        if not model.explained_variance > 0:
+        std = predicted.std()
+        model.scale.copy_(torch.where(std > 0, std, 1.0))  # a constant has no scale
+        explained = explained_variance(predicted, reward, group)
+        model.explained_variance.copy_(explained.share)
+        model.explained_variance_error.copy_(explained.error)
+        if explained.doubtful:
+            nothing = "nothing" if not explained.share > 0 else "next to nothing"
             warnings.warn(
-                "the reward model explains nothing of the rewards that it has not seen "
-                f"(explained_variance {model.explained_variance.item():.3f}); do not follow it: "
-                "regularise it more, or fit more rows",
+                f"the reward model explains {nothing} of the rewards that it has not seen "
+                f"(explained_variance {explained.share.item():.3f}, standard error "
+                f"{explained.error.item():.3f} over {'rows' if group is None else 'groups'}); do "
+                "not follow it: regularise it more, or fit more rows",
                 stacklevel=2,
             )
         return model
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Takes states that were saved before there was a standard error."""
+        state.setdefault(f"{prefix}explained_variance_error", torch.full((), torch.nan))
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes the predicted reward, ``[*B]``, into the tensordict and returns it."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_drpo.rewards.explained import explained_variance
 from torchrl_drpo.rewards.folds import assign_folds
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 
@@ -59,6 +62,11 @@ def uphill_log(
         ValueError: for entries of another shape (item numbers among them), rows that are not
             finite, or numbers out of range.
 
+    Warns:
+        UserWarning: where the models explain less of the rewards that they have not seen than twice
+            the standard error of that number (over rows, or over the groups that are given).
+            ``drpo reproduce beyond`` shows what the recipe is worth on such logs.
+
     Examples:
         >>> import torch
         >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -91,7 +99,7 @@ def uphill_log(
     reward = _entry(rows, reward_key)
     if reward.shape == (*rows.shape, 1):
         reward = reward.squeeze(-1)
-    fold = None
+    fold = group = None
     if group_key is not None:
         group = _entry(rows, group_key)
         fold = assign_folds(len(rows), folds, group=group, seed=seed)
@@ -99,11 +107,25 @@ def uphill_log(
         observation, action, reward, folds=folds, fold=fold, landmarks=landmarks, seed=seed
     )
     predicted, slope = out_of_fold(models, fold, observation, action)
+    _warn_if_doubtful(predicted, reward, group)
     out = rows.copy()
     out.set("logged_action", action)
     out.set(action_key, uphill_actions(action, slope, step))
     out.set("predicted_reward", predicted)
     return out.set("fold", fold)
+
+
+def _warn_if_doubtful(predicted: Tensor, reward: Tensor, group: Tensor | None) -> None:
+    found = explained_variance(predicted, reward, group)
+    if found.doubtful:
+        warnings.warn(
+            f"the reward model explains {found.share.item():.2%} of the variance of the rewards "
+            f"that it has not seen, with a standard error of {found.error.item():.2%} over "
+            f"{'rows' if group is None else 'groups'}: less than twice that above zero, so "
+            "following it may be following noise; fit more rows, or train on the log as it is "
+            "(positive-only)",
+            stacklevel=3,
+        )
 
 
 def _vectors(rows: TensorDictBase, key: NestedKey) -> Tensor:

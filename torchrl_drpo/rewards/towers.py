@@ -23,12 +23,19 @@ from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from torchrl_drpo.policies.encoders import HistoryEncoder
+from torchrl_drpo.policies.encoders import EncoderConfig, HistoryEncoder
 
 HISTORY, CONTEXT = ("observation", "history"), ("observation", "context")
 FEATURES = ("observation", "features")
+TIMES, FEEDBACK = ("observation", "history_time"), ("observation", "history_feedback")
 #: Entries of a state, by the argument that takes each.
-STATE: dict[str, NestedKey] = {"history": HISTORY, "context": CONTEXT, "features": FEATURES}
+STATE: dict[str, NestedKey] = {
+    "history": HISTORY,
+    "context": CONTEXT,
+    "features": FEATURES,
+    "times": TIMES,
+    "feedback": FEEDBACK,
+}
 # Items start out alike. Large random embeddings would be noise that only many rows can undo, and
 # most items of a log have few.
 _ITEM_STD = 0.01
@@ -46,25 +53,34 @@ class _StateTower(nn.Module):
         context_sizes: Sequence[int] = (),
         hidden: Sequence[int] = (64,),
         num_features: int = 0,
+        encoder: EncoderConfig | None = None,
     ) -> None:
         super().__init__()
         self.encoder = HistoryEncoder(
             dim,
             history,
             context_sizes=context_sizes,
-            hidden=hidden,
-            pooling="recency",
             num_features=num_features,
+            config=encoder or EncoderConfig(hidden=tuple(hidden)),
         )
         self.items = nn.Parameter(_ITEM_STD * torch.randn(num_items, dim))
         self.value = nn.Linear(dim, 1)
 
     def state(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
+        self,
+        history: Tensor,
+        context: Tensor | None = None,
+        features: Tensor | None = None,
+        times: Tensor | None = None,
+        feedback: Tensor | None = None,
     ) -> Tensor:
-        """``[*B, D]`` from ``history [*B, L]``, ``context [*B, C]`` and ``features [*B, F]``."""
+        """``[*B, D]`` from ``history [*B, L]``, ``context [*B, C]`` and ``features [*B, F]``.
+
+        ``times`` and ``feedback`` are those of the history's rows, ``[*B, L]``, where the encoder
+        reads them.
+        """
         embedded = F.embedding(history.clamp(min=0), self.items)
-        return self.encoder(embedded, history >= 0, context, features)
+        return self.encoder(embedded, history >= 0, context, features, times, feedback)
 
 
 class StateReward(_StateTower):
@@ -72,7 +88,7 @@ class StateReward(_StateTower):
 
     Args:
         num_items: size V of the catalogue, whose items are in the histories.
-        dim, history, context_sizes, hidden, num_features: as of :class:`TwoTowerReward`.
+        dim, history, context_sizes, hidden, num_features, encoder: as of :class:`TwoTowerReward`.
 
     Example:
         >>> network = StateReward(5, dim=4, history=3)
@@ -80,11 +96,9 @@ class StateReward(_StateTower):
         torch.Size([2])
     """
 
-    def forward(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
-    ) -> Tensor:
-        """Expected rewards ``[*B]`` of states."""
-        return self.value(self.state(history, context, features)).squeeze(-1)
+    def forward(self, history: Tensor, *others: Tensor | None, **named: Tensor | None) -> Tensor:
+        """Expected rewards ``[*B]`` of states; see :meth:`state` for the arguments."""
+        return self.value(self.state(history, *others, **named)).squeeze(-1)
 
 
 class TwoTowerReward(_StateTower):
@@ -98,13 +112,14 @@ class TwoTowerReward(_StateTower):
         hidden: widths of the state tower's hidden layers.
         num_features: number F of numeric features, read in standard units: fit ``encoder.scaler``
             to the training rows before training.
+        encoder: what reads histories, in place of recency pooling and ``hidden``.
 
     Example:
         >>> network = TwoTowerReward(5, dim=4, history=3)
         >>> history = torch.tensor([[-1, 0, 2], [-1, -1, -1]])
         >>> every = network.every(history)
         >>> one = network(torch.tensor([3, 1]), history)
-        >>> torch.equal(one, every[[0, 1], [3, 1]])
+        >>> torch.allclose(one, every[[0, 1], [3, 1]])
         True
     """
 
@@ -113,22 +128,16 @@ class TwoTowerReward(_StateTower):
         self.bias = nn.Parameter(torch.zeros(num_items))
 
     def forward(
-        self,
-        action: Tensor,
-        history: Tensor,
-        context: Tensor | None = None,
-        features: Tensor | None = None,
+        self, action: Tensor, history: Tensor, *others: Tensor | None, **named: Tensor | None
     ) -> Tensor:
-        """Predicted rewards ``[*B]`` of items ``action [*B]``."""
-        state = self.state(history, context, features)
+        """Predicted rewards ``[*B]`` of items ``action [*B]``; see :meth:`state` for the others."""
+        state = self.state(history, *others, **named)
         match = (state * F.embedding(action, self.items)).sum(-1)
         return self.value(state).squeeze(-1) + match + self.bias[action]
 
-    def every(
-        self, history: Tensor, context: Tensor | None = None, features: Tensor | None = None
-    ) -> Tensor:
-        """Predicted rewards of all items, ``[*B, V]``."""
-        state = self.state(history, context, features)
+    def every(self, history: Tensor, *others: Tensor | None, **named: Tensor | None) -> Tensor:
+        """Predicted rewards of all items, ``[*B, V]``; see :meth:`state` for the arguments."""
+        state = self.state(history, *others, **named)
         return self.value(state) + state @ self.items.T + self.bias
 
 
@@ -144,8 +153,18 @@ def state_module(num_items: int, **shape: Any) -> TensorDictModule:
 
 
 def _inputs(
-    *, context_sizes: Sequence[int] = (), num_features: int = 0, **_: Any
+    *,
+    context_sizes: Sequence[int] = (),
+    num_features: int = 0,
+    encoder: EncoderConfig | None = None,
+    **_: Any,
 ) -> dict[str, NestedKey]:
     """The entries of a state that a network of this shape reads, by its argument."""
-    read = {"history": True, "context": bool(context_sizes), "features": num_features > 0}
+    read = {
+        "history": True,
+        "context": bool(context_sizes),
+        "features": num_features > 0,
+        "times": encoder is not None and encoder.times,
+        "feedback": encoder is not None and encoder.feedback,
+    }
     return {name: STATE[name] for name, is_read in read.items() if is_read}

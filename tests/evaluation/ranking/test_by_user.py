@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from torchrl_drpo.evaluation.ranking import jackknife
+from torchrl_drpo.evaluation.ranking import jackknife, without_groups
+from torchrl_drpo.evaluation.statistics import jackknife_interval
 from torchrl_drpo.evaluation.statistics.student import student_t_quantile
 
 
@@ -47,6 +48,19 @@ def test_intervals_of_a_ratio_cover() -> None:
         found = jackknife(lift, user)["lift"]
         covered += found.mean - found.half_width < 2.0 < found.mean + found.half_width
     assert 0.91 < covered / 200 <= 0.99  # nominal .95, standard error .015
+
+
+def test_differences_of_policies_on_the_same_users_are_paired() -> None:
+    generator = torch.Generator().manual_seed(4)
+    user = torch.arange(60)
+    ease = torch.randn(60, generator=generator).double()
+    a, b = ease + 0.1, ease + 0.02 * torch.randn(60, generator=generator).double()
+    without = [without_groups(mean_of(each), user, groups=60)["m"] for each in (a, b)]
+    difference = [x - y for x, y in zip(*without, strict=True)]
+    paired = jackknife_interval((a.mean() - b.mean()).item(), difference)
+    usual = student_t_quantile(0.95, 59) * (a - b).std().item() / math.sqrt(60)
+    assert paired.half_width == pytest.approx(usual, rel=1e-9)
+    assert paired.half_width < 0.1 * jackknife(mean_of(a), user, groups=60)["m"].half_width
 
 
 def test_what_does_not_vary_or_is_not_finite_has_no_interval() -> None:

@@ -21,6 +21,7 @@ from torchrl_drpo.pipeline.reward_model import fit as catalogue_reward_fit
 from torchrl_drpo.pipeline.reward_model.fit import RewardConfig, RewardFit
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.train import run_train
+from torchrl_drpo.policies import EncoderConfig
 from torchrl_drpo.rewards import AnnotatedBuffer, RewardRegression
 
 MODELLED = [
@@ -69,6 +70,18 @@ def fitted(data: SplitLog, folder: Path, settings: RewardConfig = SETTINGS, hist
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SplitLog:
     return open_data(tmp_path_factory.mktemp("log"), make_log())
+
+
+def test_histories_are_read_by_the_encoder_that_was_asked_for(data, tmp_path: Path) -> None:
+    gru = replace(SETTINGS, encoder=EncoderConfig("gru", layers=1))
+    first = fitted(data, tmp_path, gru)
+    assert all(member.network.module.encoder.config.kind == "gru" for member in first.model.members)
+    again = fitted(data, tmp_path, gru)
+    torch.testing.assert_close(again.model.state_dict(), first.model.state_dict(), rtol=0, atol=0)
+    pooled = RewardFit(data, tmp_path, history=3, settings=SETTINGS)
+    assert pooled.fingerprint != first.fingerprint
+    with pytest.raises(ValueError, match="reads the items of histories, not their times or feed"):
+        replace(SETTINGS, encoder=EncoderConfig("gru", feedback=True))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +202,7 @@ def test_a_model_of_the_version_without_a_state_value_is_fitted_anew(
 ) -> None:
     fitted(data, tmp_path)
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
+    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 1'))
     assert "state_value" in fitted(data, tmp_path).columns
     assert len(fits) == 12
 
@@ -252,7 +265,7 @@ def test_another_reward_model_makes_another_run(trained, monkeypatch) -> None:
     monkeypatch.setattr(CatalogueTraining, "train", lambda *_: pytest.fail("trained again"))
     again = run_train(settings).runs
     assert again["guided"][0]["hr@3_best"] == results.runs["guided"][0]["hr@3_best"]
-    monkeypatch.setattr(catalogue_reward_fit, "VERSION", 3)
+    monkeypatch.setattr(catalogue_reward_fit, "VERSION", 99)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         run_train(replace(settings, objectives=("taper-q",)))
 

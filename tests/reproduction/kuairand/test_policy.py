@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_drpo import CatalogueCategorical
 from torchrl_drpo.reproduction.kuairand.policy import (
     HalfCatalogueCategorical,
+    fast_precision,
     make_actor,
 )
 
@@ -39,3 +43,24 @@ def test_half_precision_is_of_training_only() -> None:
     assert {p.dtype for p in actor.parameters()} == {torch.float32}
     with pytest.raises(ValueError, match="precision must be"):
         make_actor("float16", "cpu", num_items=9)
+
+
+def test_half_precision_is_for_cpus_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fast_precision("cuda") == "float32"  # asked for by name alone: no device is touched
+    for has, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        assert fast_precision("cpu") == precision
+    half = make_actor("auto", "cpu", num_items=9, history=2, context_sizes=(3,))
+    observation = {"history": torch.zeros(1, 2).long(), "context": torch.zeros(1, 1).long()}
+    rows = TensorDict({"observation": observation}, [1])
+    assert type(half.get_dist(rows)) is CatalogueCategorical
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # a torch that cannot tell
+    assert fast_precision("cpu") == "float32"
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux")
+def test_the_cpu_is_believed() -> None:
+    flags = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in line), ""
+    )
+    assert (fast_precision("cpu") == "bfloat16") == ("avx512_bf16" in flags.split())

@@ -33,6 +33,7 @@ from torchrl_drpo.reproduction.simulator.rules import (
     Signed,
     TopFraction,
 )
+from torchrl_drpo.reproduction.simulator.streams import stream, stream_seed
 from torchrl_drpo.reproduction.simulator.training import Schedule, train
 from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
 
@@ -123,7 +124,7 @@ def worlds() -> Worlds:
 def reference(worlds: Worlds, number: int, *losses: Callable[[nn.Module], nn.Module]) -> Reference:
     """Trains with each loss in turn, for an equal share of the steps, under one optimiser."""
     seed, setting = worlds.seeds[number], worlds.setup.world
-    torch.manual_seed(seed)
+    torch.manual_seed(stream_seed(seed, "policy"))
     actor = make_gaussian_actor(setting.state_dim, setting.action_dim)
     found = Reference(actor)
     log = worlds.log[number]
@@ -135,7 +136,7 @@ def reference(worlds: Worlds, number: int, *losses: Callable[[nn.Module], nn.Mod
         },
         batch_size=log.batch_size,
     )
-    rows = torch.randint(len(log), (256, BATCH), generator=torch.Generator().manual_seed(seed))
+    rows = torch.randint(len(log), (256, BATCH), generator=stream(seed, "batches"))
     optimizer = torch.optim.Adam(actor.parameters(), lr=RATE)
     for turn, build in enumerate(losses):
         loss = build(actor)

@@ -22,6 +22,7 @@ from tests.reproduction.simulator.small_worlds import (
 from torchrl_drpo.reproduction.simulator import training
 from torchrl_drpo.reproduction.simulator.rules import Imitation, Signed, TopFraction
 from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell, run_method
+from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.training import Run, Schedule, train
 from torchrl_drpo.reproduction.target import Options
 
@@ -55,7 +56,7 @@ def test_rows_come_from_each_seeds_own_stream_without_a_seam(monkeypatch: pytest
     rule = Listens()
     train(make_worlds(), rule, Schedule(steps=10, batch_size=7, evaluations=1))
     for number, seed in enumerate(SEEDS):
-        generator = torch.Generator().manual_seed(seed)
+        generator = stream(seed, "batches")
         blocks = [torch.randint(300, (4, 7), generator=generator) for _ in range(3)]
         expected = torch.cat(blocks)[:10]
         assert torch.equal(torch.stack([row[number] for row in rule.seen]), expected)

@@ -18,6 +18,7 @@ from torchrl_drpo.evaluation.simulator import (
     raw_reward,
     retrieved_reward,
 )
+from torchrl_drpo.reproduction.simulator.streams import stream, stream_seed
 from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
 
 
@@ -29,14 +30,14 @@ def worlds() -> Worlds:
 def test_each_seed_is_the_simulators_own_world_log_and_users(worlds):
     setting = Setup(**SETUP).world
     for number, seed in enumerate(SEEDS):
-        world = RecSimWorld(setting, seed=seed)
+        world = RecSimWorld(setting, seed=stream_seed(seed, "world"))
         assert torch.equal(worlds.worlds[number].items, world.items)
-        g = torch.Generator().manual_seed(seed + 1)
+        g = stream(seed, "log")
         log = simulate_log(world, 300, Scenario.preset("extreme"), generator=g, propensity=False)
         for name in ("observation", "action", "latent_reward", "component"):
             assert torch.equal(worlds.log[name][number], log[name])
         assert torch.equal(worlds.log["reward"][number], log["next", "reward"].squeeze(-1))
-        users = world.draw_states(9, generator=torch.Generator().manual_seed(seed + 2))
+        users = world.draw_states(9, generator=stream(seed, "users"))
         assert torch.equal(worlds.users[number], users)
         torch.testing.assert_close(worlds.interest[number], world.interest(users))
 

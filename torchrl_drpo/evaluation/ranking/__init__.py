@@ -12,8 +12,8 @@ with all-equal scores gets precisely what random ranking gets (``k / V``), not r
 """
 
 from torchrl_drpo.evaluation.ranking.buckets import Bucket, frequency_buckets
-from torchrl_drpo.evaluation.ranking.by_user import jackknife
-from torchrl_drpo.evaluation.ranking.gauc import GroupedAUC, grouped_auc
+from torchrl_drpo.evaluation.ranking.by_user import jackknife, without_groups
+from torchrl_drpo.evaluation.ranking.gauc import GroupedAUC, RankedGroups, grouped_auc
 from torchrl_drpo.evaluation.ranking.metrics import hit_rate, ndcg, top_k_quality
 from torchrl_drpo.evaluation.ranking.scores import (
     LOGITS_AT_A_TIME,
@@ -32,6 +32,7 @@ __all__ = [
     "Bucket",
     "CatalogueScores",
     "GroupedAUC",
+    "RankedGroups",
     "catalogue_scores",
     "frequency_buckets",
     "grouped_auc",
@@ -45,4 +46,5 @@ __all__ = [
     "top_k_quality",
     "uniform_log_weights",
     "weighted_metrics",
+    "without_groups",
 ]

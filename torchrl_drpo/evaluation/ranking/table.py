@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from torchrl_drpo.evaluation.contexts import context_groups, within_contexts
-from torchrl_drpo.evaluation.ranking.gauc import grouped_auc
+from torchrl_drpo.evaluation.ranking.gauc import RankedGroups
 from torchrl_drpo.evaluation.ranking.metrics import (
     hit_rate,
     ndcg,
@@ -57,7 +57,12 @@ def ranking_metrics(
         (the ratio of these two), the same for ``ndcg`` without lift, ``mrr`` of all rows,
         ``top<k>_quality``, and the GAUCs. With ``context`` also ``lift@k_within``,
         the lift at one mix of contexts, and ``hr@k_best_lowest``, the lowest ``hr@k_best`` of a
-        context; see :func:`~torchrl_drpo.evaluation.contexts.within_contexts`. NaN marks what the
+        context, with ``hr@k_best_lowest_rows``, the number of best rows behind it; see
+        :func:`~torchrl_drpo.evaluation.contexts.within_contexts`. And ``gauc_quality_within``, the
+        same as ``gauc_quality`` among rows of one user in one context: where most rows of a
+        context are poor, scoring all of them low raises ``gauc_quality``, which compares rows of
+        several contexts, without telling good from bad in any; ``gauc_best_worst_within`` orders
+        the best against the worst rows there, without those between. NaN marks what the
         rows cannot answer (no best row, no user with both classes, no context with both best and
         worst rows, none with 100 best ones); a lift over no worst hit is infinite.
 
@@ -79,14 +84,20 @@ def ranking_metrics(
         out[f"hr@{k}_worst"] = hit[is_worst].mean()
         out[f"lift@{k}"] = out[f"hr@{k}_best"] / out[f"hr@{k}_worst"]
         if group is not None:
-            within = within_contexts(hit, is_best, is_worst, group)
-            out[f"lift@{k}_within"] = within.lift
-            out[f"hr@{k}_best_lowest"] = within.best_lowest
+            compared = within_contexts(hit, is_best, is_worst, group)
+            out[f"lift@{k}_within"] = compared.lift
+            out[f"hr@{k}_best_lowest"] = compared.best_lowest
+            out[f"hr@{k}_best_lowest_rows"] = compared.best_lowest_rows
         out[f"ndcg@{k}"] = gain.mean()
         out[f"ndcg@{k}_best"] = gain[is_best].mean()
         out[f"ndcg@{k}_worst"] = gain[is_worst].mean()
     out["mrr"] = reciprocal_rank(scores).mean()
     out[f"top{top}_quality"] = top_k_quality(scores, quality, top)
-    for name, label in {"quality": quality >= good, **(labels or {})}.items():
-        out[f"gauc_{name}"] = grouped_auc(scores.log_prob, label, user).value
+    ranked, is_good = RankedGroups(scores.log_prob, user), quality >= good
+    out["gauc_quality"] = ranked.auc(is_good).value
+    if group is not None:
+        within = ranked.within(group)
+        out["gauc_quality_within"] = within.auc(is_good).value
+        out["gauc_best_worst_within"] = within.auc(is_best, is_best | is_worst).value
+    out |= {f"gauc_{name}": ranked.auc(label).value for name, label in (labels or {}).items()}
     return {name: value.item() for name, value in out.items()}

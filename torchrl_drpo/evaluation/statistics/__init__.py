@@ -1,6 +1,7 @@
-"""Statistics over seeds: intervals, paired comparisons, many tests at once, late windows."""
+"""Statistics over seeds and users: intervals, paired comparisons, many tests, late windows."""
 
 from torchrl_drpo.evaluation.statistics.intervals import Interval, mean_interval
+from torchrl_drpo.evaluation.statistics.jackknife import jackknife_interval
 from torchrl_drpo.evaluation.statistics.multiple import holm
 from torchrl_drpo.evaluation.statistics.paired import (
     corrected_p_values,
@@ -15,6 +16,7 @@ __all__ = [
     "Interval",
     "corrected_p_values",
     "holm",
+    "jackknife_interval",
     "late_window",
     "mean_interval",
     "paired_interval",

@@ -1,6 +1,6 @@
 """The reward model behind ``uphill``, ``-q`` and ``-a`` for policies over item vectors.
 
-Bilinear models of state and item direction, cross-fitted by user, in closed form: seconds, where
+Bilinear models of state and item direction, cross-fitted, in closed form: seconds, where
 the two towers of a catalogue's model take minutes. Beside them the same of the state alone, which
 ``-a`` needs. They are fitted once a command and kept.
 """
@@ -20,15 +20,17 @@ from torch import Tensor
 
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.pipeline.config.kinds import EmbeddingOptions
+from torchrl_drpo.pipeline.reward_model.folding import fold_groups
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.retrieval import VectorRows
 from torchrl_drpo.rewards import assign_folds
 from torchrl_drpo.rewards.bilinear import BilinearReward
+from torchrl_drpo.rewards.explained import explained_variance
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 
 KIND = "torchrl-drpo embedding reward model"
-VERSION = 2  # 1 had no V
+VERSION = 3  # 1 had no V; 2 no standard error, and folds of users where the state is the user
 _ROWS_AT_A_TIME = 8192
 
 #: Called with the number of steps that are done, and of all.
@@ -95,8 +97,7 @@ def _fit(
     data: SplitLog, vectors: VectorRows, settings: EmbeddingOptions, fingerprint: str
 ) -> LogReward:
     train = data.log.split("train")
-    by_user = data.log.schema.user is not None
-    user = train.column("user") if by_user else None
+    user = fold_groups(data)
     there, what = (len(train), "rows") if user is None else (len(user.unique()), "users")
     if there < settings.folds:
         raise ValueError(
@@ -128,15 +129,21 @@ def _fit(
         value.append(out_of_fold(state_models, mine, state, no_action(state))[0])
     columns = reward_columns(fold, torch.cat(predicted), torch.cat(value))
     typical = (torch.stack(length).sum() / len(train)).item()
+    independent = None if data.log.schema.user is None else train.column("user")
+    explained, of_state = (
+        explained_variance(columns[name], train.quality, independent)
+        for name in ("predicted_reward", "state_value")
+    )
     facts = {
-        "explained_variance": _explained(columns["predicted_reward"], train.quality),
-        "explained_variance_of_state": _explained(columns["state_value"], train.quality),
+        "explained_variance": explained.share.item(),
+        "explained_variance_error": explained.error.item(),
+        "explained_variance_of_state": of_state.share.item(),
         "scale": columns["predicted_reward"].std(correction=0).item(),
         "slope": typical,
         "ridge": float(models[0].ridge),
         "rows": fitted_to,
         "folds": settings.folds,
-        "folds_of": "users" if by_user else "rows",
+        "folds_of": "rows" if user is None else "users",
     }
     return LogReward((models, typical), state_models, columns, facts, fingerprint)
 
@@ -154,12 +161,6 @@ def no_action(state: Tensor) -> Tensor:
                 [0.]])
     """
     return state.new_zeros(len(state), 1)
-
-
-def _explained(predicted: Tensor, quality: Tensor) -> float:
-    quality = quality.double()
-    error = (predicted.double() - quality).square().mean()
-    return (1 - error / quality.var(correction=0)).item()
 
 
 def _chosen_rows(data: SplitLog, vectors: VectorRows, fold: Tensor, most: int) -> TensorDict:

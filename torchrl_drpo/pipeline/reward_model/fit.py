@@ -13,7 +13,6 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
+from torchrl_drpo.pipeline.reward_model.folding import fold_groups
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig, RewardShape, reward_regression
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -32,7 +32,7 @@ from torchrl_drpo.rewards.regression import StandardisedReward
 from torchrl_drpo.rewards.towers import state_module, two_tower_module
 
 KIND, MEMBER_KIND = "torchrl-drpo catalogue reward model", "torchrl-drpo catalogue reward member"
-VERSION = 2  # 1 had no V
+VERSION = 3  # 1 had no V; 2 no standard error, and folds of users where the state is the user
 _ROWS_AT_A_TIME = 8192
 
 #: Called with the number of members that are there, and of all.
@@ -67,7 +67,7 @@ class RewardFit:
         """What the model depends on; known before it is fitted."""
         train = self._data.log.split("train").storage.state_dict()
         schema = self._data.log.schema.to_json()
-        known = [VERSION, asdict(self._settings), self._history, train, schema]
+        known = [VERSION, self._settings.to_json(), self._history, train, schema]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def open(self, progress: Progress) -> LogReward:
@@ -102,9 +102,10 @@ class RewardFit:
     def _fit(self, progress: Progress) -> LogReward:
         settings = self._settings
         train = self._data.log.split("train")
-        user = train.column("user") if self._by_user else None
-        fold = assign_folds(len(train), settings.folds, group=user, seed=settings.seed)
+        user = train.column("user") if self._data.log.schema.user is not None else None
+        fold = assign_folds(len(train), settings.folds, group=self._groups, seed=settings.seed)
         rows = self._chosen_rows(fold, user)
+        group_key = None if user is None else "user"
         models = []
         for number, (kind, key, regression) in enumerate(self._kinds()):
             fit = _Members(
@@ -117,16 +118,18 @@ class RewardFit:
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # LogReward.check says it better
-                models.append(kind.fit(rows, fit, folds=settings.folds, out_key=key))
+                fitted = kind.fit(rows, fit, folds=settings.folds, out_key=key, group_key=group_key)
+            models.append(fitted)
         model, state_model = models
         columns = reward_columns(fold, self._judged(model, fold), self._judged(state_model, fold))
         facts = {
             "explained_variance": model.explained_variance.item(),
+            "explained_variance_error": model.explained_variance_error.item(),
             "explained_variance_of_state": state_model.explained_variance.item(),
             "scale": model.scale.item(),
             "rows": len(rows),
             "folds": settings.folds,
-            "folds_of": "users" if self._by_user else "rows",
+            "folds_of": "rows" if self._groups is None else "users",
         }
         save_artifact(
             self._folder,
@@ -172,9 +175,9 @@ class RewardFit:
         blocks = self._data.train_batches(_ROWS_AT_A_TIME)
         return ((number * _ROWS_AT_A_TIME, block) for number, block in enumerate(blocks))
 
-    @property
-    def _by_user(self) -> bool:
-        return self._data.log.schema.user is not None
+    @cached_property
+    def _groups(self) -> Tensor | None:
+        return fold_groups(self._data)
 
     @cached_property
     def _shape(self) -> RewardShape:
@@ -191,7 +194,7 @@ class RewardFit:
     def _regression(self, make: Callable[..., TensorDictModule]) -> RewardRegression:
         moments = self._data.feature_moments() if self._data.num_features else None
         return reward_regression(
-            make, self._shape, self._settings, moments=moments, by_user=self._by_user
+            make, self._shape, self._settings, moments=moments, by_user=self._groups is not None
         )
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError
 from torchrl_drpo.pipeline.reward_model.fit import KIND, VERSION
+from torchrl_drpo.pipeline.reward_model.folding import names_user
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig, RewardShape, reward_regression
 from torchrl_drpo.rewards.catalogue import CatalogueReward
-from torchrl_drpo.rewards.towers import two_tower_module
+from torchrl_drpo.rewards.towers import CONTEXT, two_tower_module
 
 #: Fitted to so many of the earlier rows at most: a correction has no use for the last digit.
 SETTINGS = RewardConfig(max_rows=200_000)
@@ -73,7 +74,9 @@ def fit_reward(
         ValueError: for fewer users (or rows, where there are none) than folds.
     """
     settings = settings or SETTINGS
-    by_user = "user" in rows.keys()  # noqa: SIM118 (TensorDict)
+    by_user = "user" in rows.keys() and not (  # noqa: SIM118 (TensorDict)
+        shape.context_sizes and names_user(rows.get("user"), rows.get(CONTEXT))
+    )
     fit = reward_regression(two_tower_module, shape, settings, moments=moments, by_user=by_user)
     there = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,23 @@ def reward_columns(fold: Tensor, predicted_reward: Tensor, state_value: Tensor) 
     return TensorDict(columns, [len(fold)])
 
 
+def reward_warnings(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the facts of a reward model say against following it.
+
+    Example:
+        >>> reward_warnings({"explained_variance": 0.3, "explained_variance_error": 0.01})
+        ()
+    """
+    explained, error = facts["explained_variance"], facts["explained_variance_error"]
+    if explained > 2 * error:
+        return ()
+    return (
+        f"The reward model explains {explained:.2%} of the variance of rewards that it had not "
+        f"seen, with a standard error of {error:.2%}: less than twice that above zero, so what "
+        "follows it (uphill, guided, -q, -a, -tilt) may follow noise. Compare with positive-only.",
+    )
+
+
 @dataclass(frozen=True)
 class LogReward:
     """A log's reward model and what it says of the training rows.
@@ -51,7 +68,8 @@ class LogReward:
         columns: of every training row, as :func:`reward_columns` makes them, out of fold.
         facts: how it was fitted and how good it is, as JSON data; ``explained_variance`` is the
             share of the variance of rewards that no member in question had seen,
-            ``explained_variance_of_state`` the share that V alone explains.
+            ``explained_variance_error`` its standard error, over users where the log has some, else
+            over rows; ``explained_variance_of_state`` the share that V alone explains.
         fingerprint: of what the model depends on.
     """
 
@@ -67,11 +85,17 @@ class LogReward:
         whole, state = facts["explained_variance"], facts["explained_variance_of_state"]
         return (
             "The reward model behind uphill, guided and the objectives that end in -q, -a or -tilt "
-            f"explains {whole:.1%} of the variance of quality in {facts['rows']:,} "
-            f"training rows, each judged by one of {facts['folds']} models that saw nothing of its "
-            f"fold of {facts['folds_of']}. A model that reads the state and not the item explains "
-            f"{state:.1%}: what the item adds, {whole - state:.1%}, is what there is to choose by."
+            f"explains {whole:.1%} (standard error {facts['explained_variance_error']:.1%}) of the "
+            f"variance of quality in {facts['rows']:,} training rows, each judged by one of "
+            f"{facts['folds']} models that saw nothing of its fold of {facts['folds_of']}. A model "
+            f"that reads the state and not the item explains {state:.1%}: what the item adds, "
+            f"{whole - state:.1%}, is what there is to choose by."
         )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes following it doubtful, in sentences."""
+        return reward_warnings(self.facts)
 
     def check(self, objectives: Iterable[str] = ()) -> None:
         """Refuses a model that knows nothing of what the objectives follow.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_drpo.policies.encoders import EncoderConfig
 from torchrl_drpo.rewards import RewardRegression
 from torchrl_drpo.rewards.towers import CONTEXT, FEATURES, HISTORY
 
@@ -26,6 +28,10 @@ class RewardConfig:
         learning_rate: of AdamW.
         max_rows: fit to so many training rows at most, drawn at random; all rows are judged.
         seed: of the folds, the drawing and the members.
+        encoder: what reads histories in place of recency pooling and ``hidden``: a GRU, say.
+
+    Raises:
+        ValueError: for an encoder that reads the times or the feedback of past rows, too.
     """
 
     folds: int = 5
@@ -36,6 +42,18 @@ class RewardConfig:
     learning_rate: float = 3e-4
     max_rows: int = 2_000_000
     seed: int = 0
+    encoder: EncoderConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoder is not None and (self.encoder.times or self.encoder.feedback):
+            raise ValueError(
+                "a log's reward model reads the items of histories, not their times or feedback; "
+                "leave these out of its encoder"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, without those that leave a model as it was before there were such."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ def reward_regression(
             context_sizes=shape.context_sizes,
             hidden=settings.hidden,
             num_features=shape.num_features,
+            encoder=settings.encoder,
         )
         if moments is not None and shape.num_features:
             network.module.encoder.scaler.fit_(*moments)

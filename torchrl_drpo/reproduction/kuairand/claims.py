@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torchrl_drpo.evaluation.statistics import mean_interval
+from torchrl_drpo.reproduction.kuairand.choices import Choice
+from torchrl_drpo.reproduction.kuairand.methods import AT_SERVING, METHODS, label
+from torchrl_drpo.reproduction.kuairand.paths import Key
 from torchrl_drpo.reproduction.kuairand.results import (
+    BC,
     GAUC,
+    GAUC_WITHIN,
     HITS,
     LIFT,
+    LOWEST,
+    POSITIVE,
+    WITHIN,
     Frontier,
     Runs,
+    difference,
     interval,
+    listed,
+    outside,
     paired,
     share_of_bc,
     values_of,
@@ -20,7 +31,7 @@ from torchrl_drpo.reproduction.target import Claim, verdict
 
 FIRST_LOOK = "a first look at this log (2 seeds, nothing tuned)"
 #: By setting: lift and hit rate on the best quarter of the first look.
-SEEN: dict[tuple[str, float], tuple[float, float]] = {
+SEEN: dict[Key, tuple[float, float]] = {
     ("taper", 1.0): (2.1, 0.22),
     ("top kappa, uniform", 0.25): (1.3, 0.23),
     ("BC", 0.0): (0.9, 0.25),
@@ -65,18 +76,39 @@ _SAME = (
 )
 
 
+#: What is claimed of the policies that are tilted or conditioned at serving.
+BETTER = (
+    "a policy that is tilted by the critic or conditioned on quality, chosen on the tuning days, "
+    "has more hits than BC, at least positive-only's lift within tabs, a GAUC within user and tab "
+    "above both, and serves the lowest tab no worse than BC"
+)
+_HERE = "measured prototypes (1 or 2 seeds)"
+
+
 def claims(
-    runs: Runs, popularity: Mapping[str, float], frontiers: Mapping[str, Frontier]
+    runs: Runs,
+    popularity: Mapping[str, float],
+    by_lift: Mapping[str, Frontier],
+    by_within: Mapping[str, Frontier],
+    winner: Choice | None,
 ) -> list[Claim]:
     """The claims whose settings were run, with verdicts from the numbers.
 
     Args:
         runs: of the test days.
         popularity: metrics of the ranking by popularity.
-        frontiers: in hit rate and lift.
+        by_lift: frontiers in hit rate and lift.
+        by_within: frontiers in hit rate and lift within tabs.
+        winner: of the policies that are tilted or conditioned, the choice that keeps BC's hits.
     """
-    out = [_seen(runs, key) for key in SEEN if key in runs]
-    bc, taper, signed = ("BC", 0.0), ("taper", 1.0), ("global scale", 1.0)
+    out = []
+    if winner is not None and {winner.key, BC, POSITIVE} <= set(runs):
+        out.append(_better(runs, winner.key))
+    at_serving = [name for name in AT_SERVING if name in by_within]
+    if at_serving and "positive-only" in by_within:
+        out.append(_served_outside(by_within, at_serving))
+    out += [_seen(runs, key) for key in SEEN if key in runs]
+    bc, taper, signed = BC, ("taper", 1.0), ("global scale", 1.0)
     quarter = ("top kappa, uniform", 0.25)
     if bc in runs:
         out.append(_imitation(runs))
@@ -85,12 +117,49 @@ def claims(
     if signed in runs:
         out.append(_signed(runs, signed, popularity))
     out += [_equal(runs, *same) for same in _SAME if same[2] in runs and same[3] in runs]
-    if "taper" in frontiers and "positive-only" in frontiers:
-        out.append(_outside(frontiers["taper"]))
+    if "taper" in by_lift and "positive-only" in by_lift:
+        out.append(_outside(by_lift["taper"]))
     return out
 
 
-def _seen(runs: Runs, key: tuple[str, float]) -> Claim:
+def _better(runs: Runs, key: Key) -> Claim:
+    hits, within = difference(runs, key, BC, HITS), difference(runs, key, POSITIVE, WITHIN)
+    order = [difference(runs, key, other, GAUC_WITHIN) for other in (BC, POSITIVE)]
+    lowest = difference(runs, key, BC, LOWEST)
+    good = [
+        hits.both.above(),
+        within.both.mean >= 0,
+        all(each.both.above() for each in order),
+        lowest.both.mean >= 0,
+    ]
+    return Claim(
+        BETTER,
+        _HERE,
+        verdict(good),
+        f"{label(key)}, test days: hits less BC's {hits}; lift within less positive-only's "
+        f"{within}; GAUC within less BC's {order[0]}, less positive-only's {order[1]}; lowest tab "
+        f"less BC's {lowest}. Intervals are 95%, paired, over seeds and users together. Hits and "
+        "GAUC count where the whole interval lies above 0; lift and lowest tab where the mean does "
+        f"(interval above 0: lift {_yes(within.both.above())}, lowest tab "
+        f"{_yes(lowest.both.above())})",
+    )
+
+
+def _served_outside(by_within: Mapping[str, Frontier], at_serving: list[str]) -> Claim:
+    good = [by_within[name].outside for name in at_serving]
+    areas = "; ".join(f"{name} {by_within[name].above}" for name in at_serving)
+    others = [name for name in outside(by_within) if name not in at_serving]
+    return Claim(
+        "in hits and lift within tabs, every path that is tilted or conditioned at serving lies "
+        "outside positive-only's",
+        _HERE,
+        verdict(good),
+        f"area above positive-only's, paired by seed, thousandths: {areas}. Of the others, outside "
+        f"lie: {listed(others)}",
+    )
+
+
+def _seen(runs: Runs, key: Key) -> Claim:
     lift, hits = SEEN[key]
     now = interval(runs, key, LIFT), interval(runs, key, HITS)
     good = [
@@ -107,7 +176,7 @@ def _seen(runs: Runs, key: tuple[str, float]) -> Claim:
 
 
 def _imitation(runs: Runs) -> Claim:
-    lift, auc = interval(runs, ("BC", 0.0), LIFT), interval(runs, ("BC", 0.0), GAUC)
+    lift, auc = interval(runs, BC, LIFT), interval(runs, BC, GAUC)
     good = [lift.below(1.0), auc.below(0.5)]
     return Claim(
         "imitation ranks what users skipped above what they watched",
@@ -117,7 +186,7 @@ def _imitation(runs: Runs) -> Claim:
     )
 
 
-def _taper(runs: Runs, taper: tuple[str, float], quarter: tuple[str, float]) -> Claim:
+def _taper(runs: Runs, taper: Key, quarter: Key) -> Claim:
     gain, cost = paired(runs, taper, quarter, LIFT), share_of_bc(runs, taper)
     good = [gain.above(), cost.above(0.9)]
     return Claim(
@@ -129,22 +198,23 @@ def _taper(runs: Runs, taper: tuple[str, float], quarter: tuple[str, float]) -> 
     )
 
 
-def _signed(runs: Runs, signed: tuple[str, float], popularity: Mapping[str, float]) -> Claim:
+def _signed(runs: Runs, signed: Key, popularity: Mapping[str, float]) -> Claim:
     hits, lift = interval(runs, signed, HITS), interval(runs, signed, LIFT)
-    highest = max(runs, key=lambda key: interval(runs, key, LIFT).mean)
+    logged = {method.name for method in METHODS if method.plain and not method.follows}
+    known = [key for key in runs if key[0] in logged]
+    highest = max(known, key=lambda key: interval(runs, key, LIFT).mean)
     good = [highest == signed, hits.below(popularity[HITS])]
     return Claim(
-        "the signed loss without a taper has the highest lift of all and has lost the good items",
+        "of the losses on logged rewards, the signed one without a taper has the highest lift and "
+        "has lost the good items",
         FIRST_LOOK,
         verdict(good),
-        f"lift {lift} (highest: {_name(highest)}), hit rate {hits} where popularity has "
+        f"lift {lift} (highest: {label(highest)}), hit rate {hits} where popularity has "
         f"{popularity[HITS]:.3f}",
     )
 
 
-def _equal(
-    runs: Runs, statement: str, source: str, a: tuple[str, float], b: tuple[str, float]
-) -> Claim:
+def _equal(runs: Runs, statement: str, source: str, a: Key, b: Key) -> Claim:
     lift, hits = paired(runs, a, b, LIFT), paired(runs, a, b, HITS)
     good = [
         abs(lift.mean) + lift.half_width <= SAME_LIFT,
@@ -154,7 +224,7 @@ def _equal(
         f"{statement} (lift within {SAME_LIFT:g}, hit rate within {SAME_HITS:g})",
         source,
         verdict(good),
-        f"{_name(a)} less {_name(b)}, paired: lift {lift}, hit rate {hits}",
+        f"{label(a)} less {label(b)}, paired: lift {lift}, hit rate {hits}",
     )
 
 
@@ -169,7 +239,7 @@ def _outside(taper: Frontier) -> Claim:
     )
 
 
-def plain_winner(runs: Runs) -> tuple[str, float]:
+def plain_winner(runs: Runs) -> Key:
     """Who wins by the hit rate over all rows, which asks nothing about quality."""
     return max(runs, key=lambda key: mean_interval(values_of(runs, key, "hr@50")).mean)
 
@@ -178,9 +248,5 @@ def _yes(good: bool) -> str:
     return "yes" if good else "no"
 
 
-def _name(key: tuple[str, float]) -> str:
-    return key[0] if key[0] == "BC" else f"{key[0]} {key[1]:g}"
-
-
 def _over(runs: Runs) -> str:
-    return f"{len(next(iter(runs.values())))} seeds, 95% t intervals"
+    return f"{len(next(iter(runs.values())).seeds)} seeds, 95% t intervals"

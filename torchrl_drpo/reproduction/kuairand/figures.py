@@ -9,50 +9,71 @@ from typing import TYPE_CHECKING, Any
 
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.report.methods import method
-from torchrl_drpo.reproduction.kuairand.results import GAUC, HITS, LIFT, Runs, interval, methods_in
+from torchrl_drpo.reproduction.kuairand.results import (
+    HITS,
+    LIFT,
+    WITHIN,
+    Runs,
+    interval,
+    methods_in,
+)
 from torchrl_drpo.reproduction.target import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-#: By a path's name, the method whose colour it has, and a marker: imitation, filters, repulsion
-#: and forms with explicit dislikes have one each.
+#: By a path's name, the method whose colour and line it has, and a marker: imitation, knobs at
+#: serving, filters, repulsion and forms with explicit dislikes have one each.
 STYLES = {
     "BC": ("bc", "*"),
-    "top kappa, uniform": ("top-fraction", "o"),
+    "BC-tilt": ("bc-tilt", "P"),
     "positive-only": ("positive-only", "o"),
+    "positive-only-tilt": ("positive-only-tilt", "P"),
+    "conditioned": ("conditioned", "X"),
+    "conditioned-tilt": ("conditioned-tilt", "P"),
+    "guided conditioned-tilt": ("conditioned-tilt", "X"),
     "DRPO, adaptive": ("drpo", "D"),
-    "DRPO, exponential": ("drpo-exponential", "D"),
+    "DRPO-tilt": ("drpo-tilt", "P"),
+    "drpo-q": ("drpo-q", "D"),
+    "positive-only-q": ("positive-only-q", "o"),
+    "taper-q": ("taper-q", "s"),
+    "positive-only-a": ("positive-only-a", "o"),
+    "taper-a": ("taper-a", "s"),
+    "drpo-a": ("drpo-a", "D"),
+    "guided": ("guided", "v"),
+    "taper": ("tapered", "s"),
+    "top kappa, uniform": ("top-fraction", "o"),
     "AWR": ("awr", "o"),
+    "DRPO + taper": ("drpo-tapered", "s"),
+    "DRPO, exponential": ("drpo-exponential", "D"),
     "AsymRE": ("asymre", "s"),
     "global scale": ("global-scale", "s"),
-    "taper": ("tapered", "s"),
-    "DRPO + taper": ("drpo-tapered", "s"),
     "GBPO": ("gbpo", "^"),
     "top quarter + hated": ("top-hated", "^"),
-    "top quarter + worst, taper": ("top-worst-taper", "^"),
     "top quarter + worst, GBPO": ("top-worst-gbpo", "^"),
+}
+GOALS = {
+    WITHIN: "lift within tabs (best / worst quarter)",
+    LIFT: "lift over all rows, tabs mixed",
 }
 
 
 def frontier_figure(test: Runs, facts: Mapping[str, Any]) -> Figure:
-    """Hit rate against lift and against GAUC."""
+    """Hit rate against lift within tabs, and against lift."""
     return Figure(
         name="kuairand_frontiers",
-        caption="Hit rate@50 on the best quarter against lift and against GAUC of quality, 95% t "
-        "intervals; each method along its own strength. Up and to the right is better. Dotted: "
-        "popularity.",
+        caption="Hit rate@50 on the best quarter against lift within tabs, and against lift over "
+        "all rows, 95% t intervals over seeds; each method along its own strength. Up and to the "
+        "right is better. Dotted: popularity.",
         draw=partial(draw_frontiers, test=test, popularity=facts["popularity"]),
-        size=(9.0, 3.9),
+        size=(11.0, 5.2),
     )
 
 
 def draw_frontiers(canvas: Canvas, test: Runs, popularity: Mapping[str, float]) -> None:
-    """Draws hit rate against lift and against GAUC, a path a method."""
+    """Draws hit rate against both lifts, a path a method."""
     panels = canvas.subplots(1, 2, sharey=True)
-    for axes, goal, title in zip(
-        panels, (LIFT, GAUC), ("lift (best / worst quarter)", "GAUC of quality"), strict=True
-    ):
+    for axes, (goal, title) in zip(panels, GOALS.items(), strict=True):
         for name in methods_in(test):
             keys = [key for key in test if key[0] == name]
             x = [interval(test, key, goal) for key in keys]
@@ -64,6 +85,7 @@ def draw_frontiers(canvas: Canvas, test: Runs, popularity: Mapping[str, float]) 
                 xerr=[_width(one) for one in x],
                 yerr=[_width(one) for one in y],
                 color=method(key).colour,
+                linestyle=method(key).line,
                 marker=marker,
                 markersize=9 if marker == "*" else 4.5,
                 linewidth=1.2,

@@ -1,16 +1,18 @@
-"""The methods of ``kuairand``: each a path of losses along its own strength parameter.
+"""The methods of ``kuairand``: losses on logged rewards, on a critic, and knobs at serving.
 
 The quality of this log is a percentile, uniform in [0, 1] up to ties, so some rules coincide and
 are trained once: CRR without a critic (binary) is the top half, DRPO with linear weights and a
 fixed kappa is positive-only learning with baseline 1 - kappa, AsymRE with ``shift=0`` is a global
 scale. TOPR, BPPO and ECPO weigh by ratios to a logged propensity, which this log does not have.
+Names in lower case are those of ``drpo train --objectives``, made as it makes them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -27,37 +29,22 @@ from torchrl_drpo.objectives import (
     GBPOLoss,
     RepulsiveLoss,
 )
+from torchrl_drpo.pipeline.objectives.make import make_objective
 from torchrl_drpo.policies.catalogue import catalogue_policy
+from torchrl_drpo.policies.conditioned import ConditionOnQuality, make_conditioned_actor
+from torchrl_drpo.reproduction.kuairand.paths import Key, Method, Path, Rows, Served, tilt
 
 #: Rows at or above the first, at or below the second are the best and the worst quarter.
 BEST, WORST = 0.75, 0.25
-
-Rows = TensorDictBase
-
-
-@dataclass(frozen=True)
-class Method:
-    """A family of losses along one parameter.
-
-    Attributes:
-        name: what it is called in tables.
-        strength: what its parameter is called; empty for a method without one.
-        values: of the parameter, in order.
-        loss: from an actor and the parameter to the loss.
-        mark: what to add to every batch, given the parameter; ``None`` for nothing.
-    """
-
-    name: str
-    strength: str
-    values: tuple[float, ...]
-    loss: Callable[[ProbabilisticActor, float], LossModule]
-    mark: Callable[[Rows, float], Rows] | None = None
+#: Where levels of quality begin, and how many there are.
+EDGES = (WORST, 0.5, BEST)
+LEVELS = len(EDGES) + 1
 
 
 class Mark(Transform):
     """Adds a method's own entries to every batch of a replay buffer."""
 
-    def __init__(self, mark: Callable[[Rows, float], Rows], value: float) -> None:
+    def __init__(self, mark: Callable[[Rows, float], Rows], value: float, seed: int = 0) -> None:
         super().__init__()
         self._mark, self._value = mark, value
 
@@ -72,10 +59,6 @@ def _quality(rows: Rows) -> Tensor:
 
 def _hated(rows: Rows, _: float) -> Rows:
     return rows.set("dislike", rows["is_hate"] > 0)
-
-
-def _worst(rows: Rows, _: float) -> Rows:
-    return rows.set("dislike", _quality(rows) <= WORST)
 
 
 def _signs(rows: Rows, factor: float) -> Rows:
@@ -94,7 +77,7 @@ def taper(actor: ProbabilisticActor, strength: float = 1.0) -> ExponentialTaper:
     return ExponentialTaper(strength=strength, threshold=0.5 * math.log(num_items))
 
 
-def _one_rec(actor: ProbabilisticActor, scale: float) -> LossModule:
+def _top_and_hated(actor: ProbabilisticActor, scale: float, _: Any) -> LossModule:
     return DRPOLoss(
         actor,
         kappa=0.25,
@@ -105,66 +88,124 @@ def _one_rec(actor: ProbabilisticActor, scale: float) -> LossModule:
     )
 
 
+def _cloning(actor: ProbabilisticActor, _: float, __: Any) -> LossModule:
+    return BehaviorCloningLoss(actor)
+
+
+def _named(objective: str, option: str = "", **path: Any) -> Method:
+    """An objective of the command that follows the critic, along one of its options."""
+
+    def loss(actor: ProbabilisticActor, value: float, critic: Any) -> LossModule:
+        return make_objective(objective, actor, critic, {option: value} if option else {})
+
+    return Method(name=objective, loss=loss, follows=True, **path)
+
+
 METHODS: tuple[Method, ...] = (
-    Method("BC", "", (0.0,), lambda actor, _: BehaviorCloningLoss(actor)),
-    Method(
-        "top kappa, uniform",
-        "kappa",
-        (0.5, 0.25, 0.1),
-        lambda actor, kappa: DRPOLoss(actor, kappa=kappa, weighting="uniform"),
-    ),
+    Method("BC", "", (0.0,), _cloning, served=(tilt("BC-tilt"),)),
     Method(
         "positive-only",
         "baseline",
         (0.5, 0.75),
-        lambda actor, baseline: RepulsiveLoss(actor, negative_scale=0.0, baseline=baseline),
+        lambda actor, baseline, _: RepulsiveLoss(actor, negative_scale=0.0, baseline=baseline),
+        served=(tilt("positive-only-tilt"),),
     ),
-    Method("DRPO, adaptive", "", (0.0,), lambda actor, _: DRPOLoss(actor)),
+    Method(
+        "conditioned on quality",
+        "",
+        (0.0,),
+        _cloning,
+        transform=lambda _, seed: ConditionOnQuality(EDGES, seed=seed),
+        context=(LEVELS,),
+        served=(
+            Served(
+                "conditioned",
+                "guidance",
+                (0.0, 0.5, 1.0, 2.0, 3.0),
+                lambda actor, guidance, _: make_conditioned_actor(actor, guidance),
+                critic=False,
+            ),
+            tilt("conditioned-tilt", partial(make_conditioned_actor, guidance=0.0)),
+            tilt(
+                "guided conditioned-tilt",
+                partial(make_conditioned_actor, guidance=1.0),
+                taus=(0.2, 0.1),
+            ),
+        ),
+        plain=False,
+    ),
+    Method(
+        "DRPO, adaptive",
+        "",
+        (0.0,),
+        lambda actor, *_: DRPOLoss(actor),
+        served=(tilt("DRPO-tilt"),),
+    ),
+    _named("drpo-q", "target_ratio", strength="target ratio", values=(0.5, 0.25)),
+    _named("positive-only-q", strength="", values=(0.0,)),
+    _named("taper-q", "taper_strength", strength="strength", values=(4.0, 1.0)),
+    _named("positive-only-a", strength="", values=(0.0,)),
+    _named("taper-a", "taper_strength", strength="strength", values=(1.0,)),
+    _named("drpo-a", strength="", values=(0.0,)),
+    _named("guided", "guidance", strength="guidance", values=(1.0, 3.0)),
+    Method(
+        "taper",
+        "strength",
+        (4.0, 1.0, 0.5),
+        lambda actor, strength, _: RepulsiveLoss(actor, taper=taper(actor, strength)),
+    ),
+    Method(
+        "top kappa, uniform",
+        "kappa",
+        (0.25,),
+        lambda actor, kappa, _: DRPOLoss(actor, kappa=kappa, weighting="uniform"),
+    ),
+    Method("AWR", "temperature", (0.3,), lambda actor, t, _: AWRLoss(actor, temperature=t)),
+    Method(
+        "DRPO + taper",
+        "scale",
+        (0.3,),
+        lambda actor, scale, _: DRPOLoss(
+            actor, kappa=0.5, negative_taper=taper(actor), negative_scale=scale
+        ),
+    ),
     Method(
         "DRPO, exponential",
         "temperature",
         (0.1,),
-        lambda actor, t: DRPOLoss(actor, weighting="exponential", temperature=t),
+        lambda actor, t, _: DRPOLoss(actor, weighting="exponential", temperature=t),
     ),
-    Method("AWR", "temperature", (0.3, 0.1), lambda actor, t: AWRLoss(actor, temperature=t)),
-    Method("AsymRE", "shift", (-0.4, -0.1), lambda actor, shift: AsymRELoss(actor, shift=shift)),
+    Method("AsymRE", "shift", (-0.1,), lambda actor, shift, _: AsymRELoss(actor, shift=shift)),
     Method(
         "global scale",
         "scale",
-        (0.01, 0.03, 0.1, 1.0),
-        lambda actor, scale: RepulsiveLoss(actor, negative_scale=scale),
-    ),
-    Method(
-        "taper",
-        "strength",
-        (4.0, 1.0, 0.5, 0.25),
-        lambda actor, strength: RepulsiveLoss(actor, taper=taper(actor, strength)),
+        (1.0,),
+        lambda actor, scale, _: RepulsiveLoss(actor, negative_scale=scale),
     ),
     Method(
         "GBPO",
         "factor",
         (1.0,),
-        lambda actor, _: GBPOLoss(actor, behavior="current"),
-        _scaled_advantage,
+        lambda actor, *_: GBPOLoss(actor, behavior="current"),
+        partial(Mark, _scaled_advantage),
     ),
-    Method("top quarter + hated", "scale", (1.0,), _one_rec, _hated),
-    Method("top quarter + worst, taper", "scale", (0.3, 1.0), _one_rec, _worst),
+    Method("top quarter + hated", "scale", (1.0,), _top_and_hated, partial(Mark, _hated)),
     Method(
         "top quarter + worst, GBPO",
         "factor",
         (1.0,),
-        lambda actor, _: GBPOLoss(actor, behavior="current"),
-        _signs,
-    ),
-    Method(
-        "DRPO + taper",
-        "scale",
-        (0.3,),
-        lambda actor, scale: DRPOLoss(
-            actor, kappa=0.5, negative_taper=taper(actor), negative_scale=scale
-        ),
+        lambda actor, *_: GBPOLoss(actor, behavior="current"),
+        partial(Mark, _signs),
     ),
 )
+
+#: Every path by its name, in the order of the tables.
+PATHS: dict[str, Path] = {
+    path.name: path for method in METHODS for path in (method, *method.served)
+    if path is not method or method.plain
+}  # fmt: skip
+#: Those that are tilted by the critic or conditioned on quality, at serving.
+AT_SERVING: tuple[str, ...] = tuple(path.name for method in METHODS for path in method.served)
 
 
 def method(name: str) -> Method:
@@ -180,12 +221,13 @@ def method(name: str) -> Method:
     return {known.name: known for known in METHODS}[name]
 
 
-def label(name: str, strength: float) -> str:
-    """A method at a strength, for a table.
+def label(key: Key) -> str:
+    """A policy of a path, for a table.
 
     Example:
-        >>> label("taper", 1.0), label("BC", 0.0)
-        ('taper, strength 1', 'BC')
+        >>> label(("taper", 1.0)), label(("BC", 0.0)), label(("BC-tilt", 0.1))
+        ('taper, strength 1', 'BC', 'BC-tilt, tau 0.1')
     """
-    parameter = method(name).strength
-    return f"{name}, {parameter} {strength:g}" if parameter else name
+    name, value = key
+    parameter = PATHS[name].strength
+    return f"{name}, {parameter} {value:g}" if parameter else name

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Keep the critics' first weights apart from each other's and from the policy's.
-Q_STREAM, V_STREAM = 101, 102
+from torchrl_drpo.reproduction.simulator.streams import stream_seed
 
 
 class CriticEnsemble:
@@ -21,7 +20,7 @@ class CriticEnsemble:
     Args:
         seeds: of the initial weights, torch's defaults for linear layers.
         inputs: entries of an input row.
-        stream: tells networks of equal seeds apart.
+        part: ``"q"`` or ``"v"``: networks of equal seeds have a stream each.
         hidden: ReLU units.
         learning_rate: of Adam.
         device: where the parameters live.
@@ -32,7 +31,7 @@ class CriticEnsemble:
         seeds: Sequence[int],
         inputs: int,
         *,
-        stream: int = Q_STREAM,
+        part: str,
         hidden: int = 128,
         learning_rate: float = 3e-4,
         device: torch.device | str = "cpu",
@@ -40,7 +39,7 @@ class CriticEnsemble:
         layers = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1_000 * seed + stream)
+                torch.manual_seed(stream_seed(seed, part))
                 layers.append((nn.Linear(inputs, hidden), nn.Linear(hidden, 1)))
         stacked = {
             "w1": torch.stack([first.weight.detach().T for first, _ in layers]),

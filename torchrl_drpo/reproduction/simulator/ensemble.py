@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.policies.gaussian import GaussianHead, make_gaussian_actor
+from torchrl_drpo.reproduction.simulator.streams import stream_seed
 
 _LOW, _HIGH = -5.0, 2.0  # of log sigma; those of make_gaussian_actor
 
@@ -27,8 +28,8 @@ class PolicyEnsemble:
     """S policies of the paper's form, state -> H ReLU -> mean, with one log sigma vector each.
 
     Args:
-        seeds: of the initial weights, which are those of ``make_gaussian_actor`` after
-            ``torch.manual_seed(seed)``.
+        seeds: of the initial weights, which are those of ``make_gaussian_actor`` from the seed's
+            stream ``"policy"``.
         state_dim: p.
         action_dim: d.
         device: where the parameters live.
@@ -134,6 +135,6 @@ class Scores:
 
 def _initial_head(seed: int, state_dim: int, action_dim: int) -> GaussianHead:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_seed(seed, "policy"))
         actor = make_gaussian_actor(state_dim, action_dim)
     return next(m for m in actor.modules() if isinstance(m, GaussianHead))

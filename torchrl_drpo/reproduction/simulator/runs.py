@@ -31,6 +31,8 @@ _RULES: dict[str, type[Rule]] = {
         rules.PolicyAdvantage,
         rules.Predicted,
         rules.Uphill,
+        rules.UphillAtServing,
+        rules.DirectMethod,
     )
 }
 #: By its name in reports: a rule and its options, as JSON data, at the paper's numbers.
@@ -49,13 +51,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "tapered": {"rule": "Signed", "taper": {"threshold": 1.0}},
 }
 
+#: Of every cell that draws worlds: since 2 each part of a seed has a stream of its own.
+STREAMS_VERSION = 2
 #: By rule, how often what it computes has changed: 2 of CRR asks one critic, not two, for A.
 _VERSIONS = {"PolicyAdvantage": 2}
 
 
 def version_of(method: Mapping[str, Any]) -> int:
     """The version of a method's cells."""
-    return _VERSIONS.get(method["rule"], 1)
+    return STREAMS_VERSION + _VERSIONS.get(method["rule"], 1) - 1
 
 
 def build_rule(method: Mapping[str, Any]) -> Rule:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl_drpo.evaluation.statistics import late_window
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
 from torchrl_drpo.reproduction.simulator.rules import Rule
+from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 _DRAWN = 256  # steps whose rows are drawn together
@@ -94,7 +95,8 @@ def train(worlds: Worlds, rule: Rule, schedule: Schedule | None = None) -> Run:
         policies.backward(scores, rule.reweigh(weight, scores, batch, step))
         optimizer.step()
         if (step + 1) % every == 0 or step + 1 == schedule.steps:
-            found = worlds.evaluate(policies.mean(worlds.users))
+            served = rule.serve(policies.mean(worlds.users), worlds.users)
+            found = worlds.evaluate(served)
             found["log_sigma"] = policies.sigma.log().mean((-1, -2)).tolist()
             found |= {name: value.tolist() for name, value in rule.report().items()}
             history.append((step + 1, found))
@@ -106,7 +108,7 @@ class _Rows:
 
     def __init__(self, worlds: Worlds, batch_size: int) -> None:
         self.log, self.batch_size = worlds.log, batch_size
-        self.generators = [torch.Generator().manual_seed(seed) for seed in worlds.seeds]
+        self.generators = [stream(seed, "batches") for seed in worlds.seeds]
         self.device = worlds.device
         self.drawn = torch.empty(0)
 

@@ -14,6 +14,7 @@ from torchrl_drpo.envs.simulate import simulate_log
 from torchrl_drpo.envs.world import RecSimWorld
 from torchrl_drpo.evaluation.simulator import oracle_reward, random_reward
 from torchrl_drpo.functional.similarity import cosine_reward, unit
+from torchrl_drpo.reproduction.simulator.streams import stream, stream_seed
 
 #: Rows of a log: the table setting learns from few (a rich log brings all sane methods together).
 LOG_SIZE = {"table": 3_000, "collapse": 10_000}
@@ -62,8 +63,9 @@ class Setup:
 class Worlds:
     """Worlds, logs and held-out users of S seeds.
 
-    The seeds of the parts are those of ``drpo demo``: world s, log s + 1, users s + 2. A seed's
-    numbers do not depend on which other seeds are there.
+    World, log and users of a seed have a stream each
+    (:mod:`torchrl_drpo.reproduction.simulator.streams`). A seed's numbers do not depend on which
+    other seeds are there.
 
     Args:
         setup: where.
@@ -79,17 +81,21 @@ class Worlds:
 
     def __init__(self, setup: Setup, seeds: Sequence[int], device: str = "cpu") -> None:
         self.setup, self.seeds, self.device = setup, tuple(seeds), torch.device(device)
-        self.worlds = [RecSimWorld(setup.world, seed=seed) for seed in seeds]
+        self.worlds = [
+            RecSimWorld(setup.world, seed=stream_seed(seed, "world")) for seed in self.seeds
+        ]
         logs, users = [], []
         for seed, world in zip(seeds, self.worlds, strict=True):
-            generator = torch.Generator().manual_seed(seed + 1)
             log = simulate_log(
-                world, setup.rows, setup.mixture, generator=generator, propensity=False
+                world,
+                setup.rows,
+                setup.mixture,
+                generator=stream(seed, "log"),
+                propensity=False,
             )
             columns = log.select("observation", "action", "latent_reward", "component")
             logs.append(columns.set("reward", log["next", "reward"].squeeze(-1)))
-            stream = torch.Generator().manual_seed(seed + 2)
-            users.append(world.draw_states(setup.users, generator=stream))
+            users.append(world.draw_states(setup.users, generator=stream(seed, "users")))
         self.log: TensorDict = torch.stack(logs).to(self.device)
         self.users: Tensor = torch.stack(users).to(self.device)
         interest = [w.interest(u) for w, u in zip(self.worlds, users, strict=True)]

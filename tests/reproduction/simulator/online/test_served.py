@@ -16,6 +16,7 @@ from torchrl_drpo.reproduction.simulator.critics import CriticEnsemble
 from torchrl_drpo.reproduction.simulator.online.audience import Audience, make_buffer
 from torchrl_drpo.reproduction.simulator.online.served import run_served, shares
 from torchrl_drpo.reproduction.simulator.runs import METHODS
+from torchrl_drpo.reproduction.simulator.streams import stream
 
 NUMBERS = {"offline_steps": 4, "online_steps": 12, "serve_every": 3, "served": 8}
 
@@ -65,15 +66,15 @@ def test_an_audience_is_shown_the_item_that_is_nearest_to_what_the_policy_sample
     assert rows.batch_size == (8,)
     mean, sigma = policies.mean(rows["observation"].transpose(0, 1)), policies.sigma
     for number, (seed, world) in enumerate(zip(SEEDS, worlds.worlds, strict=True)):
-        stream = torch.Generator().manual_seed(1_000 * seed + 105)
-        states = world.draw_states(8, generator=stream)
+        served = stream(seed, "served")
+        states = world.draw_states(8, generator=served)
         assert torch.equal(rows["observation"][:, number], states)
-        action = mean[number] + sigma[number] * torch.randn(8, 12, generator=stream)
+        action = mean[number] + sigma[number] * torch.randn(8, 12, generator=served)
         nearest = (unit(action) @ unit(world.items).T).argmax(-1)
         assert torch.equal(rows["action"][:, number], world.items[nearest])
         latent = rows["latent_reward"][:, number]
         torch.testing.assert_close(latent, world.latent_reward(world.interest(states), nearest))
-        noise = torch.randn(8, generator=stream)
+        noise = torch.randn(8, generator=served)
         observed = (latent + world.setting.reward_noise * noise).clamp(0, 1)
         torch.testing.assert_close(rows["reward"][:, number], observed)
     assert rows["online"].all()

@@ -22,6 +22,7 @@ from torchrl_drpo.reproduction.simulator.rules import (
     PolicyAdvantage,
     TopFraction,
 )
+from torchrl_drpo.reproduction.simulator.streams import stream_seed
 
 STEPS = 12
 
@@ -31,8 +32,8 @@ def worlds():
     return make_worlds()
 
 
-def plain_critic(seed: int, inputs: int, stream: int) -> nn.Sequential:
-    torch.manual_seed(1_000 * seed + stream)
+def plain_critic(seed: int, inputs: int, part: str) -> nn.Sequential:
+    torch.manual_seed(stream_seed(seed, part))
     return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 1))
 
 
@@ -57,7 +58,7 @@ def test_q_and_v_are_trained_as_autograd_would(worlds):
     for number, seed in enumerate(SEEDS):
         log = worlds.log[number]
         state, action, reward = log["observation"], log["action"], log["reward"]
-        q, v = plain_critic(seed, 22, 101), plain_critic(seed, 10, 102)
+        q, v = plain_critic(seed, 22, "q"), plain_critic(seed, 10, "v")
         steps_of_q, steps_of_v = (torch.optim.Adam(n.parameters(), lr=3e-4) for n in (q, v))
         start = q[0].weight.detach().clone()
         for step, row in enumerate(batches):
@@ -80,16 +81,16 @@ def test_q_and_v_are_trained_as_autograd_would(worlds):
 
 
 def test_critics_of_the_same_seed_do_not_start_alike():
-    q, v = CriticEnsemble([0, 1], 10), CriticEnsemble([0, 1], 10, stream=102)
+    q, v = CriticEnsemble([0, 1], 10, part="q"), CriticEnsemble([0, 1], 10, part="v")
     assert not torch.equal(q.parameters["w1"], v.parameters["w1"])
     assert not torch.equal(q.parameters["w1"][0], q.parameters["w1"][1])
-    alone = CriticEnsemble([1], 10)
+    alone = CriticEnsemble([1], 10, part="q")
     assert torch.equal(alone.parameters["w1"][0], q.parameters["w1"][1])
 
 
 def test_making_critics_leaves_the_global_state_alone():
     before = torch.random.get_rng_state()
-    CriticEnsemble([5], 4)
+    CriticEnsemble([5], 4, part="q")
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -17,11 +17,15 @@ from tests.reproduction.simulator.small_worlds import (
 )
 from torchrl_drpo import ExponentialTaper
 from torchrl_drpo.reproduction.simulator.rules import (
+    DirectMethod,
     Predicted,
     Signed,
     TopFraction,
     Uphill,
+    UphillAtServing,
 )
+from torchrl_drpo.reproduction.simulator.training import Schedule, train
+from torchrl_drpo.rewards.bilinear import fit_bilinear_reward
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
 
 
@@ -85,3 +89,61 @@ def test_a_seeds_model_does_not_depend_on_the_other_seeds():
     for worlds in (both, alone):
         Uphill(Signed(), folds=3).prepare(worlds, make_policies(worlds), 1)
     torch.testing.assert_close(both.log["action"][1], alone.log["action"][0])
+
+
+def model_of(worlds, number: int):
+    log = worlds.log[number]
+    return fit_bilinear_reward(log["observation"], log["action"], log["reward"])
+
+
+def test_what_the_models_explain_is_reported(worlds):
+    rule = Uphill(Signed(), folds=3)
+    before = worlds.log.clone()
+    rule.prepare(worlds, make_policies(worlds), 1)
+    found = rule.report()
+    worlds.log = before
+    for number in range(2):
+        predicted, _ = judged(worlds, number)
+        reward = before["reward"][number]
+        share = 1 - (predicted - reward).square().mean() / reward.var(correction=0)
+        assert found["explained_variance"][number].item() == pytest.approx(share.item(), abs=1e-5)
+        assert 0 < found["explained_variance_error"][number] < 1
+
+
+def test_uphill_at_serving_trains_as_its_base_and_serves_further_up(worlds):
+    schedule = Schedule(4, 16, 1e-3, 2)
+    base = train(make_worlds(), Signed(negative_scale=0.0), schedule)
+    rule = UphillAtServing(Signed(negative_scale=0.0), step=0.4)
+    run = train(worlds, rule, schedule)
+    for name, value in base.policies.parameters.items():
+        assert torch.equal(run.policies.parameters[name], value)
+    mean = run.policies.mean(worlds.users)
+    served = rule.serve(mean, worlds.users)
+    for number in range(2):
+        model = model_of(worlds, number)
+        log, users = worlds.log[number], worlds.users[number]
+        # What the log's own moves are to its slopes, new users' moves are to theirs.
+        slope = model.slope(log["observation"])
+        moved = uphill_actions(log["action"], slope, 0.4) - log["action"]
+        per_slope = (moved / slope).median()
+        torch.testing.assert_close(served[number], mean[number] + per_slope * model.slope(users))
+    found = worlds.evaluate(served)
+    assert run.curves["retrieved_reward"][-1][1] == pytest.approx(
+        sum(found["retrieved_reward"]) / 2
+    )
+    still = UphillAtServing(Signed(), step=0.0)
+    still.prepare(worlds, run.policies, 1)
+    assert torch.equal(still.serve(mean, worlds.users), mean)
+
+
+def test_the_direct_method_serves_the_models_best_item_and_learns_nothing(worlds):
+    start = make_policies(worlds).parameters["w2"].detach()
+    rule = DirectMethod()
+    run = train(worlds, rule, Schedule(3, 16, 1e-3, 3))
+    assert torch.equal(run.policies.parameters["w2"].detach(), start)
+    served = rule.serve(run.policies.mean(worlds.users), worlds.users)
+    for number, world in enumerate(worlds.worlds):
+        model, users = model_of(worlds, number), worlds.users[number]
+        each = [model(users, item.expand(len(users), -1)) for item in world.items]
+        best = torch.stack(each).argmax(0)
+        assert torch.equal(world.retrieve(served[number]), best)

@@ -18,10 +18,9 @@ from torch import Tensor
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
 from torchrl_drpo.reproduction.simulator.rules import Rule
 from torchrl_drpo.reproduction.simulator.runs import build_rule, build_setup
+from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.training import Schedule, train
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
-
-_PROBE_STREAM = 104
 
 
 class Watched(Rule):
@@ -54,7 +53,7 @@ class Watched(Rule):
         quality = worlds.log["reward"][:, :count]
         centred = quality - quality.mean(-1, keepdim=True)
         self.advantage = centred / (quality.std(-1, keepdim=True) + 1e-8) / count
-        self.generator = torch.Generator(worlds.device).manual_seed(_PROBE_STREAM)
+        self.generators = [stream(seed, "probe") for seed in worlds.seeds]
 
     def weigh(self, batch: TensorDict, step: int) -> Tensor:
         """The inner rule's; looks first."""
@@ -65,6 +64,10 @@ class Watched(Rule):
     def reweigh(self, weight: Tensor, scores: Scores, batch: TensorDict, step: int) -> Tensor:
         """The inner rule's."""
         return self.inner.reweigh(weight, scores, batch, step)
+
+    def serve(self, mean: Tensor, users: Tensor) -> Tensor:
+        """The inner rule's."""
+        return self.inner.serve(mean, users)
 
     @torch.no_grad()
     def look(self, step: int) -> None:
@@ -84,7 +87,8 @@ class Watched(Rule):
         remote = (mass * squares).sum(1)  # [S, d], weighted mean z^2 of the negatives
         precision = scores.sigma.pow(-2)  # [S, 1, d]
         trace = precision.sum((-1, -2))
-        noise = torch.randn(squares.shape[1:], generator=self.generator, device=squares.device)
+        drawn = [torch.randn(squares.shape[1:], generator=g) for g in self.generators]
+        noise = torch.stack(drawn).to(squares.device)
         found["remoteness"] = remote.mean(-1)
         found["shrinking"] = (remote > 1).float().mean(-1)
         found["off_policy"] = (mass * squares * precision).sum((1, 2)) / trace

@@ -8,7 +8,7 @@ from typing import Any
 from torchrl_drpo.reproduction.simulator.divergence.phantom import run_watched
 from torchrl_drpo.reproduction.simulator.divergence.section import section
 from torchrl_drpo.reproduction.simulator.divergence.series import SETTINGS, TRAINED
-from torchrl_drpo.reproduction.simulator.runs import METHODS
+from torchrl_drpo.reproduction.simulator.runs import METHODS, version_of
 from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 STEPS, EVERY = 2_500, 125
@@ -32,7 +32,8 @@ def cells(options: Options) -> Sequence[Cell]:
                 "every": 5 if options.quick else EVERY,
                 "device": options.device,
             }
-            out.append(Cell("divergence", f"{setting}.{name}", run_watched, settings))
+            version = version_of(METHODS[name])
+            out.append(Cell("divergence", f"{setting}.{name}", run_watched, settings, version))
     return out
 
 

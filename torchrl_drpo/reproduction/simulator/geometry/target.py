@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torchrl_drpo.reproduction.simulator.geometry.section import section
 from torchrl_drpo.reproduction.simulator.geometry.world import SCENARIOS, SETTINGS, describe_world
+from torchrl_drpo.reproduction.simulator.runs import STREAMS_VERSION
 from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 
@@ -19,6 +20,7 @@ def cells(options: Options) -> Sequence[Cell]:
             f"{setting}.{scenario}",
             describe_world,
             {"setup": {"setting": setting, "scenario": scenario, **size}, "seeds": seeds},
+            STREAMS_VERSION,
         )
         for setting in SETTINGS
         for scenario in SCENARIOS

@@ -1,7 +1,9 @@
 """Who is served, and where what was served is kept: users, and the buffer of log and served rows.
 
-A row of the buffer holds the rows of all seeds. The split of every batch between the fixed log and
-what was served is that of TorchRL's ``OfflineToOnlineReplayBuffer``.
+A row of the buffer holds the rows of all seeds, which are therefore drawn together: a row's number
+says nothing of what is in it, so the seeds are as independent as their logs. The split of every
+batch between the fixed log and what was served is that of TorchRL's
+``OfflineToOnlineReplayBuffer``.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from torch import Tensor
 from torchrl.data import LazyTensorStorage, OfflineToOnlineReplayBuffer, ReplayBuffer
 
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
+from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
-_SERVE_STREAM, _BUFFER_STREAM = 105, 106
+_BUFFER_STREAM = 106
 
 
 def make_buffer(worlds: Worlds, capacity: int, fraction: float) -> OfflineToOnlineReplayBuffer:
@@ -42,9 +45,7 @@ class Audience:
 
     def __init__(self, worlds: Worlds, count: int) -> None:
         self.worlds, self.count = worlds, count
-        self.generators = [
-            torch.Generator().manual_seed(1_000 * seed + _SERVE_STREAM) for seed in worlds.seeds
-        ]
+        self.generators = [stream(seed, "served") for seed in worlds.seeds]
 
     @torch.no_grad()
     def serve(self, policies: PolicyEnsemble) -> TensorDict:

@@ -99,7 +99,8 @@ class _Learner:
 
     def means(self) -> Tensor:
         """Mean actions for the held-out users."""
-        return self.policies.mean(self.worlds.users)
+        users = self.worlds.users
+        return self.rule.serve(self.policies.mean(users), users)
 
     def step(self, drawn: TensorDict, step: int) -> tuple[Tensor, Tensor]:
         """One step on rows ``[B]`` of the buffer: weights ``[S, B]``, and which were served."""

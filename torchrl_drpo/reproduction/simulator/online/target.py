@@ -8,7 +8,7 @@ from typing import Any
 from torchrl_drpo.reproduction.simulator.online.results import COMPARED, NUMBERS
 from torchrl_drpo.reproduction.simulator.online.section import section
 from torchrl_drpo.reproduction.simulator.online.served import run_served
-from torchrl_drpo.reproduction.simulator.runs import METHODS
+from torchrl_drpo.reproduction.simulator.runs import METHODS, version_of
 from torchrl_drpo.reproduction.target import Cell, Options, Target
 
 
@@ -27,6 +27,7 @@ def cells(options: Options) -> Sequence[Cell]:
             name,
             run_served,
             {"method": METHODS[name], **settings, **numbers, "device": options.device},
+            version_of(METHODS[name]),
         )
         for name in COMPARED
     ]

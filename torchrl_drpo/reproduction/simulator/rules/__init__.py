@@ -12,7 +12,12 @@ from torchrl_drpo.reproduction.simulator.rules.critics import (
     PolicyAdvantage,
 )
 from torchrl_drpo.reproduction.simulator.rules.filters import DatasetTop, TopFraction
-from torchrl_drpo.reproduction.simulator.rules.modelled import Predicted, Uphill
+from torchrl_drpo.reproduction.simulator.rules.modelled import (
+    DirectMethod,
+    Predicted,
+    Uphill,
+    UphillAtServing,
+)
 from torchrl_drpo.reproduction.simulator.rules.proximal import Proximal
 from torchrl_drpo.reproduction.simulator.rules.signed import Asymmetric, Signed
 from torchrl_drpo.reproduction.simulator.rules.soft import Exponential, Imitation
@@ -20,6 +25,7 @@ from torchrl_drpo.reproduction.simulator.rules.soft import Exponential, Imitatio
 __all__ = [
     "Asymmetric",
     "DatasetTop",
+    "DirectMethod",
     "ExpectileAdvantage",
     "Exponential",
     "Imitation",
@@ -31,4 +37,5 @@ __all__ = [
     "Signed",
     "TopFraction",
     "Uphill",
+    "UphillAtServing",
 ]

@@ -12,7 +12,7 @@ from torchrl_drpo.reproduction.simulator.worlds import Worlds
 class Rule:
     """An objective: weights from what the log says, then from what the policy says.
 
-    Subclasses give :meth:`weigh`, and where needed the other two. A rule object belongs to one
+    Subclasses give :meth:`weigh`, and where needed the others. A rule object belongs to one
     training run.
 
     Args:
@@ -37,6 +37,15 @@ class Rule:
     def reweigh(self, weight: Tensor, scores: Scores, batch: TensorDict, step: int) -> Tensor:
         """Weights that also look at the policy; ``[S, K]`` of the rows that are scored."""
         return weight
+
+    def serve(self, mean: Tensor, users: Tensor) -> Tensor:
+        """The action that is looked up among the items, ``[S, M, d]``: the policy's mean.
+
+        Args:
+            mean: of the policy, ``[S, M, d]``.
+            users: their states, ``[S, M, p]``.
+        """
+        return mean
 
     def report(self) -> dict[str, Tensor]:
         """Numbers to be logged, ``[S]`` each."""

@@ -9,13 +9,13 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.reproduction.simulator.critics import V_STREAM, CriticEnsemble
+from torchrl_drpo.reproduction.simulator.critics import CriticEnsemble
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
 from torchrl_drpo.reproduction.simulator.rules.base import Rule
 from torchrl_drpo.reproduction.simulator.rules.filters import TopFraction
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
-_SAMPLE_STREAM = 103  # keeps CRR's samples apart from the critics' first weights
+_SAMPLE_STREAM = 103  # of CRR's samples
 
 
 class _WithQ(Rule):
@@ -26,8 +26,8 @@ class _WithQ(Rule):
         self.worlds, self.policies = worlds, policies
         states, actions = (worlds.log[name].shape[-1] for name in ("observation", "action"))
         seeds, device = worlds.seeds, worlds.device
-        self.q = CriticEnsemble(seeds, states + actions, device=device)
-        self.v = CriticEnsemble(seeds, states, stream=V_STREAM, device=device)
+        self.q = CriticEnsemble(seeds, states + actions, part="q", device=device)
+        self.v = CriticEnsemble(seeds, states, part="v", device=device)
 
     def _train_q(self, state: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """Q of the rows before this step's update."""
@@ -141,7 +141,8 @@ class PolicyAdvantage(_WithQ):
         mean, sigma = self.policies.mean(state), self.policies.sigma
         total = torch.zeros_like(state[..., 0])
         for _ in range(self.samples):
-            # One noise for all seeds: as independent of their worlds as one for each, and cheaper.
+            # One noise for all seeds, which is cheaper: it says nothing of anybody's world, and
+            # what an average over it is off by goes the way of the critic, which each has alone.
             noise = torch.randn(mean.shape[1:], generator=self.generator, device=mean.device)
             total += self.q(torch.cat([state, torch.addcmul(mean, noise, sigma)], -1))
         return total / self.samples
