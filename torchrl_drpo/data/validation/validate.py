@@ -40,7 +40,7 @@ def validate_log(
     log), and where duplicates are looked for some twenty bytes a row.
 
     Args:
-        source: as for :func:`~torchrl_drpo.data.convert.convert_log`.
+        source: as for :func:`~torchrl_drpo.data.convert_log`.
         schema: what the columns mean.
         test_days: the last so many days are the test period, for the leakage check; ``"auto"``
             as for :func:`~torchrl_drpo.data.convert_log`.
