@@ -35,10 +35,15 @@ def test_a_killed_run_ends_as_if_it_had_not_been(log: Path, tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         run_train(settings, killer)
     assert not (settings.output / "results.json").exists()
-    steps = []
-    resumed = run_train(settings, lambda name, step, total: steps.append(step))
-    assert steps == [220, 240]
-    whole = run_train(replace(settings, output=tmp_path / "whole"))
+    told: dict[str, list[tuple[int, int]]] = {}
+    resumed = run_train(settings, lambda name, *where: told.setdefault(name, []).append(where))
+    assert told["drpo, seed 0"] == [(220, 240), (240, 240)]
+    assert told["drpo, seed 0, held-out rows"][-1] == (resumed.parts.test.rows,) * 2
+    whole = run_train(
+        replace(settings, output=tmp_path / "whole"),
+        lambda name, *where: told.setdefault(name, []).append(where),
+    )
+    assert told["scan"][-1] == (1, 1)  # the conversion, which the killed run had behind it
     assert resumed.runs == whole.runs
 
 
@@ -115,7 +120,6 @@ def test_the_command_line_from_train_to_recommend(
             {"objectives": ("dpo",)},
             "no objective 'dpo' .did you mean 'drpo'.*are bc, drpo",
         ),
-        ({"objectives": ()}, "name an objective, of bc, drpo"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"history": 0}, "history must be at least 1, got 0"),
         ({"ks": (0,)}, "ks must name list lengths"),

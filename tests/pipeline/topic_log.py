@@ -57,6 +57,7 @@ def config(log: Path, output: Path, **changes) -> TrainConfig:
         schema=log / "schema.json",
         output=output,
         history=6,
+        objectives=("bc", "drpo", "positive-only"),
         steps=150,
         batch_size=128,
         learning_rate=1e-2,

@@ -56,7 +56,8 @@ def written(folder: Path) -> dict[str, Any]:
 
 def first_cells() -> dict[str, Cell]:
     options = Options(logs=Path("log.parquet"))
-    return {target.name: target.cells(options)[0] for target in load_targets(["all"])}
+    cells = {target.name: target.cells(options) for target in load_targets(["all"])}
+    return {name: found[0] for name, found in cells.items() if found}  # some need files
 
 
 def test_a_function_that_moves_is_the_same_function():

@@ -37,6 +37,7 @@ from torchrl_drpo.pipeline.off_policy import (
 from torchrl_drpo.pipeline.rows import HeldOut, SplitLog
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
+    counted_rows,
     held_out_intervals,
     held_out_metrics,
     policy_scores,
@@ -82,7 +83,10 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
         ValueError: for a checkpoint or log that cannot be used.
     """
     checkpoint = turned(
-        PolicyCheckpoint.load(config.checkpoint), tau=config.tau, guidance=config.guidance
+        PolicyCheckpoint.load(config.checkpoint),
+        tau=config.tau,
+        guidance=config.guidance,
+        uphill_step=config.uphill_step,
     )
     options = ValueOptions(
         behavior=config.behavior,
@@ -103,7 +107,7 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
             bad_rows=checkpoint.facts.get("config", {}).get("bad_rows", "error"),
         )
         data = SplitLog.open(
-            log, Path(scratch) / "log", log_files(config), checkpoint.history_columns
+            log, Path(scratch) / "log", log_files(config), checkpoint.history_columns, progress
         )
         return evaluate_checkpoint(
             checkpoint,
@@ -151,7 +155,9 @@ def evaluate_checkpoint(
             len(checkpoint.items),
         ),
         checkpoint.facts["objective"]: policy_scores(
-            checkpoint.actor, test.blocks(ROWS_SCORED), longest=max(*ks, QUALITY_LIST)
+            checkpoint.actor,
+            counted_rows(test.blocks(ROWS_SCORED), "held-out rows", len(test), progress),
+            longest=max(*ks, QUALITY_LIST),
         ),
     }
     intervals = {

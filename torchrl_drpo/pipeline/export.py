@@ -12,7 +12,10 @@ from torchrl_drpo.pipeline.terminal import print_json, say
 def command(config: ExportConfig) -> None:
     """``drpo export``."""
     checkpoint = turned(
-        PolicyCheckpoint.load(config.checkpoint), tau=config.tau, guidance=config.guidance
+        PolicyCheckpoint.load(config.checkpoint),
+        tau=config.tau,
+        guidance=config.guidance,
+        uphill_step=config.uphill_step,
     )
     export_policy(
         checkpoint,

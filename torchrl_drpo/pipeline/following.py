@@ -27,7 +27,7 @@ def follow(config: TrainConfig, crew: Crew) -> None:
     )
     crew.hear()  # that the reward model is fitted
     training: PolicyTraining = KINDS[config.policy].load_training()(data, config, _quiet)
-    for objective in config.objectives:
+    for objective in training.objectives:
         for seed in config.every_seed:
             word = crew.hear()
             if word != FINISHED:

@@ -29,9 +29,14 @@ def run_validate(config: ValidateConfig) -> int:
         say(report.to_json() if config.json else str(report))
         return 0 if report.ok else 1
     schema = config.log_schema()
-    report = validate(
-        log_files(config), schema, max_examples=config.examples, **split_of(config, schema)
-    )
+    with progress_bars() as progress:
+        report = validate(
+            log_files(config),
+            schema,
+            max_examples=config.examples,
+            progress=progress,
+            **split_of(config, schema),
+        )
     say(report.to_json() if config.json else str(report))
     return 0 if report.ok else 1
 

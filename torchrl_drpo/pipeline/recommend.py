@@ -112,7 +112,10 @@ def recommend(
 
 def _recommender(config: RecommendConfig) -> Recommender:
     checkpoint = turned(
-        PolicyCheckpoint.load(config.checkpoint), tau=config.tau, guidance=config.guidance
+        PolicyCheckpoint.load(config.checkpoint),
+        tau=config.tau,
+        guidance=config.guidance,
+        uphill_step=config.uphill_step,
     )
     allow = None
     if config.allow is not None:

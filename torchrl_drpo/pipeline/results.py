@@ -36,6 +36,7 @@ class TrainResults:
         parts: what was learned from and what was held out.
         reward_model: how good the log's reward model is, where an objective followed one.
         values: what the policies would have earned, where the log has propensities.
+        notes: what else there is to say of the policies, in sentences.
     """
 
     summary: dict[str, dict[str, Interval]]
@@ -47,6 +48,7 @@ class TrainResults:
     parts: PartFacts
     reward_model: dict[str, Any] | None = None
     values: ValueColumns | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON data; what is not a number is ``null``, an infinity ``"inf"``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class SplitLog:
         root: Path,
         files: str | list[str] | None = None,
         history_columns: Sequence[str] = (),
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> SplitLog:
         """Converts the log into ``root`` (once; found again there, it is opened) and splits it.
 
@@ -65,6 +66,7 @@ class SplitLog:
             files: of the log; those that ``config`` names by default.
             history_columns: what rows show of their histories' rows; see
                 :meth:`~torchrl_drpo.RecReplayBuffer.from_parquet`.
+            progress: called while it converts, with the stage, what is done, and of how much.
         """
         schema = config.log_schema()
         for name in config.labels or ():  # before a conversion that may take minutes
@@ -77,6 +79,7 @@ class SplitLog:
             overwrite=True,
             history_columns=history_columns,
             bad_rows=config.bad_rows,
+            progress=progress,
             **split_of(config, schema),
         )
         check_parts(log.report.parts, schema.split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,10 +25,23 @@ from torchrl_drpo.evaluation.ranking import (
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.rows import HeldOut
 
+#: Called with what is done, how much of it, and of how much.
+Progress = Callable[[str, int, int], None]
 #: Held-out rows whose states are computed together.
 ROWS_SCORED = 8192
 #: Prefixes that a search keeps for each place of its lists.
 PREFIXES = 2
+
+
+def counted_rows(
+    blocks: Iterable[TensorDictBase], name: str, rows: int, progress: Progress
+) -> Iterator[TensorDictBase]:
+    """The same blocks; ``progress`` is told of ``name`` how many of the rows were dealt with."""
+    done = 0
+    for block in blocks:
+        yield block
+        done += len(block)
+        progress(name, done, rows)
 
 
 @torch.no_grad()

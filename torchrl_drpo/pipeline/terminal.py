@@ -13,9 +13,14 @@ from torchrl_drpo.report.tables import Table
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on stderr: the yielded function takes a task's name, its step and its last step."""
+    """Bars on stderr: the yielded function takes a task's name, its step and its last step.
+
+    Each with the time that it took and, while it goes on, what is left; none where stderr is no
+    terminal.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
     tasks: dict[str, Any] = {}
     columns = (
@@ -23,8 +28,10 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeLeftColumn(compact=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
 
         def progress(name: str, step: int, steps: int) -> None:
             if name not in tasks:

@@ -40,6 +40,7 @@ from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import (
     ROWS_SCORED,
+    counted_rows,
     held_out_intervals,
     held_out_metrics,
     policy_scores,
@@ -69,7 +70,7 @@ def command(config: TrainConfig) -> None:
         left = data["rows_read"] - data["rows"] - data["duplicates"]
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in data["dropped"].items())
         say(f"{left:,} faulty rows left out: {kinds}")
-    for line in (*results.parts.sentences, *results.parts.warnings):
+    for line in (*results.parts.sentences, *results.parts.warnings, *results.notes):
         say(line)
     show(results.table(upright=True))
     if results.reward_model is not None:
@@ -109,7 +110,10 @@ def run_train(
     crew = Crew() if crew is None else crew
     config = replace(config, device=found_device(config.device))
     data = SplitLog.open(
-        config, config.output / "log", history_columns=config.model.history_columns
+        config,
+        config.output / "log",
+        history_columns=config.model.history_columns,
+        progress=progress,
     )
     # What cannot be learned from this log is refused before a model is fitted.
     _check_quality(config, data)
@@ -131,7 +135,7 @@ def run_train(
         runs[name] = [metrics]
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
-    for objective in config.objectives:
+    for objective in training.objectives:
         found = [
             _finished_run(objective, seed, data, config, training, judge, progress, crew)
             for seed in config.every_seed
@@ -145,12 +149,17 @@ def run_train(
         runs=runs,
         data=data.facts | training.facts,
         config=config.settings()
-        | {"objectives": config.objectives, "seeds": config.seeds, "first_seed": config.first_seed},
+        | {
+            "objectives": training.objectives,
+            "seeds": config.seeds,
+            "first_seed": config.first_seed,
+        },
         k=config.ks[-1],
-        checkpoints={name: config.output / name for name in config.objectives},
+        checkpoints={name: config.output / name for name in training.objectives},
         parts=data.parts,
         reward_model=None if reward is None else reward.facts,
         values=None if judge is None else ValueColumns(judge.of_log(), values),
+        notes=tuple(training.notes),
     )
     write_json(config.output / "results.json", results.to_json())
     table = results.table()
@@ -223,7 +232,10 @@ def _finished_run(
     state = run_state(config, objective, seed, word_of(identity))
     trained = training.train(objective, seed, state, partial(progress, name))
     longest = max(*config.ks, QUALITY_LIST)
-    scores = policy_scores(trained.actor, data.test_batches(ROWS_SCORED), longest=longest)
+    held_out = counted_rows(
+        data.test_batches(ROWS_SCORED), f"{name}, held-out rows", len(data.test), progress
+    )
+    scores = policy_scores(trained.actor, held_out, longest=longest)
     metrics, half_widths = _metrics(scores, data, config)
     run = {
         "fingerprint": identity,

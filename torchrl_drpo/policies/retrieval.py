@@ -202,6 +202,11 @@ def make_retrieval_actor(
     )
     if item_vectors is not None:
         policy.items = _directions(item_vectors, num_items, dim)
+    return retrieval_actor(policy)
+
+
+def retrieval_actor(policy: RetrievalPolicy) -> ProbabilisticActor:
+    """The actor that serves a policy; see :func:`make_retrieval_actor`."""
     keys: list[NestedKey] = [_KEYS[name] for name in policy.inputs]
     return ProbabilisticActor(
         TensorDictModule(policy, in_keys=keys, out_keys=["hidden"]),

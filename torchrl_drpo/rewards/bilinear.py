@@ -77,6 +77,16 @@ class BilinearReward(nn.Module):
         self.register_buffer("lengthscale", lengthscale)
         self.register_buffer("ridge", ridge)
 
+    @classmethod
+    def empty(cls, landmarks: int, state_dim: int, action_dim: int) -> BilinearReward:
+        """One of zeros, to load a saved state of these sizes into."""
+        return cls(
+            torch.zeros(landmarks, state_dim),
+            torch.zeros(landmarks, landmarks),
+            torch.zeros(landmarks, action_dim + 1),
+            *(torch.zeros(()) for _ in range(3)),
+        )
+
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """Predicted reward.
 
@@ -236,7 +246,9 @@ def _typical_distance(centres: Tensor) -> Tensor:
 
 
 def _rbf(x: Tensor, y: Tensor, lengthscale: Tensor) -> Tensor:
-    return torch.exp(-torch.cdist(x, y).square() / (2.0 * lengthscale.square()))
+    # By a product whatever the sizes: what torch would choose by them, a graph could not hold.
+    distance = torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
+    return torch.exp(-distance.square() / (2.0 * lengthscale.square()))
 
 
 def _direction(action: Tensor) -> Tensor:

@@ -251,3 +251,11 @@ def test_real_logs(real_logs):
     ]:
         report = validate_log(real_logs / path, LogSchema.preset(preset))
         assert (report.ok, report.rows) == (True, rows)
+
+
+def test_how_far_it_is_can_be_followed() -> None:
+    rows = pd.DataFrame({"u": [1, 2] * 20, "i": [3] * 40, "t": range(40), "r": [0.0, 1.0] * 20})
+    schema = LogSchema(user="u", item="i", time="t", quality="r")
+    told = []
+    assert validate_log(rows, schema, progress=lambda *where: told.append(where)).ok
+    assert told == [("scan", 1, 1), ("check", 40, 40)]

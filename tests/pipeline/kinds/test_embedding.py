@@ -26,11 +26,14 @@ from torchrl_drpo import cli
 from torchrl_drpo.data import ItemTable
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.kinds import EmbeddingOptions, KindOptions
-from torchrl_drpo.pipeline.config.serve import EvaluateConfig
+from torchrl_drpo.pipeline.config.serve import EvaluateConfig, ExportConfig
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.evaluate import run_evaluate
+from torchrl_drpo.pipeline.export import command as export
+from torchrl_drpo.pipeline.exporting import load_exported
 from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
+from torchrl_drpo.pipeline.kinds.served import turned
 from torchrl_drpo.pipeline.recommend import recommend
 from torchrl_drpo.pipeline.reward_model import embedding as embedding_reward
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -52,9 +55,16 @@ def settings_for(log: Path, output: Path, **changes) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(log: Path, tmp_path_factory: pytest.TempPathFactory):
-    objectives = ("bc", "positive-only", "drpo-q", "uphill", "uphill-tapered")
+    objectives = ("bc", "bc-tilt", "positive-only", "drpo-q", "uphill", "uphill-tapered")
     settings = settings_for(log, tmp_path_factory.mktemp("run"), objectives=objectives)
-    return settings, run_train(settings)
+    ran: list[str] = []
+    learn = EmbeddingTraining._learn
+    with pytest.MonkeyPatch.context() as patch:
+        counted = lambda self, name, *rest: ran.append(name) or learn(self, name, *rest)  # noqa: E731
+        patch.setattr(EmbeddingTraining, "_learn", counted)
+        results = run_train(settings)
+    assert ran == [name for name in objectives if name != "bc-tilt"]  # it serves what bc learned
+    return settings, results
 
 
 def test_the_recipe_serves_what_people_watch(trained) -> None:
@@ -125,7 +135,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(log: Path, tmp_path: Path) -> N
         run_train(settings, killer)
     steps = []
     resumed = run_train(settings, lambda name, step, total: steps.append((name, step)))
-    assert [step for name, step in steps if name.startswith("uphill")] == [220, 240]
+    assert [step for name, step in steps if name == "uphill, seed 0"] == [220, 240]
     whole = run_train(replace(settings, output=tmp_path / "whole"))
     assert resumed.runs == whole.runs
 
@@ -149,6 +159,39 @@ def test_the_checkpoint_evaluates_and_recommends_as_the_run_did(trained, log: Pa
     cosine = (hidden @ policy.items.T).topk(3)
     assert torch.equal(items, cosine.indices)
     torch.testing.assert_close(scores * policy.temperature, cosine.values)
+
+
+def test_tilt_moves_the_mean_that_serves_as_far_as_is_asked(
+    trained, log: Path, tmp_path: Path
+) -> None:
+    settings, results = trained
+    folder, logs = settings.output / "bc-tilt", str(log / "log.parquet")
+    lift = {name: results.runs[name][0]["lift@5"] for name in ("bc", "bc-tilt")}
+    assert lift["bc-tilt"] > lift["bc"] + 0.3
+    evaluated = run_evaluate(EvaluateConfig(folder, logs, ks=(5,))).metrics["bc-tilt"]
+    assert evaluated == pytest.approx(results.runs["bc-tilt"][0], nan_ok=True)
+    still = run_evaluate(EvaluateConfig(folder, logs, ks=(5,), uphill_step=0.0))
+    assert still.metrics["bc-tilt"] == pytest.approx(results.runs["bc"][0], nan_ok=True)
+    with pytest.raises(ValueError, match="--uphill-step is of policies over item vectors"):
+        run_evaluate(EvaluateConfig(settings.output / "bc", logs, ks=(5,), uphill_step=0.1))
+    with pytest.raises(ValueError, match="--tau is of tilted policies over items or their codes"):
+        run_evaluate(EvaluateConfig(folder, logs, ks=(5,), tau=0.1))
+    export(ExportConfig(folder, tmp_path / "graph", k=3, uphill_step=0.2))
+    graph = load_exported(tmp_path / "graph")
+    checkpoint = turned(PolicyCheckpoint.load(folder), uphill_step=0.2)
+    assert graph.facts["model"]["tilt"]["uphill_step"] == 0.2
+    rows = {
+        "history": torch.randint(-1, ITEMS, (20, checkpoint.window)),
+        "context": torch.randint(0, 3, (20, 1)),
+    }
+    found = checkpoint.actor.get_dist(TensorDict({"observation": rows}, [20])).topk(3)
+    assert torch.equal(graph.tensors(rows)[0], found.indices)
+
+
+def test_tilt_has_no_tau_here(log: Path, tmp_path: Path) -> None:
+    settings = settings_for(log, tmp_path, objectives=("bc-tilt",), set=("tilt.tau=0.1",))
+    with pytest.raises(ValueError, match=r"'bc-tilt' .* has no tau, got 0\.1: .* --uphill-step"):
+        run_train(settings)
 
 
 def test_vectors_of_the_item_table_are_used_and_missing_ones_are_counted(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tensordict import TensorDict
 
 from tests.pipeline.topic_log import BAIT, config
+from torchrl_drpo import cli
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, policy_of
 from torchrl_drpo.pipeline.artifacts.index import ItemIndex
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig, ExportConfig, RecommendConfig
@@ -114,3 +117,27 @@ def test_an_exported_graph_gives_the_same_lists(trained, tmp_path: Path) -> None
     items, log_probs = graph.tensors(rows)
     assert torch.equal(items, found.indices)
     torch.testing.assert_close(log_probs, found.values)
+
+
+def test_a_tilt_is_among_what_is_trained_where_nobody_says(log: Path, tmp_path: Path) -> None:
+    results = run_train(config(log, tmp_path, objectives=(), steps=20))
+    assert list(results.checkpoints) == ["bc", "drpo", "positive-only", "bc-tilt"]
+    assert not results.notes
+
+
+def test_it_is_left_out_of_these_where_the_model_knows_nothing(
+    log: Path, tmp_path: Path, capsys
+) -> None:
+    frame = pd.read_parquet(log / "log.parquet")
+    rng = np.random.default_rng(99)  # not the log's own stream
+    frame = frame.assign(play=rng.random(len(frame)) * frame["duration"])  # whatever is shown
+    frame.to_parquet(tmp_path / "log.parquet")
+    (tmp_path / "schema.json").write_text((log / "schema.json").read_text())
+    noise = ["train", "--logs", str(tmp_path / "log.parquet"), "--schema"]
+    noise += [str(tmp_path / "schema.json"), "--output", str(tmp_path / "run"), "--steps", "20"]
+    assert cli.main(noise) == 0
+    said = capsys.readouterr().out
+    assert "bc-tilt: left out. " in said
+    assert not (tmp_path / "run" / "bc-tilt").exists()
+    assert cli.main([*noise, "--objectives", "bc", "bc-tilt"]) == 2  # who asks is told
+    assert "explains nothing" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +101,7 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
         overwrite: bool = False,
         like: Path | str | None = None,
         executor: Workers = None,
+        progress: Callable[[str, int, int], None] | None = None,
         part: str | None = None,
         history: int = 20,
         **options: Any,
@@ -124,6 +125,7 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
             overwrite: replace another conversion at ``root``.
             like: folder of an earlier conversion whose numbers of items and users are kept.
             executor: who converts; see :func:`~torchrl_drpo.data.convert_log`.
+            progress: called while it converts, with the stage, what is done, and of how much.
             part: show this part of the log only; also :meth:`split`.
             history: items of the history window, 0 for none.
             **options: ``next_observation=True`` adds ``("next", "observation")``, which critics
@@ -146,6 +148,7 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
                 source, where, schema, test_days=test_days, test_start=test_start,
                 test_share=test_share, test_by=test_by, test_seed=test_seed,
                 bad_rows=bad_rows, overwrite=overwrite, like=like, executor=executor,
+                progress=progress,
             )  # fmt: skip
         except BaseException:
             if root is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,8 @@ class Checks:
             fault.count += count
             fault.examples += (examples or [])[: self.max_examples - len(fault.examples)]
 
-    def read(self) -> None:
-        """Looks at every row."""
+    def read(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Looks at every row; ``progress`` is told how many are done, and of how many."""
         whole = self.schema.duplicates != "keep"
         self.encoder.hashed = False  # rows are hashed here, the faulty ones too
         for batch in self.log.batches(None if whole else self.schema.columns):
@@ -86,6 +87,8 @@ class Checks:
                 some = (self.rows + self.encoder.kept) % every == 0
                 self.some_rows.append((records["features"][some], records["value"][some]))
             self.rows += batch.table.num_rows
+            if progress is not None:
+                progress(self.rows, self.outline.rows)
 
     def finish(self, parts: Parts) -> None:
         """Looks at the log as a whole."""

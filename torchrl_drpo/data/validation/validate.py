@@ -7,6 +7,8 @@ judge: rows out of order, duplicates, items that the item table lacks, features 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from ..conversion.opening import open_source
@@ -30,6 +32,7 @@ def validate_log(
     test_by: str | None = None,
     test_seed: int = 0,
     max_examples: int = 3,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> ValidationReport:
     """Reads a log twice and reports every fault.
 
@@ -47,6 +50,8 @@ def validate_log(
             or ``"random"`` says, with
         test_seed: the draw's seed.
         max_examples: most examples of each fault.
+        progress: called with what is done (``"scan"``, then ``"check"``), how much, and of how
+            much.
 
     Examples:
         >>> import pandas as pd
@@ -62,7 +67,8 @@ def validate_log(
         check_split(split, schema)
         log = open_source(source, schema)
         schema = schema.named(log.columns.names)
-        outline = scan_log(log, schema, split=split)
+        scanned = None if progress is None else partial(progress, "scan")
+        outline = scan_log(log, schema, split=split, progress=scanned)
         splits = outline.catalogues.get("splits")
         parts = Parts.of_log(split, splits, outline.days, outline.times)
     except (LogError, FileNotFoundError) as error:
@@ -70,7 +76,7 @@ def validate_log(
         return ValidationReport(faults=[unreadable])
     checks = Checks(schema, log, outline, max_examples)
     try:
-        checks.read()
+        checks.read(None if progress is None else partial(progress, "check"))
     except LogError as error:
         checks.add("unreadable", "error", 1, str(error))
     checks.finish(parts)

@@ -119,11 +119,11 @@ class CatalogueOptions:
 
 @dataclass(frozen=True)
 class EmbeddingOptions:
-    """The reward model of policies over item vectors, which uphill, -q and -a follow.
+    """The reward model of policies over item vectors, which uphill, -q, -a and -tilt follow.
 
     Attributes:
-        uphill_step: how far uphill moves actions, in units of their norm; .3 was best on the
-            simulator.
+        uphill_step: how far uphill moves actions before training, and -tilt the mean that serves,
+            in units of the actions' norm; `drpo reproduce uphill_step` says how .3 was chosen.
         folds: of the cross-fitting; all rows of a user lie in one.
         landmarks: states that span the model; more follow finer detail, and cost time.
         max_rows: fit to so many training rows at most, drawn at random; all rows are judged.
@@ -182,6 +182,7 @@ class PolicyKind:
             :class:`~torchrl_drpo.pipeline.kinds.training.PolicyTraining`.
         actor: ``module:function`` that makes its actor from what a checkpoint keeps.
         probabilities: whether its items have probabilities, so that it can be evaluated by them.
+        objectives: what is trained where nobody says.
     """
 
     name: str
@@ -191,6 +192,7 @@ class PolicyKind:
     training: str
     actor: str
     probabilities: bool = True
+    objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
 
     def load_training(self) -> Any:
         """The class that trains it, imported now."""
@@ -212,6 +214,7 @@ KINDS: dict[str, PolicyKind] = {
             CatalogueOptions,
             f"{_KINDS}.catalogue:CatalogueTraining",
             f"{_KINDS}.served:make_served_actor",
+            objectives=("bc", "drpo", "positive-only", "bc-tilt"),
         ),
         PolicyKind(
             "embedding",
@@ -219,7 +222,7 @@ KINDS: dict[str, PolicyKind] = {
             "vectors in the schema's item table, or users, from whose rows they are found",
             EmbeddingOptions,
             f"{_KINDS}.embedding:EmbeddingTraining",
-            "torchrl_drpo.policies.retrieval:make_retrieval_actor",
+            f"{_KINDS}.served:make_served_retrieval_actor",
             probabilities=False,
         ),
         PolicyKind(

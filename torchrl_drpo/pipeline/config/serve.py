@@ -48,6 +48,7 @@ class EvaluateConfig:
         tau: of a tilted policy: another temperature of exp(Q / tau) than it was saved with.
         guidance: of a policy that is conditioned on quality: how far it is guided away from the
             worst level, likewise.
+        uphill_step: of a tilted policy over item vectors: how far its mean moves, likewise.
         plot: PNG file: of --ope the estimates with their intervals, and the weights that they rest
             on; of --details the hit rates by activity and popularity.
         json: print the results as JSON instead of a table.
@@ -72,6 +73,7 @@ class EvaluateConfig:
     ope_rows: int = 50_000
     tau: float | None = None
     guidance: float | None = None
+    uphill_step: float | None = None
     plot: Path | None = None
     json: bool = False
 
@@ -124,6 +126,7 @@ class RecommendConfig:
         tau: of a tilted policy: another temperature of exp(Q / tau) than it was saved with.
         guidance: of a policy that is conditioned on quality: how far it is guided away from the
             worst level, likewise.
+        uphill_step: of a tilted policy over item vectors: how far its mean moves, likewise.
     """
 
     checkpoint: Path
@@ -146,6 +149,7 @@ class RecommendConfig:
     index: Literal["exact", "flat", "ivf", "hnsw"] = "exact"
     tau: float | None = None
     guidance: float | None = None
+    uphill_step: float | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -189,6 +193,7 @@ class ExportConfig:
         tau: of a tilted policy: another temperature of exp(Q / tau) than it was saved with.
         guidance: of a policy that is conditioned on quality: how far it is guided away from the
             worst level, likewise.
+        uphill_step: of a tilted policy over item vectors: how far its mean moves, likewise.
         json: print the manifest.
     """
 
@@ -200,6 +205,7 @@ class ExportConfig:
     formats: tuple[Literal["pt2", "onnx"], ...] = ("pt2",)
     tau: float | None = None
     guidance: float | None = None
+    uphill_step: float | None = None
     json: bool = False
 
     def __post_init__(self) -> None:

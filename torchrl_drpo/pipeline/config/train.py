@@ -10,7 +10,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from torchrl_drpo.pipeline.config.kinds import KINDS, KindOptions, ModelConfig, describe_kinds
+from torchrl_drpo.pipeline.config.kinds import (
+    KINDS,
+    KindOptions,
+    ModelConfig,
+    PolicyKind,
+    describe_kinds,
+)
 from torchrl_drpo.pipeline.config.log import LogConfig
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.objectives.assignments import assigned, merged
@@ -31,7 +37,9 @@ class TrainConfig(LogConfig):
         output: folder for everything that is written.
         policy: {kinds}
         objectives: what to train, by name, of {names}; random and popularity are always in the
-            table. Of these, {modelled} first fit a reward model to the training rows.
+            table. Of these, {modelled} first fit a reward model to the training rows. By default
+            {usual}; of a policy over item numbers bc-tilt, too, which is left out where the reward
+            model has nothing to say.
         set: options of objectives, each NAME.OPTION=VALUE: drpo.kappa=0.2 drpo.weighting=uniform;
             tilt and condition stand for all objectives that have such a part (tilt.tau=0.1).
         seeds: runs of each objective.
@@ -57,7 +65,7 @@ class TrainConfig(LogConfig):
 
     output: Path = Path("runs/train")
     policy: Literal[tuple(KINDS)] = "catalogue"
-    objectives: tuple[str, ...] = ("bc", "drpo", "positive-only")
+    objectives: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
     seeds: int = 1
     first_seed: int = 0
@@ -83,11 +91,11 @@ class TrainConfig(LogConfig):
         super().__post_init__()
         if self.policy not in KINDS:
             raise ValueError(f"policy must be among {', '.join(KINDS)}, got {self.policy!r}")
+        if not self.objectives:
+            object.__setattr__(self, "objectives", KINDS[self.policy].objectives)
         if self.set:
             given = merged(self.options, assigned(self.set, self.objectives))
             object.__setattr__(self, "options", given)
-        if not self.objectives:
-            raise ValueError(f"name an objective, of {', '.join(NAMES)}")
         for name in self.objectives:
             self.objective(name)
             check_fits(name, self.policy)
@@ -159,6 +167,11 @@ class TrainConfig(LogConfig):
         return find_objective(name, self.options.get(name))
 
     @property
+    def are_usual(self) -> bool:
+        """Whether the objectives are those that are trained where nobody says."""
+        return self.objectives == KINDS[self.policy].objectives
+
+    @property
     def every_seed(self) -> range:
         """The seeds of an objective's runs."""
         return range(self.first_seed, self.first_seed + self.seeds)
@@ -202,5 +215,8 @@ class TrainConfig(LogConfig):
 
 # The docstring is the help of `drpo train`, and names come from where they are defined.
 TrainConfig.__doc__ = (TrainConfig.__doc__ or "").format(
-    kinds=describe_kinds(), names=", ".join(NAMES), modelled=", ".join(following_model(NAMES))
+    kinds=describe_kinds(),
+    names=", ".join(NAMES),
+    modelled=", ".join(following_model(NAMES)),
+    usual=", ".join(PolicyKind.objectives),
 )

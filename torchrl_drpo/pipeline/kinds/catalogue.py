@@ -17,8 +17,9 @@ from torchrl.modules import ProbabilisticActor
 from torchrl_drpo.objectives import AllPlaces
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
+from torchrl_drpo.pipeline.kinds.once import TrainedOnce
 from torchrl_drpo.pipeline.kinds.served import critic_shape, with_level
-from torchrl_drpo.pipeline.kinds.training import Progress, Trained, run_trainer
+from torchrl_drpo.pipeline.kinds.training import Progress, Trained, followed, run_trainer
 from torchrl_drpo.pipeline.objectives.make import make_objective
 from torchrl_drpo.pipeline.objectives.named import Objective, following_model
 from torchrl_drpo.pipeline.reward_model.fit import RewardFit
@@ -47,8 +48,7 @@ class CatalogueTraining:
         self._data, self._config = data, config
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
-        self.reward: LogReward | None = None
-        self._kept: dict[tuple[Objective, int], Trained] = {}
+        self._once = TrainedOnce(config)
         self._item_data = self._read_items()
         if config.train_places == "all":
             data.train_sequences(config.batch_size, 0, "cpu")  # refused before anything is fitted
@@ -57,12 +57,14 @@ class CatalogueTraining:
                     "all places are trained by one process; leave torchrun out, or train the last "
                     "places"
                 )
-        if following_model(config.objectives):
-            fit = RewardFit(
-                data, config.output / "reward", history=config.history, device=config.device
-            )
-            self.reward = fit.open(partial(progress, "reward model, folds"))
-            self.reward.check(config.objectives)
+
+        def fit() -> LogReward:
+            folder = config.output / "reward"
+            made = RewardFit(data, folder, history=config.history, device=config.device)
+            return made.open(partial(progress, "reward model, folds"))
+
+        self.reward, self.objectives, left_out = followed(config, fit)
+        self.notes += left_out
 
     def depends_on(self, objective: str) -> list[Any]:
         """What a run depends on beside the settings, as JSON data."""
@@ -74,28 +76,8 @@ class CatalogueTraining:
     ) -> Trained:
         """Trains one policy; goes on from the file ``state`` of a killed run."""
         wanted = self._config.objective(objective)
-        learned = self._learned(objective, wanted.trained, seed, state, progress)
-        return self._served(wanted, learned)
-
-    def _learned(
-        self,
-        name: str,
-        objective: Objective,
-        seed: int,
-        state: Path,
-        progress: Callable[[int, int], None],
-    ) -> Trained:
-        """The policy that training gives: once, if several objectives serve it, each in its way."""
-        once = objective, seed
-        if once not in self._kept:
-            learned = self._learn(name, objective, seed, state, progress)
-            others = (self._config.objective(each).trained for each in self._config.objectives)
-            if sum(other == objective for other in others) < 2:
-                return learned
-            self._kept[once] = learned
-        kept = self._kept[once]
-        progress(self._config.steps, self._config.steps)
-        return replace(kept, actor=kept.actor.to(self._config.device))
+        learn = partial(self._learn, objective, wanted.trained, seed, state, progress)
+        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress))
 
     def _learn(
         self,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ from torch import Tensor
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
-from torchrl_drpo.pipeline.kinds.training import Trained, run_trainer
+from torchrl_drpo.pipeline.kinds.once import TrainedOnce
+from torchrl_drpo.pipeline.kinds.training import Trained, followed, run_trainer
 from torchrl_drpo.pipeline.objectives.make import make_objective
-from torchrl_drpo.pipeline.objectives.named import OBJECTIVES, following_model
+from torchrl_drpo.pipeline.objectives.named import OBJECTIVES, Objective, following_model
 from torchrl_drpo.pipeline.reward_model.embedding import UphillRows, fit_embedding_reward
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -26,6 +30,7 @@ from torchrl_drpo.policies.retrieval import (
     make_retrieval_actor,
     retrieval_policy,
 )
+from torchrl_drpo.policies.uphill import make_uphill_actor
 from torchrl_drpo.rewards import AnnotatedBuffer
 
 _ROWS_AT_A_TIME = 8192
@@ -51,6 +56,14 @@ class EmbeddingTraining:
         progress: Callable[[str, int, int], None],
     ) -> None:
         self._data, self._config = data, config
+        self._once = TrainedOnce(config)
+        for name in config.objectives:
+            tilt = config.objective(name).tilt
+            if tilt is not None and tilt.tau is not None:
+                raise ValueError(
+                    f"{name!r} of a policy over item vectors has no tau, got {tilt.tau}: its mean "
+                    "moves by --uphill-step"
+                )
         vectors, source, unknown = item_vectors(data, config.model.dim)
         self._dim = vectors.shape[1]
         self.facts = {
@@ -64,16 +77,16 @@ class EmbeddingTraining:
         ]
         self.template = self._make_template(vectors)
         del vectors  # the template has their directions; a table may be most of what memory holds
-        self.reward: LogReward | None = None
-        if following_model(config.objectives):
-            self.reward = fit_embedding_reward(
-                data,
-                VectorRows(self.template),
-                config.output / "reward-embedding",
-                config.kinds.embedding,
-                lambda done, of: progress("reward model", done, of),
-            )
-            self.reward.check(config.objectives)
+        fit = partial(
+            fit_embedding_reward,
+            data,
+            VectorRows(self.template),
+            config.output / "reward-embedding",
+            config.kinds.embedding,
+            lambda done, of: progress("reward model", done, of),
+        )
+        self.reward, self.objectives, left_out = followed(config, fit)
+        self.notes += left_out
 
     def depends_on(self, objective: str) -> list[Any]:
         """What a run depends on beside the settings, as JSON data."""
@@ -92,6 +105,13 @@ class EmbeddingTraining:
             state: file of the run under way; a killed run goes on from it.
             progress: called with the step and the last step.
         """
+        wanted = self._config.objective(objective)
+        learn = partial(self._learn, objective, seed, state, progress)
+        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress))
+
+    def _learn(
+        self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
+    ) -> Trained:
         config, device = self._config, self._config.device
         torch.manual_seed(seed)
         actor = make_retrieval_actor(**self._model)
@@ -100,7 +120,7 @@ class EmbeddingTraining:
         policy.items = template.items  # nothing writes to it, so one table serves all policies
         policy.state.load_state_dict(template.state.state_dict())
         gaussian = gaussian_actor(policy).to(device)  # moves the head; rows are made on the CPU
-        reward = self._reward_of(objective)
+        reward = self.reward if config.objective(objective).learns_from_model else None
         curve = run_trainer(
             make_objective(
                 objective,
@@ -117,6 +137,19 @@ class EmbeddingTraining:
         )
         return Trained(actor.to(device), self._model, curve)
 
+    def _served(self, objective: Objective, learned: Trained) -> Trained:
+        """The trained policy, or one that asks it and moves its mean; weights are shared."""
+        if objective.tilt is None:
+            return learned
+        assert self.reward is not None  # it follows a model
+        models, typical = self.reward.model
+        # Copies of its own: where a policy goes when it is saved, the others do not.
+        critics = [copy.deepcopy(model).to(self._config.device) for model in models]
+        step = self._config.kinds.embedding.uphill_step
+        actor = make_uphill_actor(learned.actor, critics, typical=typical, step=step)
+        made = {"uphill_step": step, "landmarks": [len(critic.landmarks) for critic in critics]}
+        return replace(learned, actor=actor, model=learned.model | {"tilt": made})
+
     def rows(self, objective: str, seed: int) -> AnnotatedBuffer:
         """The training rows as the objective reads them, in random order.
 
@@ -125,7 +158,7 @@ class EmbeddingTraining:
             seed: of the order.
         """
         config, vectors = self._config, VectorRows(self.template)
-        reward = self._reward_of(objective)
+        reward = self.reward if OBJECTIVES[objective].learns_from_model else None
         buffer = self._data.train_buffer(config.batch_size, seed, "cpu")
         columns = TensorDict({}, [len(buffer)]) if reward is None else reward.columns
         uphill = None

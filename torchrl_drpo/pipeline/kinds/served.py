@@ -1,4 +1,4 @@
-"""Policies as they are served: conditioned on quality, tilted by the reward model.
+"""Policies as they are served: conditioned on quality, tilted by the reward model, moved uphill.
 
 A checkpoint keeps the arguments of all parts, and the weights of all in one file: the trained
 policy, and beside it the critic that tilts it.
@@ -15,12 +15,15 @@ from torchrl.modules import ProbabilisticActor
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
 from torchrl_drpo.policies.conditioned import ConditionedPolicy, make_conditioned_actor
+from torchrl_drpo.policies.retrieval import make_retrieval_actor, retrieval_policy
 from torchrl_drpo.policies.semantic_id import make_semantic_id_actor
 from torchrl_drpo.policies.semantic_id.tilted import (
     TiltedSemanticIDPolicy,
     make_tilted_semantic_id_actor,
 )
 from torchrl_drpo.policies.tilted import TiltedPolicy, make_tilted_actor
+from torchrl_drpo.policies.uphill import UphillPolicy, make_uphill_actor
+from torchrl_drpo.rewards.bilinear import BilinearReward
 from torchrl_drpo.rewards.catalogue import CatalogueReward
 from torchrl_drpo.rewards.regression import StandardisedReward
 from torchrl_drpo.rewards.towers import two_tower_module
@@ -30,7 +33,12 @@ _KNOBS: dict[str, tuple[str, type | UnionType, str]] = {
     "tau": (
         "tilt",
         TiltedPolicy | TiltedSemanticIDPolicy,
-        "tilted policies (of objectives that end in -tilt)",
+        "tilted policies over items or their codes (of objectives that end in -tilt)",
+    ),
+    "uphill_step": (
+        "tilt",
+        UphillPolicy,
+        "policies over item vectors whose mean is moved (of objectives that end in -tilt)",
     ),
     "guidance": (
         "condition",
@@ -80,6 +88,21 @@ def make_served_semantic_id_actor(
     return make_tilted_semantic_id_actor(actor, critic, tilt["tau"])
 
 
+def make_served_retrieval_actor(
+    *, tilt: dict[str, Any] | None = None, **model: Any
+) -> ProbabilisticActor:
+    """The same of a policy over item vectors; ``model`` is of :func:`make_retrieval_actor`.
+
+    ``tilt`` holds its ``uphill_step`` and ``landmarks``, the number of each critic's.
+    """
+    actor = make_retrieval_actor(**model)
+    if tilt is None:
+        return actor
+    width = retrieval_policy(actor).state.width
+    critics = [BilinearReward.empty(count, width, model["dim"]) for count in tilt["landmarks"]]
+    return make_uphill_actor(actor, critics, typical=1.0, step=tilt["uphill_step"])
+
+
 def with_level(model: dict[str, Any], levels: int) -> dict[str, Any]:
     """The arguments of a policy that reads a level of quality beside the log's columns."""
     return model | {"context_sizes": (*model.get("context_sizes", ()), levels)}
@@ -96,7 +119,11 @@ def critic_shape(critic: CatalogueReward) -> dict[str, Any]:
 
 
 def turned(
-    checkpoint: PolicyCheckpoint, *, tau: float | None = None, guidance: float | None = None
+    checkpoint: PolicyCheckpoint,
+    *,
+    tau: float | None = None,
+    guidance: float | None = None,
+    uphill_step: float | None = None,
 ) -> PolicyCheckpoint:
     """A loaded policy with its knobs of serving set; ``None`` leaves one as it was saved.
 
@@ -104,18 +131,20 @@ def turned(
         checkpoint: its policy is changed.
         tau: of a tilted one, above 0.
         guidance: of one that is conditioned on quality, at least 0.
+        uphill_step: of a tilted one over item vectors, at least 0.
 
     Raises:
         ValueError: for a knob that the policy does not have, or a value out of range.
     """
     model = dict(checkpoint.model)
-    for name, value in (("tau", tau), ("guidance", guidance)):
+    for name, value in (("tau", tau), ("guidance", guidance), ("uphill_step", uphill_step)):
         if value is None:
             continue
         part, kind, whose = _KNOBS[name]
         found = [each for each in checkpoint.actor.modules() if isinstance(each, kind)]
         if not found:
-            raise ValueError(f"--{name} is of {whose}, and this one is not; leave it out")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is of {whose}, and this one is not; leave it out")
         setattr(found[0], name, value)
         model[part] = model[part] | {name: value}
     return replace(checkpoint, model=model)

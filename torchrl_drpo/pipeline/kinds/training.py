@@ -15,6 +15,7 @@ from torchrl.record.loggers.common import Logger
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.crew import team
+from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.trainer import OfflineTrainer
 
@@ -41,11 +42,13 @@ class PolicyTraining(Protocol):
     """What the command asks of a kind of policy; made of a log, the settings and a progress.
 
     Attributes:
-        reward: the reward model, where an objective that was asked for follows one.
+        objectives: what is trained: what was asked for, but for what cannot be where nobody did.
+        reward: the reward model, where one of these follows one.
         facts: what else there is to say of the policies' make, as JSON data.
         notes: the same in sentences.
     """
 
+    objectives: tuple[str, ...]
     reward: LogReward | None
     facts: dict[str, Any]
     notes: list[str]
@@ -59,6 +62,38 @@ class PolicyTraining(Protocol):
     ) -> Trained:
         """Trains one policy; goes on from ``state`` of a killed run, a file or a folder."""
         ...
+
+
+def followed(
+    config: TrainConfig, fit: Callable[[], LogReward]
+) -> tuple[LogReward | None, tuple[str, ...], list[str]]:
+    """The reward model that the objectives follow, if they do and it can be followed.
+
+    Args:
+        config: names the objectives.
+        fit: fits the model.
+
+    Returns:
+        The model; the objectives that are to be trained; and, in sentences, what is left out of
+        those that nobody asked for by name.
+
+    Raises:
+        ValueError: for a model that cannot be fitted, or knows nothing, where somebody did.
+    """
+    following = following_model(config.objectives)
+    if not following:
+        return None, config.objectives, []
+    try:
+        reward = fit()
+        reward.check(config.objectives)
+        if config.are_usual and reward.warnings:
+            raise ValueError(reward.warnings[0].rstrip("."))
+    except ValueError as error:
+        if not config.are_usual:
+            raise
+        left = tuple(name for name in config.objectives if name not in following)
+        return None, left, [f"{', '.join(following)}: left out. {error}."]
+    return reward, config.objectives, []
 
 
 def run_trainer(

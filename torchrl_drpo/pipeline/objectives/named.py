@@ -20,10 +20,12 @@ Two leave training as it is and change what is served:
 - ``bc-tilt``, ``positive-only-tilt``, ``drpo-tilt``: their namesakes, trained as they are, times
   the exponential of the same reward model: pi exp(Q / tau), normalised
   (:func:`~torchrl_drpo.policies.tilted.make_tilted_actor`). What the state alone is worth cancels.
+  Of a Gaussian over item vectors that is the mean moved up the model's slope
+  (:func:`~torchrl_drpo.policies.uphill.make_uphill_actor`).
 - ``conditioned``: all rows cloned, each with its level of quality as one more context column;
   served with the best level and guided away from the worst
   (:func:`~torchrl_drpo.policies.conditioned.make_conditioned_actor`). It fits no reward model;
-  ``conditioned-tilt`` is tilted besides.
+  ``conditioned-tilt`` is tilted in place of guided.
 
 ``reward-weighted`` is exponential reward-weighted fine-tuning (arXiv 2603.10279): the weight of a
 row is exp(r / lambda) of its own reward, with no baseline, no cap, no propensity and no reward
@@ -127,7 +129,7 @@ class Objective:
 
 _TAPERED = RepulsiveOptions(taper="exponential")
 _POSITIVE_ONLY = RepulsiveOptions(negative_scale=0.0)
-_TILT: dict[str, Any] = {"tilt": TiltOptions(), "policies": ("catalogue", "semantic-id")}
+_TILT: dict[str, Any] = {"tilt": TiltOptions()}
 # Predictions spread less than logged rewards do; in units of their spread they repel as much.
 _TAPERED_ON_PREDICTIONS = replace(_TAPERED, normalize=True)
 
@@ -154,8 +156,12 @@ OBJECTIVES: dict[str, Objective] = {
     "positive-only-tilt": Objective("repulsive", _POSITIVE_ONLY, **_TILT),
     "drpo-tilt": Objective("drpo", DRPOOptions(), **_TILT),
     "conditioned": Objective("bc", condition=ConditionOptions(), policies=("catalogue",)),
+    # On KuaiRand the critic did better than guidance, and both together no better than it alone.
     "conditioned-tilt": Objective(
-        "bc", condition=ConditionOptions(), tilt=TiltOptions(), policies=("catalogue",)
+        "bc",
+        condition=ConditionOptions(guidance=0.0),
+        tilt=TiltOptions(),
+        policies=("catalogue",),
     ),
     "guided": Objective("guided", GuidedOptions(), climbs=True, policies=("catalogue",)),
     # Out-of-fold predictions are the log's rewards without most of their noise: a skipped row of an
@@ -181,7 +187,6 @@ _WHY_ONLY = {
     "moves": "moves action vectors, and item numbers have no direction to move in",
     "climbs": "climbs an expectation over all items, which only a softmax over them gives",
     "condition": "guides states of a softmax over item numbers, whose scores are linear in them",
-    "tilt": "multiplies probabilities of items, which a Gaussian over vectors does not have",
 }
 
 

@@ -171,7 +171,8 @@ class TiltOptions(ObjectiveOptions):
 
     Attributes:
         tau: temperature of exp(Q / tau), in units of the quality; ``None`` takes a third of the
-            standard deviation of the training rows' quality.
+            standard deviation of the training rows' quality. Of policies over item vectors there is
+            none: they have ``--uphill-step``.
     """
 
     tau: float | None = None

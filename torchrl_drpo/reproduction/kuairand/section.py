@@ -110,7 +110,10 @@ def _advice(test: Runs, chosen: Mapping[float, Choices], by_within: Mapping[str,
         f"{listed(outside(by_within))}."
     )
     largest = max(by_within, key=lambda name: by_within[name].alone.mean)
-    advice.append(f"The common frontier of all would lack most without {largest}.")
+    advice.append(
+        f"The common frontier of all would lack most without {largest} ({by_within[largest].alone} "
+        "thousandths)."
+    )
     plain = plain_winner(test)
     advice.append(
         f"Plain hit rate over all rows, good and bad, would have chosen {label(plain)} (lift "
