@@ -1,6 +1,6 @@
 """What a better reward model buys, judged on ratings of items that were shown at random.
 
-    python tests/benchmarks/reward_model.py --ratings coat/ratings.parquet --seeds 5
+    python -m tests.benchmarks.reward_model --ratings coat/ratings.parquet --seeds 5
 
 Every variant changes one thing of the model that ``drpo reproduce randomised`` fits. Two things are
 asked of it: how much of the variance of ratings within users it explains, on rows of its own log
@@ -12,78 +12,35 @@ are paired by seed. ``--only`` runs some of the variants. Written: ``results/rew
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
+from tests.benchmarks.reward_model_fits import Fits, Variant
 from torchrl_drpo.evaluation.statistics import mean_interval, paired_interval
 from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.policies.encoders import EncoderConfig
 from torchrl_drpo.report.formats import number, signed
 from torchrl_drpo.report.tables import Table
 from torchrl_drpo.reproduction.randomised.judge import GAUC, NDCG, VALUE, Judge, Sums, metrics_of
-from torchrl_drpo.reproduction.randomised.learning import Learner, state_rows, train_rows
+from torchrl_drpo.reproduction.randomised.learning import Learner, state_rows
 from torchrl_drpo.reproduction.randomised.methods import TAUS, jobs
 from torchrl_drpo.reproduction.randomised.ratings import (
     CHOOSING_GROUPS,
     SELF_SELECTED,
     Ratings,
-    Rows,
     read_ratings,
 )
 from torchrl_drpo.reproduction.randomised.target import REWARD, TRAINING, name_of
-from torchrl_drpo.rewards import RewardRegression, assign_folds
-from torchrl_drpo.rewards.towers import STATE, two_tower_module
 
 CHOOSING, REPORTING = slice(0, CHOOSING_GROUPS), slice(CHOOSING_GROUPS, None)
 BASES = ("BC", "positive-only")
 REFERENCE = "as it is"
-#: Prior rows of smoothed means.
-PRIOR_ROWS = 5.0
-#: Propensities below it are taken for it.
-LEAST_PROPENSITY = 0.05
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A reward model.
-
-    Attributes:
-        what: the group of variants that it belongs to.
-        folds: of the cross-fitting.
-        dim: width of the towers.
-        hidden: of the state's tower.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
-        repeats: cross-fits with seeds of their own, whose members are one ensemble.
-        pessimism: c of Q - c sd over all members.
-        encoder: reads the user's other ratings, in place of, or beside, the id.
-        user: whether the id is read.
-        less: what is taken from the rewards before the fit: smoothed means of items, which are
-            added to the item biases afterwards, or of users, which no order depends on.
-        propensities: rows weighed by them (``"ips"``), or all pairs of users and items learned
-            from doubly robust targets (``"dr"``).
-    """
-
-    what: str
-    folds: int = REWARD["folds"]
-    dim: int = 32
-    hidden: tuple[int, ...] = (64,)
-    learning_rate: float = REWARD["learning_rate"]
-    weight_decay: float = 1e-2
-    repeats: int = 1
-    pessimism: float = 0.0
-    encoder: EncoderConfig | None = None
-    user: bool = True
-    less: Literal["", "item", "user"] = ""
-    propensities: Literal["", "ips", "dr"] = ""
 
 
 def _encoder(kind: str, feedback: bool = True) -> EncoderConfig:
@@ -119,24 +76,6 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What the members of a model say.
-
-    Attributes:
-        every: of all items for each user who judges, ``[K, U, V]``.
-        own: of each training row, by the member that has not seen it, ``[N]``.
-    """
-
-    every: Tensor
-    own: Tensor
-
-    def scores(self, pessimism: float) -> Tensor:
-        """Q - c sd over members, ``[U, V]``."""
-        mean = self.every.mean(0)
-        return mean - pessimism * self.every.std(0) if pessimism else mean
-
-
 @dataclass
 class Found:
     """What a variant was found to be, a number a seed each."""
@@ -147,158 +86,6 @@ class Found:
         """One seed."""
         for name, value in numbers.items():
             self.numbers.setdefault(name, []).append(value)
-
-
-# -- models ---------------------------------------------------------------------------------------
-
-
-def with_histories(rows: TensorDict, of: Rows) -> TensorDict:
-    """States with the user's self-selected ratings, but for the row's own, and their quality."""
-    by_user = torch.argsort(of.user, stable=True)
-    count = torch.bincount(of.user)
-    first = count.cumsum(0) - count
-    length = int(count.max())
-    user = rows["observation", "context"][:, 0]
-    place = torch.arange(length)
-    there = place < count[user].unsqueeze(1)
-    row = by_user[(first[user].unsqueeze(1) + place).clamp(max=len(of) - 1)]
-    if "action" in rows:  # ``in`` asks a TensorDict for a key
-        there = there & (of.item[row] != rows["action"].unsqueeze(1))
-    rows = rows.clone()
-    rows["observation", "history"] = of.item[row].masked_fill(~there, -1)
-    quality = of.quality[row].masked_fill(~there, 0.0)
-    rows["observation", "history_feedback"] = quality
-    order = torch.argsort(there.int(), dim=1, stable=True)  # gaps are on the left
-    for name in ("history", "history_feedback"):
-        rows["observation", name] = rows["observation", name].gather(1, order)
-    return rows
-
-
-class Fits:
-    """The members of variants on one seed: those that variants share are fitted once.
-
-    Args:
-        ratings: the file's.
-        states: of the users who judge.
-        propensity: of each training row, ``[N]``; ``None`` where the file has none.
-        seed: of the run.
-    """
-
-    def __init__(
-        self, ratings: Ratings, states: TensorDict, propensity: Tensor | None, seed: int
-    ) -> None:
-        self._ratings, self._states, self._seed = ratings, states, seed
-        self._propensity = propensity
-        self._done: dict[tuple[Variant, int], tuple[Tensor, Tensor, float]] = {}
-
-    def of(self, variant: Variant) -> tuple[Predictions, float]:
-        """What a variant's members say, and the seconds that they took."""
-        alike = replace(variant, what="", pessimism=0.0, repeats=1)
-        parts = []
-        for repeat in range(variant.repeats):
-            if (alike, repeat) not in self._done:
-                started = time.process_time()
-                found = self._fit(alike, 5 * self._seed + 10_000 * repeat)
-                self._done[alike, repeat] = (*found, time.process_time() - started)
-            parts.append(self._done[alike, repeat])
-        every, own = (
-            torch.cat([part[0] for part in parts]),
-            torch.stack([part[1] for part in parts]),
-        )
-        return Predictions(every, own.mean(0)), sum(part[2] for part in parts)
-
-    def _fit(self, variant: Variant, stream: int) -> tuple[Tensor, Tensor]:
-        """One cross-fit; that of the first stream has the reproduction's own folds and members."""
-        rows, states = train_rows(self._ratings), self._states
-        if variant.encoder is not None:
-            rows = with_histories(rows, self._ratings.train)
-            states = with_histories(states, self._ratings.train)
-        fold = assign_folds(len(rows), variant.folds, seed=stream)
-        every, own = [], torch.zeros(len(rows))
-        for k in range(variant.folds):
-            member = self._member(variant, rows, fold != k, stream)
-            with torch.no_grad():
-                every.append(_every(member, states))
-                own[fold == k] = member(rows[fold == k])[member.out_keys[0]]
-        return torch.stack(every), own
-
-    def _member(self, variant: Variant, rows: TensorDict, mine: Tensor, stream: int) -> Any:
-        def network() -> Any:
-            return _network(variant, self._ratings, rows["observation", "history"].shape[1])
-
-        fit = RewardRegression(
-            network,
-            steps=4_000,
-            batch_size=REWARD["batch_size"],
-            learning_rate=variant.learning_rate,
-            weight_decay=variant.weight_decay,
-            seed=stream,
-        )
-        if variant.less:
-            return _less_means(fit, rows[mine], self._ratings, variant.less)
-        if not variant.propensities:
-            return fit(rows[mine])
-        if self._propensity is None:
-            raise ValueError(f"{variant.propensities} needs a column propensity")
-        weight = 1 / self._propensity.clamp(min=LEAST_PROPENSITY)
-        if variant.propensities == "ips":  # as many rows, drawn in proportion to their weights
-            chosen = mine.nonzero().squeeze(1)
-            generator = torch.Generator().manual_seed(stream)
-            drawn = torch.multinomial(weight[chosen], len(chosen), True, generator=generator)
-            twice = rows[chosen[drawn]].set("row", chosen[drawn])
-            return replace(fit, group_key="row")(twice)  # copies of a row are held out together
-        pairs, plain = _all_pairs(self._ratings), fit(rows[mine])
-        with torch.no_grad():
-            target = plain(pairs)["predicted_reward"]
-        place = rows["observation", "context"][mine, 0] * self._ratings.num_items
-        place = place + rows["action"][mine]
-        error = rows["next", "reward"][mine, 0] - target[place]
-        target[place] += weight[mine] * error
-        pairs["next", "reward"] = target.unsqueeze(1)
-        return replace(fit, batch_size=1_024)(pairs)
-
-
-def _network(variant: Variant, ratings: Ratings, history: int) -> Any:
-    module = two_tower_module(
-        ratings.num_items,
-        dim=variant.dim,
-        history=history,
-        context_sizes=(ratings.num_users,) if variant.user else (),
-        hidden=variant.hidden,
-        encoder=variant.encoder,
-    )
-    if variant.encoder is not None and variant.encoder.feedback:
-        quality = ratings.train.quality
-        module.module.encoder.feedback_scaler.fit_(quality.mean()[None], quality.std()[None])
-    return module
-
-
-def _all_pairs(ratings: Ratings) -> TensorDict:
-    user = torch.arange(ratings.num_users).repeat_interleave(ratings.num_items)
-    pairs = state_rows(user)
-    pairs["action"] = torch.arange(ratings.num_items).repeat(ratings.num_users)
-    return pairs
-
-
-def _less_means(fit: RewardRegression, rows: TensorDict, ratings: Ratings, of: str) -> Any:
-    """A member fitted to rewards less smoothed means; those of items are given back to it."""
-    reward = rows["next", "reward"].squeeze(-1)
-    index = rows["action"] if of == "item" else rows["observation", "context"][:, 0]
-    size = ratings.num_items if of == "item" else ratings.num_users
-    total = torch.zeros(size).index_add_(0, index, reward - reward.mean())
-    mean = total / (torch.bincount(index, minlength=size) + PRIOR_ROWS)
-    less = rows.clone()
-    less["next", "reward"] = (reward - mean[index]).unsqueeze(-1)
-    member = fit(less)
-    if of == "item":
-        with torch.no_grad():
-            member.network.module.bias += mean / member.std
-    return member
-
-
-def _every(member: Any, states: TensorDict) -> Tensor:
-    inputs = {name: states[key] for name, key in STATE.items() if key in member.in_keys}
-    return member.mean + member.std * member.network.module.every(**inputs)
 
 
 # -- what they are worth --------------------------------------------------------------------------
@@ -327,16 +114,19 @@ class Study:
     """Policies of one seed, trained once, that every variant tilts.
 
     Args:
+        variants: what is asked for.
         ratings: the file's.
-        propensity: see :class:`Fits`.
+        propensity: see :class:`~tests.benchmarks.reward_model_fits.Fits`.
         seed: of the run.
     """
 
-    def __init__(self, ratings: Ratings, propensity: Tensor | None, seed: int) -> None:
+    def __init__(
+        self, variants: list[Variant], ratings: Ratings, propensity: Tensor | None, seed: int
+    ) -> None:
         self._ratings = ratings
         self._judge = Judge.of(ratings)
         self._states = state_rows(self._judge.user)
-        self._fits = Fits(ratings, self._states, propensity, seed)
+        self._fits = Fits(variants, ratings, self._judge.user, propensity, seed)
         self._looks: dict[str, list[Tensor]] = {}
         learner = Learner(ratings, seed, TRAINING, REWARD)
         for job in jobs():
@@ -354,7 +144,7 @@ class Study:
 
     def judged(self, variant: Variant) -> tuple[dict[str, float], dict[str, Any]]:
         """Numbers of a variant; and by base and tau the sums of the look that was kept."""
-        predictions, seconds = self._fits.of(variant)
+        predictions = self._fits.of(variant)
         score = predictions.scores(variant.pessimism)
         train, rows = self._ratings.train, self._ratings.judged
         reporting = self._ratings.group[rows.user] >= CHOOSING_GROUPS
@@ -362,7 +152,6 @@ class Study:
         random = rows[reporting]
         alone = _metrics(self._judge.of_ranking(score), REPORTING)
         numbers = {
-            "seconds": seconds,
             "within, own log": explained_within(predictions.own, train.quality, train.user),
             "within, random": explained_within(
                 score[place, rows.item][reporting], random.quality, random.user
@@ -410,6 +199,11 @@ class Record:
         self._kept: dict[str, Any] = {name: {base: [] for base in BASES} for name in names}
         self._plain: dict[str, list[dict[str, float]]] = {base: [] for base in BASES}
 
+    @property
+    def names(self) -> list[str]:
+        """Of the variants."""
+        return list(self._kept)
+
     def add(self, study: Study, said: Callable[[str], None]) -> None:
         """One seed."""
         for base in BASES:
@@ -419,7 +213,7 @@ class Record:
             self._numbers[name].add(**found)
             for base in BASES:
                 kept[base].append(its[base])
-            said(f"{name}: {found['seconds']:.1f} s")
+            said(f"{name}: {found['within, random']:.3f}")
 
     def to_json(self) -> dict[str, Any]:
         """By variant: numbers a seed, and by base the tau and each seed's metrics."""
@@ -443,7 +237,7 @@ def tables(found: Any) -> list[Table]:
             number(fmean(numbers[each])) if name == REFERENCE
             else signed(paired_interval(numbers[each], base[each]))
             for each in ("within, own log", "within, random", f"alone {NDCG}", f"alone {GAUC}")
-        ), f"{fmean(numbers['seconds']):.0f}"])  # fmt: skip
+        )])  # fmt: skip
         row = [name]
         for policy in BASES:
             row.append(f"{one[policy]['tau']:g}")
@@ -464,7 +258,7 @@ def tables(found: Any) -> list[Table]:
     first = Table(
         "The models",
         ["variant", "what", "explained within users, own log", "the same, random ratings",
-         "alone, NDCG@5", "alone, GAUC", "seconds"],
+         "alone, NDCG@5", "alone, GAUC"],
         models,
     )  # fmt: skip
     header = ["variant"]
@@ -489,7 +283,7 @@ def main() -> None:
     record = Record(list(dict.fromkeys([REFERENCE, *names])))
     name = name_of(arguments.ratings.resolve())
     for seed in range(arguments.seeds):
-        study = Study(ratings, propensity, seed)
+        study = Study([VARIANTS[name] for name in record.names], ratings, propensity, seed)
         record.add(study, lambda line, at=seed: print(f"seed {at}, {line}", flush=True))  # noqa: T201
         found = record.to_json()
         write_json(arguments.out / f"{name}.json", found)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torchrl.modules import ProbabilisticActor
 
-from torchrl_drpo.pipeline.objectives.options import ConditionOptions
+from torchrl_drpo.pipeline.objectives.named import find_objective
 from torchrl_drpo.policies.conditioned import make_conditioned_actor
 from torchrl_drpo.policies.tilted import make_tilted_actor
 from torchrl_drpo.reproduction.randomised.judge import NDCG, Judge, Sums, metrics_of
@@ -128,6 +128,7 @@ def _serve(
     if method.kind == "conditioned":
         return make_conditioned_actor(actor, value, away=method.away)
     if method.kind == "conditioned and tilted":
-        guided = make_conditioned_actor(actor, ConditionOptions().guidance)
-        return make_tilted_actor(guided, critic, value)
+        asked = find_objective("conditioned-tilt").condition
+        assert asked is not None
+        return make_tilted_actor(make_conditioned_actor(actor, asked.guidance), critic, value)
     return actor
