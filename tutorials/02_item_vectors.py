@@ -330,7 +330,7 @@ for name in ("BC", "DRPO", "positive-only"):
 # %% [markdown]
 # These intervals are over users of one world, log and initial network. `results/embedding` repeats
 # the comparison with twenty seeds, through the command below, and `results/reproduce` against DRPO
-# and 14 other baselines, in two settings and two mixtures. The order there is uphill,
+# and 15 other baselines, in two settings and two mixtures. The order there is uphill,
 # positive-only, DRPO, BC in all four.
 #
 # Uphill is also ahead of the model that it learned from, which has one source, its slope. The
