@@ -272,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ratings", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("results/reward_model"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="at least 2")
     parser.add_argument("--only", nargs="*", default=[], choices=list(VARIANTS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -287,7 +287,8 @@ def main() -> None:
         record.add(study, lambda line, at=seed: print(f"seed {at}, {line}", flush=True))  # noqa: T201
         found = record.to_json()
         write_json(arguments.out / f"{name}.json", found)
-        write_text(arguments.out / f"{name}.md", page(name, ratings, found, seed + 1))
+        if seed:  # one has no interval
+            write_text(arguments.out / f"{name}.md", page(name, ratings, found, seed + 1))
 
 
 def propensities(path: Path) -> Tensor | None:

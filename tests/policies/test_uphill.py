@@ -134,3 +134,9 @@ def test_numbers_out_of_range_are_refused(actor, critics, step: float) -> None:
         make_uphill_actor(actor, [], typical=0.2)
     with pytest.raises(TypeError, match="make_retrieval_actor"):
         make_uphill_actor(torch.nn.Linear(1, 1), critics, typical=0.2)
+
+
+def test_a_mean_that_moves_is_not_moved_again(actor, critics) -> None:
+    """The first critics would be dropped without a word."""
+    with pytest.raises(ValueError, match="moved by critics already"):
+        make_uphill_actor(make_uphill_actor(actor, critics, typical=0.2), critics, typical=0.2)

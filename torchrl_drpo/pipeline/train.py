@@ -33,6 +33,7 @@ from torchrl_drpo.pipeline.crew import Crew, found_device, torchrun
 from torchrl_drpo.pipeline.following import FINISHED, follow, forget, run_state, word_of
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, Trained
 from torchrl_drpo.pipeline.numbered import Numbering
+from torchrl_drpo.pipeline.objectives.make import check_options
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.reward_model.log_reward import reward_warnings
@@ -109,6 +110,8 @@ def run_train(
     """
     crew = Crew() if crew is None else crew
     config = replace(config, device=found_device(config.device))
+    for name in config.objectives:
+        check_options(name, config.objective(name), config.policy)
     data = SplitLog.open(
         config,
         config.output / "log",

@@ -25,6 +25,7 @@ from torchrl.envs.transforms import Transform
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.functional.checks import check_finite
+from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.served import ServedPolicy, asked_policy, served_actor
 
@@ -68,10 +69,18 @@ def level_edges(quality: Tensor) -> tuple[float, ...]:
 def quality_levels(quality: Tensor, edges: Sequence[float]) -> Tensor:
     """The level of each quality, int64 in ``[0, len(edges)]``.
 
+    Raises:
+        ValueError: for one that is not finite, which has no level (on the CPU: elsewhere looking
+            would wait for the device).
+
     Example:
         >>> quality_levels(torch.tensor([0.1, 0.25, 0.9]), (0.25, 0.5, 0.75))
         tensor([0, 1, 3])
     """
+    if reads_are_free(quality):
+        check_finite("quality", quality)
+    if not quality.is_floating_point():  # whole numbers would round the edges
+        quality = quality.double()
     return torch.bucketize(quality, quality.new_tensor(edges), right=True)
 
 
@@ -109,8 +118,10 @@ class ConditionOnQuality(Transform):
         context_key: NestedKey = ("observation", "context"),
     ) -> None:
         super().__init__()
-        if not edges or any(not a < b for a, b in pairwise(edges)):
-            raise ValueError(f"edges must be increasing numbers, at least one, got {tuple(edges)}")
+        if not edges or any(not a < b for a, b in pairwise((-math.inf, *edges, math.inf))):
+            raise ValueError(
+                f"edges must be increasing finite numbers, at least one, got {tuple(edges)}"
+            )
         if not 0 <= unknown < 1:
             raise ValueError(f"unknown must lie in [0, 1), got {unknown}")
         self.edges, self.unknown = tuple(edges), unknown

@@ -96,7 +96,7 @@ def make_uphill_actor(
 
     Raises:
         TypeError: for an actor of another kind.
-        ValueError: for no critic, or numbers out of range.
+        ValueError: for no critic, numbers out of range, or an actor that is moved uphill already.
 
     Example:
         >>> import torch
@@ -118,5 +118,11 @@ def make_uphill_actor(
         >>> bool((uphill.get_dist(rows).probs == actor.get_dist(rows).probs).all())
         True
     """
+    policy = retrieval_policy(actor)
+    if isinstance(policy, UphillPolicy):
+        raise ValueError(
+            "the actor's mean is moved by critics already; set its policy's uphill_step, or give "
+            "the actor that was trained and all critics together"
+        )
     several = [critics] if isinstance(critics, nn.Module) else list(critics)
-    return retrieval_actor(UphillPolicy(retrieval_policy(actor), several, typical, step))
+    return retrieval_actor(UphillPolicy(policy, several, typical, step))

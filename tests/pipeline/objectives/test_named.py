@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import MISSING, fields
 
 import pytest
@@ -23,7 +24,7 @@ from torchrl_drpo import (
     make_gaussian_actor,
 )
 from torchrl_drpo.pipeline.objectives import options
-from torchrl_drpo.pipeline.objectives.make import MAKERS, make_objective
+from torchrl_drpo.pipeline.objectives.make import MAKERS, check_options, make_objective
 from torchrl_drpo.pipeline.objectives.named import (
     NAMES,
     OBJECTIVES,
@@ -141,16 +142,46 @@ def test_every_name_has_a_maker_and_known_kinds() -> None:
 def test_what_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match=r"no objective 'dprO' .did you mean 'drpo'"):
         find_objective("dprO")
-    with pytest.raises(ValueError, match=r"'drpo' has no option 'kapa' .did you mean 'kappa'"):
+    with pytest.raises(ValueError, match=r"'drpo': no option 'kapa' .did you mean 'kappa'"):
         find_objective("drpo", {"kapa": 1.0})
-    with pytest.raises(ValueError, match="'bc' has no option 'kappa'; there are none"):
+    with pytest.raises(ValueError, match="'bc': no option 'kappa'; there are none"):
         find_objective("bc", {"kappa": 1.0})
     with pytest.raises(ValueError, match=r"kappa must lie in \(0, 1\], got 3"):
         make_objective("drpo", make_catalogue_actor(5), options={"kappa": 3.0})
-    with pytest.raises(ValueError, match=r"'bc-tilt' has no option 'kappa'; there are tau"):
+    with pytest.raises(ValueError, match=r"'bc-tilt': no option 'kappa'; there are tau"):
         find_objective("bc-tilt", {"kappa": 1.0})
     check_fits("bc-tilt", "embedding")
     with pytest.raises(ValueError, match=r"'conditioned-tilt' guides .* kind catalogue, not sem"):
         check_fits("conditioned-tilt", "semantic-id")
     with pytest.raises(ValueError, match=r"'guided' climbs .* kind catalogue, not embedding"):
         check_fits("guided", "embedding")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        *(("bc-tilt", "tau", value) for value in (0.0, -1.0, math.nan, math.inf)),
+        *(("conditioned", "guidance", value) for value in (-0.5, math.nan, math.inf)),
+        *(("conditioned", "unknown", value) for value in (-0.1, 1.0, 2.0, math.nan)),
+    ],
+)
+def test_what_serving_would_refuse_is_refused_before_training(name, option, value) -> None:
+    with pytest.raises(ValueError, match=f"objective '{name}': {option} must .* got {value}"):
+        find_objective(name, {option: value})
+
+
+@pytest.mark.parametrize("policy", ["catalogue", "embedding", "semantic-id"])
+def test_what_a_loss_would_refuse_is_refused_before_training(policy: str) -> None:
+    before = torch.get_rng_state()
+    for name, changes in (
+        ("drpo", {"kappa": 5.0}),
+        ("drpo", {"kappa_bounds": (0.6, 0.9)}),
+        ("drpo-kl", {"temperature": -1.0}),
+        ("awr", {"temperature": 0.0}),
+        ("tapered", {"taper_scale": 0.0}),
+    ):
+        with pytest.raises(ValueError, match=f"objective '{name}': "):
+            check_options(name, find_objective(name, changes), policy)
+    for name in NAMES:  # all are as they should be
+        check_options(name, find_objective(name), policy)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from torchrl_drpo import make_catalogue_actor
 from torchrl_drpo.distributions.code_trie import TrieCategorical
 from torchrl_drpo.policies.listing import PolicyLists
 from torchrl_drpo.policies.semantic_id import make_semantic_id_actor, semantic_id_policy
@@ -142,3 +143,12 @@ def test_codes_and_critic_of_a_state_dict_count() -> None:
 def test_a_critic_of_another_catalogue_is_refused() -> None:
     with pytest.raises(ValueError, match="reads 8 items and the critic 9"):
         make_tilted_semantic_id_actor(random_actor(SHARED), random_critic(9), 0.5)
+
+
+def test_an_actor_that_cannot_be_tilted_is_refused() -> None:
+    critic = random_critic(8)
+    with pytest.raises(TypeError, match="expected an actor of make_semantic_id_actor"):
+        make_tilted_semantic_id_actor(make_catalogue_actor(8, dim=4, history=3), critic, 0.5)
+    tilted = make_tilted_semantic_id_actor(random_actor(SHARED), critic, 0.5)
+    with pytest.raises(ValueError, match="tilted by a critic already"):
+        make_tilted_semantic_id_actor(tilted, critic, 0.5)

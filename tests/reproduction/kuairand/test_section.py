@@ -128,6 +128,7 @@ def test_settings_are_chosen_on_the_tuning_days(options: Options) -> None:
     section = TARGET.section(options, _results(options, tuning=good, test=lured))
     assert "To keep 98% of BC's hits: taper, strength 4 (lift within tabs 1.5" in section.text
     table = {row[0]: row[1] for row in section.tables[3].rows}
+    assert {row[0]: row[1] for row in section.tables[1].rows}["taper, strength 4"] == "100% 98% 90%"
     assert table["taper"] == "4"
     assert table["drpo-q"] == "0.5"
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives.common import LossModule
 
@@ -28,8 +31,8 @@ from torchrl_drpo.pipeline.objectives.options import (
     RepulsiveOptions,
     TaperOptions,
 )
-from torchrl_drpo.policies.catalogue import catalogue_policy
-from torchrl_drpo.policies.gaussian import DiagonalNormal
+from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
+from torchrl_drpo.policies.gaussian import DiagonalNormal, make_gaussian_actor
 from torchrl_drpo.policies.semantic_id import SemanticIDPolicy, semantic_id_policy
 
 if TYPE_CHECKING:
@@ -74,6 +77,35 @@ def make_objective(
         _read_signal(loss, objective)
     loss.over = over
     return loss
+
+
+def check_options(name: str, objective: Objective, policy: str) -> None:
+    """Refuses options that the objective's loss would refuse, before anything is trained.
+
+    Args:
+        name: of the objective, for the message.
+        objective: with its options.
+        policy: the kind of policy that is to be trained.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Example:
+        >>> check_options("drpo", find_objective("drpo", {"kappa": 5.0}), "catalogue")
+        Traceback (most recent call last):
+        ...
+        ValueError: objective 'drpo': kappa must lie in (0, 1], got 5.0
+    """
+    gaussian = policy == "embedding"
+    with torch.random.fork_rng(devices=[]):  # whoever draws next draws as ever
+        small = make_gaussian_actor(1, 1) if gaussian else make_catalogue_actor(2, history=1)
+    try:
+        if objective.climbs:
+            GuidedLoss(small, _NO_MODEL, **asdict(objective.options))
+        else:
+            MAKERS[objective.loss](small, objective.options)
+    except ValueError as error:
+        raise ValueError(f"objective {name!r}: {error}") from None
 
 
 def is_gaussian(actor: ProbabilisticActor) -> bool:
@@ -124,6 +156,9 @@ def _plainly(loss: Callable[..., LossModule]) -> Callable[..., LossModule]:
     """For losses whose arguments bear the options' names."""
     return lambda actor, options: loss(actor, **asdict(options))
 
+
+# What a loss is given for a reward model where only its options are looked at.
+_NO_MODEL = TensorDictModule(nn.Identity(), in_keys=["action"], out_keys=["predicted_reward"])
 
 #: By :attr:`Objective.loss`, what makes the loss of an actor and its options.
 MAKERS: dict[str, Callable[[ProbabilisticActor, Any], LossModule]] = {

@@ -112,7 +112,7 @@ class Objective:
         """The same with other options: of the loss, of the condition, or of the tilt.
 
         Raises:
-            ValueError: for an option that it does not have.
+            ValueError: for an option that it does not have, or a value out of a part's range.
         """
         parts = {"options": self.options, "condition": self.condition, "tilt": self.tilt}
         there = {name: part for name, part in parts.items() if part is not None}
@@ -207,7 +207,7 @@ def find_objective(name: str, options: Mapping[str, Any] | None = None) -> Objec
     try:
         return OBJECTIVES[name].with_options(options or {})
     except ValueError as error:
-        raise ValueError(f"objective {name!r} has {error}") from None
+        raise ValueError(f"objective {name!r}: {error}") from None
 
 
 def check_fits(name: str, policy: str) -> None:

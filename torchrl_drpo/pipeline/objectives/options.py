@@ -6,6 +6,7 @@ the losses, so that an option that is not given is the loss's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -177,6 +178,10 @@ class TiltOptions(ObjectiveOptions):
 
     tau: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.tau is not None and not 0 < self.tau < math.inf:
+            raise ValueError(f"tau must be a finite number above 0, got {self.tau}")
+
 
 @dataclass(frozen=True)
 class ConditionOptions(ObjectiveOptions):
@@ -189,3 +194,9 @@ class ConditionOptions(ObjectiveOptions):
 
     guidance: float = 1.0
     unknown: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be a finite number of at least 0, got {self.guidance}")
+        if not 0 <= self.unknown < 1:
+            raise ValueError(f"unknown must lie in [0, 1), got {self.unknown}")

@@ -31,7 +31,7 @@ from torchrl_drpo.policies.encoders import HistoryEncoder
 from torchrl_drpo.policies.encoders.observations import observation_inputs
 from torchrl_drpo.policies.encoders.reading import item_actor
 from torchrl_drpo.policies.semantic_id.decoders import of_parents
-from torchrl_drpo.policies.semantic_id.policy import SemanticIDPolicy
+from torchrl_drpo.policies.semantic_id.policy import SemanticIDPolicy, semantic_id_policy
 from torchrl_drpo.policies.tilted import Critic, check_same_log
 
 
@@ -214,7 +214,9 @@ def make_tilted_semantic_id_actor(
         The actor, which reads what ``actor`` reads and shares its parameters.
 
     Raises:
-        ValueError: for a tau that is not positive and finite, or a critic of another log.
+        TypeError: for an actor of another kind.
+        ValueError: for a tau that is not positive and finite, a critic of another log, or an actor
+            that is tilted already.
 
     Example:
         >>> from tensordict import TensorDict
@@ -231,7 +233,12 @@ def make_tilted_semantic_id_actor(
         >>> tilted.get_dist(rows).topk(4).values.exp().sum().round(decimals=4)
         tensor(1.)
     """
-    inside = next(each for each in actor.modules() if isinstance(each, SemanticIDPolicy))
+    inside = semantic_id_policy(actor)
+    if isinstance(inside, TiltedSemanticIDPolicy):
+        raise ValueError(
+            "the actor is tilted by a critic already; set its policy's tau, or tilt the actor that "
+            "was trained"
+        )
     columns = range(inside.context_columns)
     names = observation_inputs(inside.encoder.config, columns, inside.num_features)
     keys = dict(zip(names, actor[0].in_keys, strict=True))

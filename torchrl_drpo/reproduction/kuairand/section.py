@@ -47,7 +47,7 @@ def section(options: Options, results: Results) -> Section:
     chosen = {share: choices(tuning, test, share) for share in SHARES}
     tables = [
         all_runs(test, facts),
-        against(test, chosen, AT_SERVING),
+        against(test, chosen),
         dominance(by_within, by_lift),
         chosen_settings(chosen),
     ]

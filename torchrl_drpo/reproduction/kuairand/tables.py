@@ -8,7 +8,7 @@ from typing import Any
 
 from torchrl_drpo.report.formats import plus_minus
 from torchrl_drpo.report.tables import Table
-from torchrl_drpo.reproduction.kuairand.choices import Choice, Choices
+from torchrl_drpo.reproduction.kuairand.choices import Choices
 from torchrl_drpo.reproduction.kuairand.methods import PATHS, label
 from torchrl_drpo.reproduction.kuairand.paths import Key
 from torchrl_drpo.reproduction.kuairand.results import (
@@ -131,13 +131,12 @@ def chosen_settings(chosen: Mapping[float, Choices]) -> Table:
     )
 
 
-def against(runs: Runs, chosen: Mapping[float, Choices], names: tuple[str, ...]) -> Table:
-    """The choices of some paths, less BC and less positive-only, on the test days."""
-    known = [name for name in names if name in next(iter(chosen.values()))]
+def against(runs: Runs, chosen: Mapping[float, Choices]) -> Table:
+    """All choices, less BC and less positive-only, on the test days."""
     policies: dict[Key, list[str]] = {}
     for share, by_path in chosen.items():
-        for choice in (by_path[name] for name in known):
-            if isinstance(choice, Choice):
+        for choice in by_path.values():
+            if choice is not None and choice.key != BC:
                 policies.setdefault(choice.key, []).append(f"{share:.0%}")
     compared = ((HITS, BC), (WITHIN, POSITIVE), (GAUC_WITHIN, BC), (GAUC_WITHIN, POSITIVE))
     columns = (*compared, (LOWEST, BC))
@@ -147,7 +146,7 @@ def against(runs: Runs, chosen: Mapping[float, Choices], names: tuple[str, ...])
             " ".join(shares),
             *(str(difference(runs, key, other, metric).both) for metric, other in columns),
         ]
-        for key, shares in policies.items()
+        for key, shares in sorted(policies.items(), key=lambda item: list(runs).index(item[0]))
     ]
     names_of = {HITS: "hits", WITHIN: "lift within", GAUC_WITHIN: "GAUC within"}
     return Table(
