@@ -55,23 +55,6 @@ def test_a_quality_that_is_not_finite_is_no_level(value: float) -> None:
         ConditionOnQuality((value,))
 
 
-def test_whole_numbers_have_levels_between_edges_that_are_none() -> None:
-    clicks = torch.tensor([0, 1, 2, 1])
-    assert quality_levels(clicks, (0.5, 1.5)).tolist() == [0, 1, 2, 1]
-    assert quality_levels(clicks, level_edges(clicks)).tolist() == [0, 1, 2, 1]
-    found = ConditionOnQuality((0.5,), unknown=0.0)(rows_of(clicks, context=False))
-    assert found["observation", "context"].flatten().tolist() == [0, 1, 1, 1]
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_quality_that_is_not_finite_is_no_level(value: float) -> None:
-    """NaN sorts above every edge: it would be what the policy is asked for."""
-    with pytest.raises(ValueError, match="quality"):
-        ConditionOnQuality()(rows_of(torch.tensor([0.1, value])))
-    with pytest.raises(ValueError, match="edges must be increasing finite numbers"):
-        ConditionOnQuality((value,))
-
-
 def test_rows_of_one_worth_and_of_none_are_refused() -> None:
     with pytest.raises(ValueError, match="all 5 rows have quality 1"):
         level_edges(torch.ones(5))

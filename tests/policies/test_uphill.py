@@ -140,9 +140,3 @@ def test_a_mean_that_moves_is_not_moved_again(actor, critics) -> None:
     """The first critics would be dropped without a word."""
     with pytest.raises(ValueError, match="moved by critics already"):
         make_uphill_actor(make_uphill_actor(actor, critics, typical=0.2), critics, typical=0.2)
-
-
-def test_a_mean_that_moves_is_not_moved_again(actor, critics) -> None:
-    """The first critics would be dropped without a word."""
-    with pytest.raises(ValueError, match="moved by critics already"):
-        make_uphill_actor(make_uphill_actor(actor, critics, typical=0.2), critics, typical=0.2)

@@ -185,33 +185,3 @@ def test_what_a_loss_would_refuse_is_refused_before_training(policy: str) -> Non
     for name in NAMES:  # all are as they should be
         check_options(name, find_objective(name), policy)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize(
-    ("name", "option", "value"),
-    [
-        *(("bc-tilt", "tau", value) for value in (0.0, -1.0, math.nan, math.inf)),
-        *(("conditioned", "guidance", value) for value in (-0.5, math.nan, math.inf)),
-        *(("conditioned", "unknown", value) for value in (-0.1, 1.0, 2.0, math.nan)),
-    ],
-)
-def test_what_serving_would_refuse_is_refused_before_training(name, option, value) -> None:
-    with pytest.raises(ValueError, match=f"objective '{name}': {option} must .* got {value}"):
-        find_objective(name, {option: value})
-
-
-@pytest.mark.parametrize("policy", ["catalogue", "embedding", "semantic-id"])
-def test_what_a_loss_would_refuse_is_refused_before_training(policy: str) -> None:
-    before = torch.get_rng_state()
-    for name, changes in (
-        ("drpo", {"kappa": 5.0}),
-        ("drpo", {"kappa_bounds": (0.6, 0.9)}),
-        ("drpo-kl", {"temperature": -1.0}),
-        ("awr", {"temperature": 0.0}),
-        ("tapered", {"taper_scale": 0.0}),
-    ):
-        with pytest.raises(ValueError, match=f"objective '{name}': "):
-            check_options(name, find_objective(name, changes), policy)
-    for name in NAMES:  # all are as they should be
-        check_options(name, find_objective(name), policy)
-    assert torch.equal(torch.get_rng_state(), before)

@@ -152,12 +152,3 @@ def test_an_actor_that_cannot_be_tilted_is_refused() -> None:
     tilted = make_tilted_semantic_id_actor(random_actor(SHARED), critic, 0.5)
     with pytest.raises(ValueError, match="tilted by a critic already"):
         make_tilted_semantic_id_actor(tilted, critic, 0.5)
-
-
-def test_an_actor_that_cannot_be_tilted_is_refused() -> None:
-    critic = random_critic()
-    with pytest.raises(TypeError, match="expected an actor of make_semantic_id_actor"):
-        make_tilted_semantic_id_actor(make_catalogue_actor(8, dim=4, history=3), critic, 0.5)
-    tilted = make_tilted_semantic_id_actor(random_actor(SHARED), critic, 0.5)
-    with pytest.raises(ValueError, match="tilted by a critic already"):
-        make_tilted_semantic_id_actor(tilted, critic, 0.5)
