@@ -16,7 +16,7 @@ from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.kinds.catalogue import CatalogueTraining
 from torchrl_drpo.pipeline.kinds.embedding import EmbeddingTraining
 from torchrl_drpo.pipeline.reward_model import embedding, fit, folding
-from torchrl_drpo.pipeline.reward_model.folding import names_user
+from torchrl_drpo.pipeline.reward_model.folding import log_folds, names_user
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_warnings
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -173,3 +173,14 @@ def test_the_command_says_it_at_the_terminal_and_in_the_table(
     said = "The reward model explains 1.00% of the variance of rewards that it had not seen, with a"
     assert said in " ".join(capsys.readouterr().out.split())
     assert said in (tmp_path / "table.md").read_text()
+
+
+def test_too_few_users_are_counted_and_what_to_do_is_something_that_can_be_done() -> None:
+    """``drpo train`` has no option for the folds of a catalogue's model."""
+    user = torch.tensor([3, 8, 3, 3])
+    with pytest.raises(ValueError, match=r"3 folds need as many users, .* have 2; ask for obj"):
+        log_folds(4, user, 3)
+    with pytest.raises(ValueError, match=r"5 folds need as many rows, .* have 4; ask for fewer"):
+        log_folds(4, None, 5, remedy="fewer folds, or for ")
+    fold = log_folds(4, user, 2)
+    assert len({*fold[user == 3].tolist()}) == 1

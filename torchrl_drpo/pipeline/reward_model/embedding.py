@@ -20,11 +20,10 @@ from torch import Tensor
 
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
 from torchrl_drpo.pipeline.config.kinds import EmbeddingOptions
-from torchrl_drpo.pipeline.reward_model.folding import fold_groups
+from torchrl_drpo.pipeline.reward_model.folding import fold_groups, log_folds
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.retrieval import VectorRows
-from torchrl_drpo.rewards import assign_folds
 from torchrl_drpo.rewards.bilinear import BilinearReward
 from torchrl_drpo.rewards.explained import explained_variance
 from torchrl_drpo.rewards.uphill import cross_fit_bilinear, out_of_fold, uphill_actions
@@ -98,14 +97,7 @@ def _fit(
 ) -> LogReward:
     train = data.log.split("train")
     user = fold_groups(data)
-    there, what = (len(train), "rows") if user is None else (len(user.unique()), "users")
-    if there < settings.folds:
-        raise ValueError(
-            f"the reward model's {settings.folds} folds need as many {what}, but the training rows "
-            f"have {there}; ask for fewer folds, or for objectives that follow no reward model "
-            "(positive-only, say)"
-        )
-    fold = assign_folds(len(train), settings.folds, group=user)
+    fold = log_folds(len(train), user, settings.folds, remedy="fewer folds, or for ")
     rows = _chosen_rows(data, vectors, fold, settings.max_rows)
     models, state_models = (
         cross_fit_bilinear(

@@ -22,11 +22,11 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 
 from torchrl_drpo.pipeline.artifacts.folder import Artifact, ArtifactError, save_artifact
-from torchrl_drpo.pipeline.reward_model.folding import fold_groups
+from torchrl_drpo.pipeline.reward_model.folding import fold_groups, log_folds
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_columns
 from torchrl_drpo.pipeline.reward_model.make import RewardConfig, RewardShape, reward_regression
 from torchrl_drpo.pipeline.rows import SplitLog
-from torchrl_drpo.rewards import CrossFittedReward, RewardRegression, assign_folds
+from torchrl_drpo.rewards import CrossFittedReward, RewardRegression
 from torchrl_drpo.rewards.catalogue import CatalogueReward
 from torchrl_drpo.rewards.regression import StandardisedReward
 from torchrl_drpo.rewards.towers import state_module, two_tower_module
@@ -103,7 +103,7 @@ class RewardFit:
         settings = self._settings
         train = self._data.log.split("train")
         user = train.column("user") if self._data.log.schema.user is not None else None
-        fold = assign_folds(len(train), settings.folds, group=self._groups, seed=settings.seed)
+        fold = log_folds(len(train), self._groups, settings.folds, seed=settings.seed)
         rows = self._chosen_rows(fold, user)
         group_key = None if user is None else "user"
         models = []

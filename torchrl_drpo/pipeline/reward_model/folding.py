@@ -12,6 +12,35 @@ import torch
 from torch import Tensor
 
 from torchrl_drpo.pipeline.rows import SplitLog
+from torchrl_drpo.rewards import assign_folds
+
+
+def log_folds(
+    count: int, user: Tensor | None, folds: int, *, seed: int = 0, remedy: str = ""
+) -> Tensor:
+    """The fold of each of ``count`` training rows, ``[N]``.
+
+    Args:
+        count: N.
+        user: of each row, as :func:`fold_groups` has it.
+        folds: of the reward model.
+        seed: of the draw.
+        remedy: what else may be asked for where there are too few, for the message.
+
+    Raises:
+        ValueError: for fewer users (or rows, where ``user`` is ``None``) than folds.
+
+    Example:
+        >>> log_folds(4, torch.tensor([3, 8, 3, 3]), 2).bincount().sort().values
+        tensor([1, 3])
+    """
+    there, what = (count, "rows") if user is None else (len(user.unique()), "users")
+    if there < folds:
+        raise ValueError(
+            f"the reward model's {folds} folds need as many {what}, but the training rows have "
+            f"{there}; ask for {remedy}objectives that follow no reward model (positive-only, say)"
+        )
+    return assign_folds(count, folds, group=user, seed=seed)
 
 
 def fold_groups(data: SplitLog) -> Tensor | None:
