@@ -312,8 +312,12 @@ def page(name: str, ratings: Ratings, found: Any, seeds: int) -> str:
         f"ones judge; {facts['choosing_users']} users choose steps and tau, numbers are of the "
         f"other {facts['reporting_users']}. {seeds} seeds, 95% t intervals; of all variants but "
         f"the first, *{REFERENCE}*, the difference to it, paired by seed. Made by "
-        "`tests/benchmarks/reward_model.py`.",
+        "`python -m tests.benchmarks.reward_model`.",
     ]
+    left_out = [each for each in VARIANTS if each not in found["variants"]]
+    lines[-1] += " Each tau is the one that was chosen for the row, so value and order may trade."
+    if left_out:
+        lines[-1] += f" Not run: {'; '.join(left_out)}."
     for table in tables(found):
         lines += ["", f"## {table.title}", "", table.to_markdown()]
     return "\n".join(lines) + "\n"
