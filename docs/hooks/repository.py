@@ -2,7 +2,7 @@
 
 A page takes a file in with a comment of its own line::
 
-    <!-- include: results/kuairand/table.md -->
+    <!-- include: results/reward_model/coat.md -->
 
 Its first heading is left out, for the page has one; the others go one level down where a heading
 stands above it, and its links go where they went. Links from

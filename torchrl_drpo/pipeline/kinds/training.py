@@ -92,7 +92,8 @@ def followed(
         if not config.are_usual:
             raise
         left = tuple(name for name in config.objectives if name not in following)
-        return None, left, [f"{', '.join(following)}: left out. {error}."]
+        why = str(error)
+        return None, left, [f"{', '.join(following)}: left out. {why[0].upper()}{why[1:]}."]
     return reward, config.objectives, []
 
 
