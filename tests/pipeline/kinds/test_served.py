@@ -121,7 +121,10 @@ def test_an_exported_graph_gives_the_same_lists(trained, tmp_path: Path) -> None
 
 def test_a_tilt_is_among_what_is_trained_where_nobody_says(log: Path, tmp_path: Path) -> None:
     results = run_train(config(log, tmp_path, objectives=(), steps=20))
-    assert list(results.checkpoints) == ["bc", "drpo", "positive-only", "bc-tilt"]
+    usual = ["bc", "drpo", "positive-only", "bc-tilt", "conditioned-tilt"]
+    assert list(results.checkpoints) == usual
+    whole = config(log, tmp_path, objectives=(), train_places="all")
+    assert list(whole.objectives) == usual[:-1]  # a level belongs to a row
     assert not results.notes
 
 
@@ -137,7 +140,7 @@ def test_it_is_left_out_of_these_where_the_model_knows_nothing(
     noise += [str(tmp_path / "schema.json"), "--output", str(tmp_path / "run"), "--steps", "20"]
     assert cli.main(noise) == 0
     said = capsys.readouterr().out
-    assert "bc-tilt: left out. " in said
+    assert "bc-tilt, conditioned-tilt: left out. " in said
     assert not (tmp_path / "run" / "bc-tilt").exists()
     assert cli.main([*noise, "--objectives", "bc", "bc-tilt"]) == 2  # who asks is told
     assert "explains nothing" in capsys.readouterr().err

@@ -214,7 +214,7 @@ KINDS: dict[str, PolicyKind] = {
             CatalogueOptions,
             f"{_KINDS}.catalogue:CatalogueTraining",
             f"{_KINDS}.served:make_served_actor",
-            objectives=("bc", "drpo", "positive-only", "bc-tilt"),
+            objectives=("bc", "drpo", "positive-only", "bc-tilt", "conditioned-tilt"),
         ),
         PolicyKind(
             "embedding",

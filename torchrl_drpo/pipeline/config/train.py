@@ -38,8 +38,8 @@ class TrainConfig(LogConfig):
         policy: {kinds}
         objectives: what to train, by name, of {names}; random and popularity are always in the
             table. Of these, {modelled} first fit a reward model to the training rows. By default
-            {usual}; of a policy over item numbers bc-tilt, too, which is left out where the reward
-            model has nothing to say.
+            {usual}; of a policy over item numbers bc-tilt and conditioned-tilt, too, which are left
+            out where the reward model has nothing to say.
         set: options of objectives, each NAME.OPTION=VALUE: drpo.kappa=0.2 drpo.weighting=uniform;
             tilt and condition stand for all objectives that have such a part (tilt.tau=0.1).
         seeds: runs of each objective.
@@ -92,7 +92,7 @@ class TrainConfig(LogConfig):
         if self.policy not in KINDS:
             raise ValueError(f"policy must be among {', '.join(KINDS)}, got {self.policy!r}")
         if not self.objectives:
-            object.__setattr__(self, "objectives", KINDS[self.policy].objectives)
+            object.__setattr__(self, "objectives", self._usual)
         if self.set:
             given = merged(self.options, assigned(self.set, self.objectives))
             object.__setattr__(self, "options", given)
@@ -169,7 +169,15 @@ class TrainConfig(LogConfig):
     @property
     def are_usual(self) -> bool:
         """Whether the objectives are those that are trained where nobody says."""
-        return self.objectives == KINDS[self.policy].objectives
+        return self.objectives == self._usual
+
+    @property
+    def _usual(self) -> tuple[str, ...]:
+        """What is trained where nobody says: of places all at once, nothing that reads levels."""
+        usual = KINDS[self.policy].objectives
+        if self.train_places == "last":
+            return usual
+        return tuple(name for name in usual if find_objective(name).condition is None)
 
     @property
     def every_seed(self) -> range:

@@ -43,7 +43,7 @@ _KNOBS: dict[str, tuple[str, type | UnionType, str]] = {
     "guidance": (
         "condition",
         ConditionedPolicy,
-        "policies that are conditioned on quality (of the objectives conditioned and conditioned-tilt)",
+        "policies that are conditioned on quality (of conditioned and conditioned-tilt)",
     ),
 }
 
