@@ -19,7 +19,12 @@ from torchrl_drpo.policies import catalogue_policy
 
 V, K, SLATES = 12, 3, 400
 GOOD = torch.arange(4)  # items that earn something
-NAMES = [name for name, found in OBJECTIVES.items() if not found.follows_model]
+#: Those that a slate can follow, each once: what conditions or tilts a policy is no loss of its own.
+NAMES = [
+    name
+    for name, found in OBJECTIVES.items()
+    if not found.follows_model and found.condition is None
+]
 
 
 def log(seed: int = 0) -> TensorDict:
