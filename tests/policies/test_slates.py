@@ -19,7 +19,7 @@ from torchrl_drpo.policies import catalogue_policy
 
 V, K, SLATES = 12, 3, 400
 GOOD = torch.arange(4)  # items that earn something
-#: Those that a slate can follow, each once: what conditions or tilts a policy is no loss of its own.
+#: Those that a slate can follow: what conditions or tilts a policy is no loss of its own.
 NAMES = [
     name
     for name, found in OBJECTIVES.items()
