@@ -246,5 +246,6 @@ def make_conditioned_actor(
         >>> actor(rows)["action"].shape
         torch.Size([1])
     """
-    policy = ConditionedPolicy(asked_policy(actor), guidance, best=best, away=away)
-    return served_actor(policy, actor)
+    inside = asked_policy(actor)
+    policy = ConditionedPolicy(inside, guidance, best=best, away=away)
+    return served_actor(policy, actor, inside)

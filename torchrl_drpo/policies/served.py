@@ -7,7 +7,8 @@ indices, top-k, propensities and export see one more policy over items, and are 
 
 from __future__ import annotations
 
-from tensordict import NestedKey
+from typing import Any
+
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
@@ -15,17 +16,48 @@ from torchrl_drpo.distributions import CatalogueCategorical
 from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.encoders import HistoryEncoder
 from torchrl_drpo.policies.encoders.observations import observation_inputs
-from torchrl_drpo.policies.encoders.reading import item_actor
+from torchrl_drpo.policies.encoders.reading import HistoryReader, item_actor
 
 
-class ServedPolicy(nn.Module):
+class AskingPolicy(HistoryReader):
+    """What a policy that asks another one has of it, and passes on as it is.
+
+    Attributes:
+        policy: that is asked; its parameters are shared.
+    """
+
+    policy: Any
+
+    @property
+    def encoder(self) -> HistoryEncoder:
+        """What reads histories."""
+        return self.policy.encoder
+
+    @property
+    def context_columns(self) -> int:
+        """Number of context columns that it reads."""
+        return self.policy.context_columns
+
+    @property
+    def temperature(self) -> float:
+        """Divides the logits."""
+        return self.policy.temperature
+
+    @property
+    def bias(self) -> Tensor | None:
+        """One score an item, before the temperature, ``[V]``."""
+        return self.policy.bias
+
+    def embed(self, item: Tensor) -> Tensor:
+        """What a history's items say, ``[*, D]``."""
+        return self.policy.embed(item)
+
+
+class ServedPolicy(AskingPolicy):
     """A policy inside that is asked, and what is made of its answer.
 
     Args:
         policy: the trained one, or one that is itself served otherwise; not copied.
-
-    Attributes:
-        policy: the same.
 
     Raises:
         ValueError: for a policy whose item table is shared out among ranks.
@@ -45,57 +77,9 @@ class ServedPolicy(nn.Module):
         """Size V of the catalogue."""
         return self.policy.num_items
 
-    @property
-    def encoder(self) -> HistoryEncoder:
-        """What reads histories."""
-        return self.policy.encoder
-
-    @property
-    def context_columns(self) -> int:
-        """Number of context columns that it reads."""
-        return self.policy.context_columns
-
-    @property
-    def num_features(self) -> int:
-        """Number of numeric features that it reads."""
-        return self.policy.num_features
-
-    @property
-    def temperature(self) -> float:
-        """Divides the logits."""
-        return self.policy.temperature
-
-    @property
-    def bias(self) -> Tensor | None:
-        """One score an item, before the temperature, ``[V]``."""
-        return self.policy.bias
-
     def item_vectors(self) -> Tensor:
         """What states are multiplied with, ``[V, D]``, differentiable."""
         return self.policy.item_vectors()
-
-    def embed(self, item: Tensor) -> Tensor:
-        """What a history's items say, ``[*, D]``."""
-        return self.policy.embed(item)
-
-    def usual_features(self) -> Tensor | None:
-        """What to give for features that are not known ``[F]``."""
-        return self.policy.usual_features()
-
-    def usual_feedback(self) -> Tensor | None:
-        """What to give for a past row of unknown quality ``[1]``."""
-        return self.policy.usual_feedback()
-
-    def forward(
-        self,
-        history: Tensor,
-        context: Tensor | None = None,
-        features: Tensor | None = None,
-        times: Tensor | None = None,
-        feedback: Tensor | None = None,
-    ) -> Tensor:
-        """The state ``[*B, D]``; see :meth:`HistoryReader.forward` for the arguments."""
-        return self.policy(history, context, features, times, feedback)
 
     def distribution(self, hidden: Tensor) -> CatalogueCategorical:
         """The policy at states ``hidden [*B, D]``, over the item table as it is now."""
@@ -116,15 +100,18 @@ def asked_policy(actor: nn.Module) -> CataloguePolicy | ServedPolicy:
     raise TypeError(f"expected an actor over item numbers, got {type(actor).__name__}")
 
 
-def served_actor(policy: ServedPolicy, actor: ProbabilisticActor) -> ProbabilisticActor:
-    """An actor of ``policy``, which reads rows where ``actor``, whose policy is inside, does."""
-    columns = range(policy.context_columns)
-    return item_actor(policy, columns, policy.num_features, **keys_of(actor))
+def served_actor(
+    policy: AskingPolicy, actor: ProbabilisticActor, inside: HistoryReader
+) -> ProbabilisticActor:
+    """An actor of ``policy``, which reads rows where ``actor`` does.
 
-
-def keys_of(actor: ProbabilisticActor) -> dict[str, NestedKey]:
-    """Where an actor over item numbers finds what it reads, by the names of the arguments."""
-    asked = asked_policy(actor)
-    columns = range(asked.context_columns)
-    names = observation_inputs(asked.encoder.config, columns, asked.num_features)
-    return dict(zip(names, actor[0].in_keys, strict=True))
+    Args:
+        policy: that is to be served.
+        actor: of the policy that it asks.
+        inside: that one.
+    """
+    read = observation_inputs(
+        inside.encoder.config, range(inside.context_columns), inside.num_features
+    )
+    keys = dict(zip(read, actor[0].in_keys, strict=True))  # where the actor has each
+    return item_actor(policy, range(policy.context_columns), policy.num_features, **keys)

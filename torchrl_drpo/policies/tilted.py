@@ -19,7 +19,7 @@ Notation   B batch shape, V items, D width of the policy's states, K of the crit
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.functional.checks import check_positive
 from torchrl_drpo.policies.catalogue import CataloguePolicy
-from torchrl_drpo.policies.served import ServedPolicy, asked_policy, served_actor
+from torchrl_drpo.policies.served import AskingPolicy, ServedPolicy, asked_policy, served_actor
 
 
 class Critic(Protocol):
@@ -72,33 +72,32 @@ class Critic(Protocol):
         ...
 
 
-def check_same_log(num_items: int, policy: Any, critic: Critic) -> None:
-    """Raises ``ValueError`` for a critic that reads other rows than a policy does."""
-    for name, mine, its in (
-        ("items", num_items, critic.num_items),
-        ("context columns", policy.context_columns, critic.context_columns),
-        ("numeric features", policy.num_features, critic.num_features),
-    ):
-        if mine != its:
-            raise ValueError(
-                f"the policy reads {mine} {name} and the critic {its}; fit the critic to the log "
-                "that the policy was trained on"
-            )
-
-
-class TiltedPolicy(ServedPolicy):
-    """A catalogue policy times the exponential of a critic; see :func:`make_tilted_actor`.
+class CriticTilt(AskingPolicy):
+    """A policy and, beside it, a critic that tilts it: states, and the temperature of the tilt.
 
     Attributes:
-        policy: that is tilted.
         critic: that tilts it.
-        tau: above 0; it may be set at any time, and states do not depend on it: only item vectors
-            and their bias do.
+        tau: above 0; it may be set at any time, and states do not depend on it.
     """
 
-    def __init__(self, policy: CataloguePolicy | ServedPolicy, critic: Critic, tau: float) -> None:
-        super().__init__(policy)
-        check_same_log(self.num_items, self, critic)
+    critic: Critic
+
+    def tilt(self, num_items: int, critic: Critic, tau: float) -> None:
+        """Takes a critic.
+
+        Raises:
+            ValueError: for one that reads other rows than the policy does, or a tau out of range.
+        """
+        for name, mine, its in (
+            ("items", num_items, critic.num_items),
+            ("context columns", self.context_columns, critic.context_columns),
+            ("numeric features", self.num_features, critic.num_features),
+        ):
+            if mine != its:
+                raise ValueError(
+                    f"the policy reads {mine} {name} and the critic {its}; fit the critic to the "
+                    "log that the policy was trained on"
+                )
         self.critic = critic
         self.tau = tau
 
@@ -112,24 +111,6 @@ class TiltedPolicy(ServedPolicy):
         check_positive("tau", value)
         self._tau = float(value)
 
-    @property
-    def temperature(self) -> float:
-        """1: the policy's own is in the item vectors, where it does not divide the critic."""
-        return 1.0
-
-    @property
-    def bias(self) -> Tensor:
-        """``b / T + b' / tau``, ``[V]``."""
-        tilt = self.critic.item_bias() / self.tau
-        return (
-            tilt if self.policy.bias is None else self.policy.bias / self.policy.temperature + tilt
-        )
-
-    def item_vectors(self) -> Tensor:
-        """``[E / T; e / tau]``, ``[V, D + K]``; made anew at each call."""
-        own = self.policy.item_vectors() / self.policy.temperature
-        return torch.cat([own, self.critic.item_vectors() / self.tau], -1)
-
     def forward(
         self,
         history: Tensor,
@@ -141,6 +122,34 @@ class TiltedPolicy(ServedPolicy):
         """States ``[*B, D + K]``: the policy's and, beside it, the critic's."""
         own = self.policy(history, context, features, times, feedback)
         return torch.cat([own, self.critic.queries(history, context, features)], -1)
+
+
+class TiltedPolicy(CriticTilt, ServedPolicy):
+    """A catalogue policy times the exponential of a critic; see :func:`make_tilted_actor`.
+
+    Only item vectors and their bias depend on tau.
+    """
+
+    def __init__(self, policy: CataloguePolicy | ServedPolicy, critic: Critic, tau: float) -> None:
+        super().__init__(policy)
+        self.tilt(self.num_items, critic, tau)
+
+    @property
+    def temperature(self) -> float:
+        """1: the policy's own is in the item vectors, where it does not divide the critic."""
+        return 1.0
+
+    @property
+    def bias(self) -> Tensor:
+        """``b / T + b' / tau``, ``[V]``."""
+        own, temperature = self.policy.bias, self.policy.temperature
+        tilt = self.critic.item_bias() / self.tau
+        return tilt if own is None else own / temperature + tilt
+
+    def item_vectors(self) -> Tensor:
+        """``[E / T; e / tau]``, ``[V, D + K]``; made anew at each call."""
+        own = self.policy.item_vectors() / self.policy.temperature
+        return torch.cat([own, self.critic.item_vectors() / self.tau], -1)
 
 
 def make_tilted_actor(actor: ProbabilisticActor, critic: Critic, tau: float) -> ProbabilisticActor:
@@ -179,7 +188,8 @@ def make_tilted_actor(actor: ProbabilisticActor, critic: Critic, tau: float) -> 
         tensor([1.], grad_fn=<RoundBackward1>)
         >>> tilted_policy(tilted).tau = 0.05
     """
-    return served_actor(TiltedPolicy(asked_policy(actor), critic, tau), actor)
+    inside = asked_policy(actor)
+    return served_actor(TiltedPolicy(inside, critic, tau), actor, inside)
 
 
 def tilted_policy(actor: ProbabilisticActor) -> TiltedPolicy:

@@ -24,15 +24,12 @@ import torch
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
-from torchrl_drpo.distributions.code_trie import CodeTrie, TrieCategorical
+from torchrl_drpo.distributions.code_trie import CodeTrie
 from torchrl_drpo.distributions.code_trie.decoder import CodeDecoder
-from torchrl_drpo.functional.checks import check_positive
-from torchrl_drpo.policies.encoders import HistoryEncoder
-from torchrl_drpo.policies.encoders.observations import observation_inputs
-from torchrl_drpo.policies.encoders.reading import item_actor
 from torchrl_drpo.policies.semantic_id.decoders import of_parents
 from torchrl_drpo.policies.semantic_id.policy import SemanticIDPolicy, semantic_id_policy
-from torchrl_drpo.policies.tilted import Critic, check_same_log
+from torchrl_drpo.policies.served import served_actor
+from torchrl_drpo.policies.tilted import Critic, CriticTilt
 
 
 class _Memory(NamedTuple):
@@ -51,16 +48,16 @@ class TiltedDecoder(nn.Module):
         trie: the whole catalogue's semantic IDs.
         critic: of the same catalogue.
         dim: width D of the decoder's states; the queries lie behind them.
+
+    Attributes:
         scale: what the critic's worth is multiplied with.
     """
 
-    def __init__(
-        self, decoder: CodeDecoder, trie: CodeTrie, critic: Critic, dim: int, scale: float
-    ) -> None:
+    def __init__(self, decoder: CodeDecoder, trie: CodeTrie, critic: Critic, dim: int) -> None:
         super().__init__()
         # All three belong to the policy that is tilted, and are saved and moved there.
         self._parts = decoder, trie, critic
-        self.dim, self.scale = dim, scale
+        self.dim, self.scale = dim, 1.0
         self.refresh()
 
     def refresh(self) -> None:
@@ -123,36 +120,19 @@ def _of_nodes(trie: CodeTrie, critic: Critic) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-class TiltedSemanticIDPolicy(SemanticIDPolicy):
+class TiltedSemanticIDPolicy(CriticTilt, SemanticIDPolicy):
     """A policy over semantic IDs times the exponential of a critic.
 
-    See :func:`make_tilted_semantic_id_actor`.
-
-    Attributes:
-        policy: that is tilted; not copied.
-        critic: that tilts it.
+    See :func:`make_tilted_semantic_id_actor`. Only the logits of codes depend on tau.
     """
 
     def __init__(self, policy: SemanticIDPolicy, critic: Critic, tau: float) -> None:
         nn.Module.__init__(self)  # everything is that policy's
-        check_same_log(policy.trie.num_items, policy, critic)
-        check_positive("tau", tau)
-        self.policy, self.critic, self._tau = policy, critic, float(tau)
+        self.policy = policy
+        self.tilt(policy.trie.num_items, critic, tau)
         dim = policy.code_vectors[0].shape[1]
-        scale = policy.temperature / tau  # logits are divided by the temperature, the worth not
-        self.tilted = TiltedDecoder(policy.decoder, policy.trie, critic, dim, scale)
+        self.tilted = TiltedDecoder(policy.decoder, policy.trie, critic, dim)
         self.register_load_state_dict_post_hook(lambda module, _: module.tilted.refresh())
-
-    @property
-    def tau(self) -> float:
-        """Temperature of the tilt, in units of the reward."""
-        return self._tau
-
-    @tau.setter
-    def tau(self, value: float) -> None:
-        check_positive("tau", value)
-        self._tau = float(value)
-        self.tilted.scale = self.policy.temperature / self._tau
 
     @property
     def trie(self) -> CodeTrie:
@@ -160,44 +140,11 @@ class TiltedSemanticIDPolicy(SemanticIDPolicy):
         return self.policy.trie
 
     @property
-    def encoder(self) -> HistoryEncoder:
-        """What reads histories."""
-        return self.policy.encoder
-
-    @property
     def decoder(self) -> TiltedDecoder:
         """From a state, the critic's query and a prefix to the logits of the next code."""
+        # Logits are divided by the temperature, what the critic adds to them is not to be.
+        self.tilted.scale = self.temperature / self.tau
         return self.tilted
-
-    @property
-    def bias(self) -> Tensor | None:
-        """One logit an item among those of its semantic ID, ``[V]``."""
-        return self.policy.bias
-
-    @property
-    def temperature(self) -> float:
-        """Divides the logits."""
-        return self.policy.temperature
-
-    def embed(self, item: Tensor) -> Tensor:
-        """What a history's items say, ``[*, D]``."""
-        return self.policy.embed(item)
-
-    def forward(
-        self,
-        history: Tensor,
-        context: Tensor | None = None,
-        features: Tensor | None = None,
-        times: Tensor | None = None,
-        feedback: Tensor | None = None,
-    ) -> Tensor:
-        """States and, beside them, the critic's queries, ``[*B, D + K]``."""
-        own = self.policy(history, context, features, times, feedback)
-        return torch.cat([own, self.critic.queries(history, context, features)], -1)
-
-    def distribution(self, hidden: Tensor) -> TrieCategorical:
-        """The policy at states and queries ``hidden [*B, D + K]``."""
-        return TrieCategorical(hidden, self.decoder, self.trie, self.bias, self.temperature)
 
 
 def make_tilted_semantic_id_actor(
@@ -239,8 +186,4 @@ def make_tilted_semantic_id_actor(
             "the actor is tilted by a critic already; set its policy's tau, or tilt the actor that "
             "was trained"
         )
-    columns = range(inside.context_columns)
-    names = observation_inputs(inside.encoder.config, columns, inside.num_features)
-    keys = dict(zip(names, actor[0].in_keys, strict=True))
-    policy = TiltedSemanticIDPolicy(inside, critic, tau)
-    return item_actor(policy, columns, inside.num_features, **keys)
+    return served_actor(TiltedSemanticIDPolicy(inside, critic, tau), actor, inside)
