@@ -114,6 +114,20 @@ def test_search_draws_and_lists_are_of_one_distribution() -> None:
     assert set(some.indices.flatten().tolist()) == {1, 4, 6}
 
 
+def test_an_exported_graph_gives_the_same_lists() -> None:
+    actor, critic, rows = random_actor(SHARED), random_critic(8), some_rows(8)
+    tilted = make_tilted_semantic_id_actor(actor, critic, 0.5)
+    semantic_id_policy(tilted).tau = 0.3
+    lists = PolicyLists(semantic_id_policy(tilted), 4, beam=8).eval()
+    history = {"history": rows["observation", "history"]}
+    with torch.no_grad():
+        graph = torch.export.export(lists, (), history).module()
+    found = tilted.get_dist(rows).topk(4, beam=8)
+    items, log_probs = graph(**history)
+    assert torch.equal(items, found.indices)
+    torch.testing.assert_close(log_probs, found.values)
+
+
 def test_a_large_tau_leaves_the_policy() -> None:
     actor, critic, rows = random_actor(SHARED), random_critic(8), some_rows(8)
     tilted = make_tilted_semantic_id_actor(actor, critic, 0.5)

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.distributions.code_trie import CodeTrie
-from torchrl_drpo.distributions.code_trie.decoder import CodeDecoder
 from torchrl_drpo.policies.semantic_id.decoders import of_parents
 from torchrl_drpo.policies.semantic_id.policy import SemanticIDPolicy, semantic_id_policy
 from torchrl_drpo.policies.served import served_actor
@@ -44,52 +43,47 @@ class TiltedDecoder(nn.Module):
     """Raises the logits of codes by what the critic says of the items behind them.
 
     Args:
-        decoder: whose logits.
-        trie: the whole catalogue's semantic IDs.
-        critic: of the same catalogue.
-        dim: width D of the decoder's states; the queries lie behind them.
-
-    Attributes:
-        scale: what the critic's worth is multiplied with.
+        policy: whose codes these are; it has the decoder, the trie, the critic and tau, which are
+            saved and moved there.
     """
 
-    def __init__(self, decoder: CodeDecoder, trie: CodeTrie, critic: Critic, dim: int) -> None:
+    def __init__(self, policy: TiltedSemanticIDPolicy) -> None:
         super().__init__()
-        # All three belong to the policy that is tilted, and are saved and moved there.
-        self._parts = decoder, trie, critic
-        self.dim, self.scale = dim, 1.0
+        self._policy = (policy,)  # no module of this one's
         self.refresh()
 
     def refresh(self) -> None:
         """Takes the worth of prefixes anew, of codes or a critic that were loaded since."""
-        _, trie, critic = self._parts
-        for level, (vectors, bias) in enumerate(_of_nodes(trie, critic)):
+        tilted = self._policy[0]
+        for level, (vectors, bias) in enumerate(_of_nodes(tilted.trie, tilted.critic)):
             self.register_buffer(f"vectors_{level}", vectors, persistent=False)
             self.register_buffer(f"bias_{level}", bias, persistent=False)
 
     def start(self, hidden: Tensor) -> _Memory:
         """The memory of one empty prefix a row, of states and queries ``[N, D + K]``."""
+        inside = self._policy[0].policy
+        dim = inside.code_vectors[0].shape[1]
         node = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
-        own = self._parts[0].start(hidden[:, : self.dim])
-        return _Memory(own, hidden[:, self.dim :], node)
+        return _Memory(inside.decoder.start(hidden[:, :dim]), hidden[:, dim:], node)
 
     def logits(self, memory: _Memory, level: int) -> Tensor:
         """Scores of the codes of a level, ``[N, P, C]``; right where a code may follow."""
-        decoder, trie, _ = self._parts
-        children = trie.children_of(memory.node, level)
-        own = decoder.logits(memory.inner, level)
+        tilted = self._policy[0]
+        children = tilted.trie.children_of(memory.node, level)
+        own = tilted.policy.decoder.logits(memory.inner, level)
         own = own.expand(*memory.node.shape, own.shape[-1])
-        worth = self._worth(memory.query, children.node, level) * self.scale
+        # Logits are divided by the temperature, what the critic adds to them is not to be.
+        worth = self._worth(memory.query, children.node, level) * (tilted.temperature / tilted.tau)
         return own.scatter_add(-1, children.code, torch.where(children.valid, worth, 0.0).to(own))
 
     def advance(self, memory: _Memory, parent: Tensor, code: Tensor, level: int) -> _Memory:
         """The memory after prefixes went on; see :class:`CodeDecoder`."""
-        decoder, trie, _ = self._parts
-        children = trie.children_of(of_parents(memory.node, parent), level)
+        tilted = self._policy[0]
+        children = tilted.trie.children_of(of_parents(memory.node, parent), level)
         there = (children.code == code.unsqueeze(-1)) & children.valid
         place = there.to(torch.uint8).argmax(-1, keepdim=True)
         node = children.node.gather(-1, place).squeeze(-1)
-        own = decoder.advance(memory.inner, parent, code, level)
+        own = tilted.policy.decoder.advance(memory.inner, parent, code, level)
         return _Memory(own, memory.query, node)
 
     def _worth(self, query: Tensor, node: Tensor, level: int) -> Tensor:
@@ -130,8 +124,7 @@ class TiltedSemanticIDPolicy(CriticTilt, SemanticIDPolicy):
         nn.Module.__init__(self)  # everything is that policy's
         self.policy = policy
         self.tilt(policy.trie.num_items, critic, tau)
-        dim = policy.code_vectors[0].shape[1]
-        self.tilted = TiltedDecoder(policy.decoder, policy.trie, critic, dim)
+        self.tilted = TiltedDecoder(self)
         self.register_load_state_dict_post_hook(lambda module, _: module.tilted.refresh())
 
     @property
@@ -142,8 +135,6 @@ class TiltedSemanticIDPolicy(CriticTilt, SemanticIDPolicy):
     @property
     def decoder(self) -> TiltedDecoder:
         """From a state, the critic's query and a prefix to the logits of the next code."""
-        # Logits are divided by the temperature, what the critic adds to them is not to be.
-        self.tilted.scale = self.temperature / self.tau
         return self.tilted
 
 
