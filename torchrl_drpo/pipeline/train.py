@@ -36,7 +36,7 @@ from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.make import check_options
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.results import TrainResults
-from torchrl_drpo.pipeline.reward_model.log_reward import reward_warnings
+from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_warnings
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import (
@@ -164,14 +164,19 @@ def run_train(
         values=None if judge is None else ValueColumns(judge.of_log(), values),
         notes=tuple(training.notes),
     )
-    write_json(config.output / "results.json", results.to_json())
-    table = results.table()
-    notes = [*training.notes]
-    notes += [] if reward is None else [reward.describe(), *reward.warnings]
-    said = " ".join((*data.parts.sentences, *data.parts.warnings))
-    paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
-    write_text(config.output / "table.md", "\n\n".join(paragraphs) + "\n")
+    _write(results, config.output, reward)
     return results
+
+
+def _write(results: TrainResults, folder: Path, reward: LogReward | None) -> None:
+    """Writes ``results.json`` and ``table.md``."""
+    write_json(folder / "results.json", results.to_json())
+    table = results.table()
+    notes = [*results.notes]
+    notes += [] if reward is None else [reward.describe(), *reward.warnings]
+    said = " ".join((*results.parts.sentences, *results.parts.warnings))
+    paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
+    write_text(folder / "table.md", "\n\n".join(paragraphs) + "\n")
 
 
 def _check_quality(config: TrainConfig, data: SplitLog) -> None:
