@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.benchmarks.reward_model_fits import Fits, Variant
+from tests.benchmarks.reward_model.fits import Fits, Variant
 from torchrl_drpo.evaluation.statistics import mean_interval, paired_interval
 from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.policies.encoders import EncoderConfig
@@ -116,7 +116,7 @@ class Study:
     Args:
         variants: what is asked for.
         ratings: the file's.
-        propensity: see :class:`~tests.benchmarks.reward_model_fits.Fits`.
+        propensity: see :class:`~tests.benchmarks.reward_model.fits.Fits`.
         seed: of the run.
     """
 
