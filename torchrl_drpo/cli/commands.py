@@ -56,6 +56,11 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.pipeline.config.train:TrainConfig",
         "torchrl_drpo.pipeline.train:command",
     ),
+    "report": Command(
+        "draw the page of a finished run again, or compare several runs on one page",
+        "torchrl_drpo.pipeline.config.report:ReportConfig",
+        "torchrl_drpo.pipeline.page.command:command",
+    ),
     "evaluate": Command(
         "evaluate a trained policy on the last days of a log",
         "torchrl_drpo.pipeline.config.serve:EvaluateConfig",

@@ -120,6 +120,16 @@ class PartFacts:
         """All of it as JSON data."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PartFacts:
+        """The facts that :meth:`to_json` gave.
+
+        Raises:
+            KeyError, TypeError: for what is not such data.
+        """
+        train, test = (PartCounts(**data[name]) for name in ("train", "test"))
+        return cls(**{**data, "train": train, "test": test})
+
     @property
     def sentences(self) -> tuple[str, ...]:
         """What is learned from and what is judged by, a line each."""

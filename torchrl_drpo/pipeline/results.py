@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class TrainResults:
         reward_model: how good the log's reward model is, where an objective followed one.
         values: what the policies would have earned, where the log has propensities.
         notes: what else there is to say of the policies, in sentences.
+        further: what else the page of a run shows, as JSON data; see
+            :func:`~torchrl_drpo.pipeline.page.measured.measured`.
     """
 
     summary: dict[str, dict[str, Interval]]
@@ -49,6 +51,7 @@ class TrainResults:
     reward_model: dict[str, Any] | None = None
     values: ValueColumns | None = None
     notes: tuple[str, ...] = ()
+    further: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON data; what is not a number is ``null``, an infinity ``"inf"``."""
@@ -69,7 +72,38 @@ class TrainResults:
                 method: [report.metrics_json(seed) for seed in seeds]
                 for method, seeds in self.runs.items()
             },
+            "notes": list(self.notes),
+            **self.further,
         }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], folder: Path) -> TrainResults:
+        """The results that :meth:`to_json` gave, of a run that lies in ``folder``.
+
+        Raises:
+            ValueError: for data of another version.
+            KeyError, TypeError: for what is not such data.
+        """
+        if data["version"] != RESULTS_VERSION:
+            raise ValueError(f"version must be {RESULTS_VERSION}, got {data['version']!r}")
+        values = data.get("off_policy")
+        further = ("log", "mean_quality", "held_out_rows", "reward_calibration", "contexts")
+        return cls(
+            summary=report.summary_from_json(data["summary"]),
+            runs={
+                method: [report.metrics_from_json(seed) for seed in seeds]
+                for method, seeds in data["runs"].items()
+            },
+            data=data["data"],
+            config=data["config"],
+            k=data["config"]["ks"][-1],
+            checkpoints={name: folder / name for name in data["config"]["objectives"]},
+            parts=PartFacts.from_json(data["parts"]),
+            reward_model=data.get("reward_model"),
+            values=values and ValueColumns(values["logging_policy"], values["runs"]),
+            notes=tuple(data.get("notes", ())),
+            further={name: data[name] for name in further if name in data},
+        )
 
     def table(self, *, upright: bool = False) -> Table:
         """The table; see :func:`~torchrl_drpo.pipeline.table.table`."""

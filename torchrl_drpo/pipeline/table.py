@@ -148,6 +148,23 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     }
 
 
+def summary_from_json(summary: Mapping[str, Any]) -> dict[str, dict[str, Interval]]:
+    """The summary that :func:`summary_json` was given.
+
+    Example:
+        >>> summary = {"bc": {"mrr": Interval(0.5, 0.1, 3)}}
+        >>> summary_from_json(summary_json(summary)) == summary
+        True
+    """
+    return {
+        method: {
+            name: Interval(number_from(each["mean"]), number_from(each["half_width"]), each["runs"])
+            for name, each in values.items()
+        }
+        for method, values in summary.items()
+    }
+
+
 def metrics_json(metrics: Metrics) -> dict[str, float | str | None]:
     """Metrics as strict JSON data, which :func:`metrics_from_json` reads; see :func:`number`."""
     return {name: number(value) for name, value in metrics.items()}
@@ -160,7 +177,7 @@ def metrics_from_json(metrics: Mapping[str, float | str | None]) -> dict[str, fl
         >>> metrics_from_json({"lift": "inf", "gauc": None, "hr": 0.5})
         {'lift': inf, 'gauc': nan, 'hr': 0.5}
     """
-    return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
+    return {name: number_from(value) for name, value in metrics.items()}
 
 
 def number(value: float) -> float | str | None:
@@ -175,6 +192,11 @@ def number(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else str(value)
+
+
+def number_from(value: float | str | None) -> float:
+    """The number that :func:`number` was given."""
+    return math.nan if value is None else float(value)
 
 
 def _cell(values: Mapping[str, Interval], name: str) -> str:

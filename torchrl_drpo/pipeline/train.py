@@ -1,9 +1,9 @@
 """``drpo train``: a log to policies, their offline table, checkpoints and item indices.
 
 Everything lands in one folder: the converted log, one JSON a finished run, one checkpoint an
-objective (of the first seed), ``results.json`` and ``table.md``; and, under ``reward/``, the
-reward model of the log where an objective follows one. A command that is killed and given again
-goes on where it stopped.
+objective (of the first seed), ``results.json``, ``table.md`` and ``report.html``; and, under
+``reward/``, the reward model of the log where an objective follows one. A command that is killed
+and given again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, Train
 from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.make import check_options
 from torchrl_drpo.pipeline.objectives.named import following_model
+from torchrl_drpo.pipeline.page.command import page_beside
+from torchrl_drpo.pipeline.page.measured import context_rates, measured
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_warnings
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -85,6 +87,9 @@ def command(config: TrainConfig) -> None:
     for objective, folder in results.checkpoints.items():
         say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
     say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
+    page = config.output / "report.html"
+    if page.exists():
+        say(f"page: {page}")
 
 
 def _quiet(name: str, step: int, steps: int) -> None:
@@ -102,7 +107,8 @@ def run_train(
         crew: the ranks that train along, which wait in :func:`~.following.follow`.
 
     Returns:
-        The results, which also lie in ``config.output`` as ``results.json`` and ``table.md``.
+        The results, which also lie in ``config.output`` as ``results.json``, ``table.md`` and a
+        page.
 
     Raises:
         ValueError: for a log, schema or setting that cannot be used; nothing that lay in the
@@ -132,10 +138,11 @@ def run_train(
         data.held_out.action,
         data.num_items,
     )
-    runs, widths = {}, {}
+    runs, widths, contexts = {}, {}, {}
     for name, scores in baselines.items():
         metrics, widths[name] = _metrics(scores, data, config)
         runs[name] = [metrics]
+        contexts[name] = [context_rates(scores, data, config)]
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
     for objective in training.objectives:
@@ -145,6 +152,7 @@ def run_train(
         ]
         runs[objective] = [report.metrics_from_json(run["metrics"]) for run in found]
         widths[objective] = report.metrics_from_json(found[0].get("half_widths", {}))
+        contexts[objective] = [run.get("contexts") for run in found]
         if judge is not None:
             values[objective] = [run["off_policy"] for run in found]
     results = TrainResults(
@@ -163,13 +171,14 @@ def run_train(
         reward_model=None if reward is None else reward.facts,
         values=None if judge is None else ValueColumns(judge.of_log(), values),
         notes=tuple(training.notes),
+        further=measured(data, config, reward, contexts),
     )
     _write(results, config.output, reward)
     return results
 
 
 def _write(results: TrainResults, folder: Path, reward: LogReward | None) -> None:
-    """Writes ``results.json`` and ``table.md``."""
+    """Writes ``results.json``, ``table.md`` and, last, ``report.html`` of what lies there then."""
     write_json(folder / "results.json", results.to_json())
     table = results.table()
     notes = [*results.notes]
@@ -177,6 +186,7 @@ def _write(results: TrainResults, folder: Path, reward: LogReward | None) -> Non
     said = " ".join((*results.parts.sentences, *results.parts.warnings))
     paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
     write_text(folder / "table.md", "\n\n".join(paragraphs) + "\n")
+    page_beside(folder)
 
 
 def _check_quality(config: TrainConfig, data: SplitLog) -> None:
@@ -254,6 +264,9 @@ def _finished_run(
     }
     if half_widths:
         run["half_widths"] = report.metrics_json(half_widths)
+    rates = context_rates(scores, data, config)
+    if rates is not None:
+        run["contexts"] = rates
     if judge is not None:
         run["off_policy"] = judge.of(trained.actor)
     if following_model([objective]) and training.reward is not None:

@@ -1,0 +1,1 @@
+"""The page of a run: what ``drpo train`` found, drawn from what lies in its folder."""

@@ -1,0 +1,55 @@
+"""``drpo report``: the page of a run from its folder, and one page that compares several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchrl_drpo.files import write_text
+from torchrl_drpo.pipeline.config.report import PAGE, ReportConfig
+from torchrl_drpo.pipeline.page.compare import comparison_page, rows_differ
+from torchrl_drpo.pipeline.page.folder import read_run
+from torchrl_drpo.pipeline.page.sections import GENERATOR, run_page
+from torchrl_drpo.pipeline.terminal import note, say
+
+
+def command(config: ReportConfig) -> None:
+    """``drpo report``."""
+    runs = [read_run(folder) for folder in config.runs]
+    if config.page.is_dir():
+        raise ValueError(f"--output must be a file, and {config.page} is a folder")
+    for run in runs:
+        for line in run.lost:
+            note(line)
+    if len(runs) == 1:
+        write_text(config.page, run_page(runs[0]))
+    else:
+        warning = rows_differ(runs)
+        if warning:
+            note(warning)
+        write_text(config.page, comparison_page(runs))
+    say(f"page: {config.page}")
+
+
+def page_beside(folder: Path) -> None:
+    """Writes a finished run's page into its folder; where it cannot be drawn, says so.
+
+    A page is drawn from numbers that are written already, and what hinders it (no matplotlib, a
+    full disk, a fault of ours) is no reason to end the command that found them. An older page would
+    show other numbers, and does not stay.
+    """
+    path = folder / PAGE
+    try:
+        write_text(path, run_page(read_run(folder)))
+    except Exception as error:
+        note(f"{path} was not drawn ({type(error).__name__}: {error}); nothing else is lost")
+        if _is_page(path):
+            path.unlink()
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page that this package wrote."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return GENERATOR in file.read(2_000)
+    except OSError:
+        return False
