@@ -87,7 +87,7 @@ class TrainResults:
         if data["version"] != RESULTS_VERSION:
             raise ValueError(f"version must be {RESULTS_VERSION}, got {data['version']!r}")
         values = data.get("off_policy")
-        further = ("log", "mean_quality", "held_out_rows", "reward_calibration", "contexts")
+        further = ("log", "mean_quality", "days", "held_out_rows", "reward_calibration", "contexts")
         return cls(
             summary=report.summary_from_json(data["summary"]),
             runs={

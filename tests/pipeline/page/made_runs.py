@@ -53,6 +53,7 @@ REWARD = {
 FURTHER = {
     "log": {"logs": "my logs/log.parquet", "dataset": None, "root": None},
     "mean_quality": {"train": 0.4875, "test": 0.4625},
+    "days": ["2022-04-25", "2022-05-08"],
     "held_out_rows": "a" * 64,
     "contexts": CONTEXTS,
     "reward_calibration": CALIBRATION,

@@ -60,6 +60,7 @@ def test_the_numbers_are_those_of_the_results(folder: Path) -> None:
     assert [row["logged"] for row in bins] == ["0.2125", "0.7875"]
     assert bins[1]["± (95%)"] == "-"
     assert "40 rows (2.6%) of 4 items that training never showed" in page.text
+    assert "2022-04-25 to 2022-05-08" in page.text
     assert "It explains 31.0% (standard error 2.0%)" in page.text
 
 

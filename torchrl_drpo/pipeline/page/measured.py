@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ CONTEXTS_SHOWN = 12
 #: Bins of the calibration, each of about as many rows.
 BINS = 10
 _ROWS_AT_A_TIME = 1 << 16
+#: The year 10000 in seconds, where dates of four digits end.
+_LAST_SECOND = 253_402_300_800
 
 #: Hit rates of one policy by ``best 0``, ``worst 0``, ``best 1``, ...: rows of the contexts.
 Rates = dict[str, float]
@@ -132,6 +135,11 @@ def measured(
         "mean_quality": {"train": _mean(train), "test": _mean(test)},
         "held_out_rows": held_out_fingerprint(data),
     }
+    if data.log.schema.time is not None:
+        ends = [end.item() / data.log.ticks_per_second for end in data.log.column("time").aminmax()]
+        # Steps that are merely counted (a simulator's) may be no dates.
+        if all(0 <= end < _LAST_SECOND for end in ends):
+            found["days"] = [str(datetime.fromtimestamp(end, timezone.utc).date()) for end in ends]
     if reward is not None:
         group = data.log.split("train").column("user") if data.held_out.has_users else None
         predicted = reward.columns["predicted_reward"].cpu()

@@ -89,8 +89,8 @@ def log_facts(run: Run) -> list[tuple[str, str]]:
     if data.get("users"):
         facts.append(("users", f"{data['users']:,}"))
     facts.append(("items", f"{data['items']:,}"))
-    days = [data.get(name) for name in ("first_day", "last_day")]
-    if all(days):
+    days = run.further("days")
+    if days:
         facts.append(("days", f"{days[0]} to {days[1]}"))
     if data.get("duplicates"):
         facts.append(("exact duplicates left out", f"{data['duplicates']:,}"))
