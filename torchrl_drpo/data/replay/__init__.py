@@ -8,9 +8,10 @@ with warnings.catch_warnings():  # TorchRL's collectors warn about themselves wh
 
 from .buffer import RecReplayBuffer
 from .slates import slate_rows
+from .source import BufferSource
 from .windows import WindowUnit
 
-__all__ = ["RecReplayBuffer", "WindowUnit", "slate_rows"]
+__all__ = ["BufferSource", "RecReplayBuffer", "WindowUnit", "slate_rows"]
 
 # By name, as TorchRL's own registry does it: the named logs stand above this package.
 register_dataset("rec", "torchrl_drpo.data.datasets:load_log", replace=True)
