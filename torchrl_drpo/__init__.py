@@ -9,6 +9,7 @@ Public names are imported when they are first asked for: TorchRL takes seconds t
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -62,7 +63,17 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
+    _register_logs()
     return value
+
+
+def _register_logs() -> None:
+    """Lets TorchRL find ``"rec:..."`` data sets; TorchRL knows of no entry points for them."""
+    if "torchrl.data" in sys.modules:  # it takes seconds, and who loads no data needs none of it
+        importlib.import_module("torchrl_drpo.data.registry")
+
+
+_register_logs()
 
 
 def __dir__() -> list[str]:
