@@ -160,13 +160,12 @@ assert QUICK or (ends["online"] > ends["log alone"]).all()
 
 # %% [markdown]
 # From 300 rows DRPO takes little: it ends near the log's own mean, and how far above or below it
-# depends on which 300 rows they were, as the wide band says. About one row in ten was meant for its
-# user at all, and 900 further steps on them do not help. Served rows do: the reward rises with every
-# seed, most in the first half, when the logged rows leave the batches, and it still rises at the
-# end. The band narrows, since whoever serves sees new users of the same world, whatever its log was.
+# depends on which 300 rows they were, as the wide band says. About one row in ten was not random,
+# and 900 further steps on the log do not help. Served rows do: the reward rises with every seed,
+# most in the first half, and still rises at the end. The band narrows: new users come from one
+# world, whatever the log was.
 #
-# It rises slowly. The policy explores with its own sigma alone, nearly all that it shows is like
-# what it knows, and DRPO keeps the best of that; 300 users for every three steps is much.
+# It is not cheap: 300 users for every three steps are 90,000 in all.
 #
 # The same trainer takes any environment of TorchRL. What has to agree are the entries of logged
 # and served rows: a simulated log has those of its environment, a published one with `columns=()`
