@@ -193,5 +193,5 @@ assert (ends["soft filter"] > ends["BC"]).all()
 # %% [markdown]
 # The soft filter is far above BC, which imitates the random rows with the others, and on average a
 # little below DRPO, which leaves most rows out altogether and adapts how many; their bands overlap.
-# Ten lines are a fair baseline; what `DRPOLoss` adds is a filter that moves, and no work on the rows
-# that it drops.
+# Ten lines are a fair baseline; what `DRPOLoss` adds is a filter that moves, and no work on the
+# rows that it drops.
