@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 CALLED = {"PIL": "pillow", "markdown_it": "markdown-it-py", "faiss": "faiss-cpu"}
 OURS = {"torchrl_drpo", "torchrl_drpo_kernels"}
 #: Offered where a user has them: their absence is caught, and said by name.
-WHERE_PRESENT = {"pandas", "polars", "datasets", "fsspec", "py4j"}
+WHERE_PRESENT = {"pandas", "polars", "datasets", "fsspec", "py4j", "hydra"}
 #: Extras of the developers, which no user has.
 DEVELOPERS = {"test", "docs", "dev"}
 

@@ -9,6 +9,7 @@ Public names are imported when they are first asked for: TorchRL takes seconds t
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -48,9 +49,10 @@ _HOME = {
         "make_slate_actor",
     ),
     "torchrl_drpo.policies.decoding": ("FaissDecoder", "MIPSDecoder"),
-    "torchrl_drpo.data": ("LogSchema", "QuantileSampler", "RecReplayBuffer"),
+    "torchrl_drpo.data": ("BufferSource", "LogSchema", "QuantileSampler", "RecReplayBuffer"),
     "torchrl_drpo.rewards": ("CrossFittedReward",),
     "torchrl_drpo.envs": ("RecSimEnv",),
+    "torchrl_drpo.pipeline.drpo_trainer": ("DRPOTrainer", "DRPOTrainerConfig"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -62,7 +64,17 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
+    _register_logs()
     return value
+
+
+def _register_logs() -> None:
+    """Lets TorchRL find ``"rec:..."`` data sets; TorchRL knows of no entry points for them."""
+    if "torchrl.data" in sys.modules:  # it takes seconds, and who loads no data needs none of it
+        importlib.import_module("torchrl_drpo.data.registry")
+
+
+_register_logs()
 
 
 def __dir__() -> list[str]:
@@ -70,6 +82,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # what type checkers and editors read instead
+    from torchrl_drpo.data import BufferSource as BufferSource
     from torchrl_drpo.data import LogSchema as LogSchema
     from torchrl_drpo.data import QuantileSampler as QuantileSampler
     from torchrl_drpo.data import RecReplayBuffer as RecReplayBuffer
@@ -102,6 +115,8 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from torchrl_drpo.objectives import GuidedLoss as GuidedLoss
     from torchrl_drpo.objectives import RepulsiveLoss as RepulsiveLoss
     from torchrl_drpo.objectives import TOPRLoss as TOPRLoss
+    from torchrl_drpo.pipeline.drpo_trainer import DRPOTrainer as DRPOTrainer
+    from torchrl_drpo.pipeline.drpo_trainer import DRPOTrainerConfig as DRPOTrainerConfig
     from torchrl_drpo.policies import EncoderConfig as EncoderConfig
     from torchrl_drpo.policies import make_catalogue_actor as make_catalogue_actor
     from torchrl_drpo.policies import make_gaussian_actor as make_gaussian_actor

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import pandas as pd
@@ -124,6 +126,18 @@ def test_named_logs_start_offline_to_online_training(real_logs):
     assert len(mixed) == 100_004 + 50
 
 
+def test_a_published_log_shows_the_columns_that_online_rows_have(real_logs):
+    mixed = OfflineToOnlineReplayBuffer(
+        "rec:movielens", root=real_logs / "movielens_latest_small", history=5, batch_size=32,
+        online_capacity=100, columns=("user",),
+    )  # fmt: skip
+    whole = mixed.offline_buffer[:50]
+    online = whole.select("observation", "action", "next", "user")
+    assert set(whole.keys()) > set(online.keys())
+    mixed.extend(online)
+    assert set(mixed.sample().keys(True)) == set(online.keys(True))
+
+
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_a_simulated_log_is_joined_by_a_collectors_rows(by_hand):
     with warnings.catch_warnings():
@@ -151,6 +165,17 @@ def test_a_simulated_log_is_joined_by_a_collectors_rows(by_hand):
     )
     assert (offline, online) == (16, 16)
     assert torch.isfinite(DRPOLoss(actor)(sample)["loss_actor"])
+
+
+def test_whoever_imports_a_loss_can_name_a_log():
+    code = (
+        "from torchrl_drpo import DRPOLoss; from torchrl.data.datasets import load_dataset; "
+        "print(len(load_dataset('rec:recsim-medium', rows=50, batch_size=8)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split()[-1:] == ["50"], done.stderr
 
 
 def test_published_csv_files_read_like_their_parquet(real_logs, tmp_path):

@@ -10,11 +10,13 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import Tensor, nn
+from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
 import torchrl_drpo as drpo
+from torchrl_drpo.data import BufferSource
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
 
 Actor = ProbabilisticTensorDictSequential
@@ -56,6 +58,17 @@ ACTORS: dict[str, Callable[[], Actor]] = {
     "categorical": categorical_actor,
     "catalogue": catalogue_actor,
 }
+
+
+def offline_source(data: TensorDict) -> BufferSource:
+    """Batches of these rows, as large as they are, for TorchRL's Trainer."""
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(len(data)),
+        sampler=SamplerWithoutReplacement(),
+        batch_size=len(data),
+    )
+    buffer.extend(data)
+    return BufferSource(buffer)
 
 
 def is_discrete(actor: Actor) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from tests.objectives.cases import (
     gaussian_actor,
     gradients,
     make,
+    offline_source,
     run,
     total,
 )
@@ -193,32 +193,12 @@ def test_vmap_over_batches(name: str, training: bool):
     torch.testing.assert_close(found, torch.stack([twin(rows)["loss_actor"] for rows in data]))
 
 
-class OneBatch:
-    """An offline source for TorchRL's Trainer."""
-
-    init_random_frames = 0
-
-    def __init__(self, data: TensorDict) -> None:
-        self.data = data
-
-    def __iter__(self) -> Iterator[TensorDict]:
-        while True:
-            yield self.data
-
-    def shutdown(self) -> None: ...
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None: ...
-    def update_policy_weights_(self) -> None: ...
-
-
 @every_loss
 def test_torchrls_trainer_trains_it(name: str, tmp_path: Path):
     loss, data = make(name), batch(gaussian_actor(), N)
     before = {name: p.clone() for name, p in loss.named_parameters()}
     trainer = Trainer(
-        collector=OneBatch(data),
+        collector=offline_source(data),
         total_frames=3 * N,
         frame_skip=1,
         optim_steps_per_batch=2,

@@ -16,8 +16,13 @@ from torchrl.modules import ProbabilisticActor
 
 import torchrl_drpo as drpo
 from tests.objectives.by_hand import advantage, log_prob
-from tests.objectives.cases import ACTORS, batch, categorical_actor, gaussian_actor
-from tests.objectives.test_modules import OneBatch
+from tests.objectives.cases import (
+    ACTORS,
+    batch,
+    categorical_actor,
+    gaussian_actor,
+    offline_source,
+)
 from torchrl_drpo.functional.diagnostics import gaussian_score
 from torchrl_drpo.objectives import PhantomGradientMonitor
 
@@ -163,7 +168,7 @@ def test_it_hooks_into_torchrls_trainer():
             logged.setdefault(name, []).append(torch.as_tensor(value).item())
 
     trainer = Trainer(
-        collector=OneBatch(data),
+        collector=offline_source(data),
         total_frames=4 * N,
         frame_skip=1,
         optim_steps_per_batch=2,

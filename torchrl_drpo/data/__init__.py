@@ -28,7 +28,7 @@ _HOME = {
     "conversion": ("convert_log",),
     "datasets": ("load_log",),
     "draft": ("Draft", "draft_schema"),
-    "replay": ("RecReplayBuffer", "WindowUnit", "slate_rows"),
+    "replay": ("BufferSource", "RecReplayBuffer", "WindowUnit", "slate_rows"),
     "samplers": ("QuantileSampler", "TrajectorySampler"),
     "schema": (
         "EventValues",
@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # what type checkers and editors read instead
     from .datasets import load_log as load_log
     from .draft import Draft as Draft
     from .draft import draft_schema as draft_schema
+    from .replay import BufferSource as BufferSource
     from .replay import RecReplayBuffer as RecReplayBuffer
     from .replay import WindowUnit as WindowUnit
     from .replay import slate_rows as slate_rows

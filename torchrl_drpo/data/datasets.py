@@ -1,13 +1,14 @@
 """Named logs: ``load_dataset("rec:kuairand-pure", root=...)`` through TorchRL's registry.
 
-Importing :class:`~torchrl_drpo.data.RecReplayBuffer` or :func:`load_log` registers the prefix
-``rec``. Published logs are read from a local folder in the formats in which they are published
-(nothing is downloaded); simulated ones are made on the spot. They work wherever TorchRL takes a
-data set, as in
+The prefix ``rec`` is registered by any public name of this package that needs TorchRL, and by
+``import torchrl_drpo`` itself where TorchRL's data were imported before. Published logs are read
+from a local folder in the formats in which they are published (nothing is downloaded); simulated
+ones are made on the spot. They work wherever TorchRL takes a data set, as in
 ``OfflineToOnlineReplayBuffer("rec:movielens", root=..., batch_size=256, online_capacity=10_000)``.
 TorchRL concatenates offline and online rows, so both need the same entries. A simulated log has
-those of its environment and no others; what a collector adds (``loc``, ``scale``, ``collector``) is
-left out by TorchRL's ``OfflineToOnlineTrainer`` and its hook, or by ``rows.select(...)``.
+those of its environment and no others, and a published one with ``columns=()`` the transitions
+alone; what a collector adds (``loc``, ``scale``, ``collector``) is left out by TorchRL's
+``OfflineToOnlineTrainer`` and its hook, or by ``rows.select(...)``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def load_log(name: str, root: Path | str | None = None, **options: Any) -> RecRe
             if one is given.
         **options: for a published log ``converted`` (folder for the converted log), ``campaign``
             and ``behavior_policy`` (open-bandit), ``category`` (amazon-sid) and the options of
-            :meth:`RecReplayBuffer.from_parquet`, such as ``test_days`` and ``history``; for a
+            :meth:`RecReplayBuffer.from_parquet`, such as ``test_days``, ``history`` and ``columns``
+            (all by default); for a
             simulated one ``rows`` (3,000), ``seed`` (0), ``setting`` ("table") and ``columns``:
             what to keep beside the transitions, of ``"item"``, ``"component"``,
             ``"latent_reward"`` and ``"propensity"`` (a second per 3,000 rows). Both take

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -128,6 +129,15 @@ class RecSimEnv(EnvBase):
         if self._generator is not None and self._generator.device != self.device:
             self._generator = None
         return env
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """As any module's; nothing to do for an empty one.
+
+        Such is what TorchRL's collectors save of an environment; a world is made of its seed.
+        """
+        if not state_dict:
+            return None
+        return super().load_state_dict(state_dict, *args, **options)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
         state = self.world.draw_states(*self.batch_size, generator=self._stream)

@@ -3,12 +3,17 @@
 It is TorchRL's parts joined together: a replay buffer with its own generator, a LossModule, a
 torch optimiser, TorchRL loggers. Nothing is read back from the device between two log lines. A run
 that is killed resumes from its last checkpoint and ends with the same parameters, bit for bit.
+
+In TorchRL's own ``Trainer`` the same run is :class:`~torchrl_drpo.DRPOTrainer`. This loop, which
+the commands use, does not stand on it: TorchRL's reads the gradient's norm back at every step,
+counts frames where a run is a number of steps, knows of no ranks that share a batch, and writes a
+folder without digests where a run here is one sealed file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,12 +123,8 @@ class OfflineTrainer:
         self.extra_state = extra_state or {}
         self.step = 0
         self.history = History()
-        parameters = [p for p in loss_module.parameters() if p.requires_grad]
-        if not parameters:
-            raise ValueError(f"{type(loss_module).__name__} has no parameter that requires grad")
-        self.parameters = parameters
-        kind = torch.optim.AdamW if config.weight_decay > 0 else torch.optim.Adam
-        self.optimizer = kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizer = make_optimizer(loss_module, config)
+        self.parameters = parameters = self.optimizer.param_groups[0]["params"]
         self._team = None if mesh is None else _team(mesh, loss_module, buffer, parameters)
         self._forward = loss_module if self._team is None else self._team.forward
         if self._team is not None and self._team.ranks.rank > 0:
@@ -218,16 +219,7 @@ class OfflineTrainer:
                 f"training checkpoint of version {state.get('version')}, this release reads "
                 f"version {CHECKPOINT_VERSION}; train anew or use the release that wrote it"
             )
-        same = {"steps", "log_every", "evaluate_every", "checkpoint_every"}  # may be changed
-        if self.config.decay != "constant":  # the rate of every step depends on the last one
-            same.remove("steps")
-        for name, value in asdict(self.config).items():
-            before = state["config"].get(name, getattr(TrainerConfig, name))  # it may be older
-            if name not in same and before != value:
-                raise ValueError(
-                    f"the checkpoint was written with {name}={before!r}, this run "
-                    f"has {value!r}; resume with the same value or choose another folder"
-                )
+        check_same_run(state["config"], self.config)
         self.step = state["step"]
         self.loss_module.load_state_dict(state["loss_module"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -266,6 +258,37 @@ class OfflineTrainer:
                 f"{path} is not a readable training checkpoint ({error}); delete it to start anew"
             ) from error
         self.load_state_dict(state)
+
+
+def make_optimizer(loss_module: LossModule, config: TrainerConfig) -> torch.optim.Optimizer:
+    """Adam over what a loss trains, with decoupled weight decay where there is any.
+
+    Raises:
+        ValueError: if nothing requires a gradient.
+    """
+    parameters = [p for p in loss_module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"{type(loss_module).__name__} has no parameter that requires grad")
+    kind = torch.optim.AdamW if config.weight_decay > 0 else torch.optim.Adam
+    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def check_same_run(saved: Mapping[str, Any], config: TrainerConfig) -> None:
+    """Checks that a checkpoint's numbers are those of the run that resumes it.
+
+    Raises:
+        ValueError: names the first that is not.
+    """
+    free = {"steps", "log_every", "evaluate_every", "checkpoint_every"}  # may be changed
+    if config.decay != "constant":  # the rate of every step depends on the last one
+        free.remove("steps")
+    for name, value in asdict(config).items():
+        before = saved.get(name, getattr(TrainerConfig, name))  # it may be older
+        if name not in free and before != value:
+            raise ValueError(
+                f"the checkpoint was written with {name}={before!r}, this run "
+                f"has {value!r}; resume with the same value or choose another folder"
+            )
 
 
 def _total_loss(out: TensorDictBase) -> Tensor:

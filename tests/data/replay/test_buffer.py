@@ -298,3 +298,20 @@ def test_a_converted_log_opens_again(frame, parquet, tmp_path):
     assert again[0]["observation", "history"].shape == (3,)
     with pytest.raises(ValueError, match="history must be 0 or more"):
         RecReplayBuffer.open(tmp_path / "log", history=-1)
+
+
+def test_samples_hold_the_columns_that_were_asked_for():
+    frame = pd.DataFrame({"u": [1, 1, 2], "i": [5, 6, 5], "t": [1, 2, 3], "y": [1.0, 0.0, 1.0]})
+    schema = LogSchema(user="u", item="i", time="t", quality="y")
+    log = RecReplayBuffer.from_pandas(frame, schema, history=2, batch_size=4)
+    transitions = {"observation", "action", "next", "index"}
+    assert {*transitions, "user", "time"} <= set(log.sample().keys())
+    for columns, expected in (((), transitions), (("user",), {*transitions, "user"})):
+        chosen = RecReplayBuffer.from_pandas(
+            frame, schema, history=2, batch_size=4, columns=columns
+        )
+        assert set(chosen.sample().keys()) == expected
+        assert set(chosen.sample(return_info=True)[0].keys()) == expected
+        assert chosen[:].keys() == log[:].keys()
+    with pytest.raises(ValueError, match=r"no column 'users' .* it has \['.*'user'"):
+        RecReplayBuffer.from_pandas(frame, schema, columns=("users",))

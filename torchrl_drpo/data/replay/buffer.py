@@ -23,6 +23,9 @@ from .sequences import SequenceStorage, together
 from .storage import LogStorage
 from .ted import store_ted
 
+#: What samples hold whatever columns they are asked for: what losses and critics read.
+_TRANSITION = ("observation", "action", "next")
+
 
 class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
     """A recommendation log as a TorchRL replay buffer, memory-mapped and read-only.
@@ -66,6 +69,7 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
         next_observation: bool = False,
         sample_index: bool = True,
         history_columns: Sequence[str] = (),
+        columns: Sequence[str] | None = None,
         **buffer_options: Any,
     ) -> None:
         if history < 0:
@@ -74,6 +78,7 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
         self._options = {
             "history": history, "next_observation": next_observation, "sample_index": sample_index,
             "history_columns": tuple(history_columns),
+            "columns": None if columns is None else tuple(columns),
         }  # fmt: skip
         if part is not None:
             self._check_part(part)
@@ -84,6 +89,7 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
         super().__init__(storage=storage, writer=ImmutableDatasetWriter(), **buffer_options)
         # An explicit size prevails, as documented; OfflineToOnlineReplayBuffer always gives one.
         self._warned_batch_size_conflict = True
+        self._check_columns(columns or ())
 
     @classmethod
     def from_parquet(
@@ -133,8 +139,10 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
                 ``history_columns=("time", "feedback")`` adds when the rows of a history happened
                 and what they were worth, ``("observation", "history_time")`` (int64 ticks) and
                 ``("observation", "history_feedback")`` (float32), each ``[B, L]``;
-                ``sample_index=False`` leaves ``"index"`` out of samples, so that they can be
-                joined with an online buffer's; and those of TorchRL's ``TensorDictReplayBuffer``:
+                ``columns=("user", "propensity")`` names what samples hold beside observation,
+                action and what came next, ``columns=()`` nothing (all by default), and
+                ``sample_index=False`` leaves ``"index"`` out of them, so that they can be joined
+                with an online buffer's; and those of TorchRL's ``TensorDictReplayBuffer``:
                 ``batch_size``, ``sampler``, ``sample_unit``, ``transform``, ``generator``,
                 ``prefetch``, ...
 
@@ -275,8 +283,11 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
     def sample(self, *args: Any, **options: Any) -> Any:
         """See TorchRL's ``TensorDictReplayBuffer.sample``."""
         found = super().sample(*args, **options)
+        rows = found[0] if isinstance(found, tuple) else found
         if not self._options["sample_index"]:
-            (found[0] if isinstance(found, tuple) else found).pop("index", None)
+            rows.pop("index", None)
+        if (columns := self._options["columns"]) is not None:
+            rows.select(*_TRANSITION, *columns, "index", strict=False, inplace=True)
         return found
 
     def __getitem__(self, index: Any) -> Any:
@@ -288,6 +299,14 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
         if isinstance(index, slice | Tensor) or index is Ellipsis:
             index = row_positions(index, len(self))
         return super().__getitem__(index)
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        known = sorted({*self[:1].keys()} - {*_TRANSITION}) if columns else []
+        for key in columns:
+            if key not in known:
+                raise ValueError(
+                    f"this log has no column {key!r} beside its transitions; it has {known}"
+                )
 
     def _check_part(self, part: str) -> None:
         rows = self._log.store.part(part)

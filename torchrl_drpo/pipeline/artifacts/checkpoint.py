@@ -193,10 +193,10 @@ class PolicyCheckpoint:
             window[0, -recent.numel() :] = recent
         return window
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
+    def save(self, directory: str | os.PathLike[str], *, index: bool = True) -> Path:
         """Writes the checkpoint and, under ``index/``, its item index; replaces an older one.
 
-        A policy over semantic IDs has no index.
+        A policy over semantic IDs has no index, nor is one written with ``index=False``.
 
         The index is for services that retrieve with another program: item vectors and raw ids,
         ready for inner products. It holds the item table a second time; nothing here reads it, and
@@ -227,7 +227,7 @@ class PolicyCheckpoint:
         )
         # Last: after a kill in between, the manifest says that the older policy is gone, and
         # neither run counts as finished.
-        if self.has_index:
+        if index and self.has_index:
             self.index().save(directory / "index")
         return directory
 

@@ -16,6 +16,7 @@ EXTRAS = {
     "faiss": "drpo recommend --index",
     "onnx": "drpo export --formats onnx",
     "llm": "language models as heads of generative policies",
+    "hub": "policies from and to the Hugging Face Hub",
     "ray": "conversion on a Ray cluster",
     "spark": "conversion on a Spark cluster",
 }
