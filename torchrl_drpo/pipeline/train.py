@@ -28,6 +28,7 @@ from torchrl_drpo.pipeline import table as report
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_fingerprint
 from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
 from torchrl_drpo.pipeline.config.kinds import KINDS
+from torchrl_drpo.pipeline.config.report import PAGE
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import Crew, found_device, torchrun
 from torchrl_drpo.pipeline.following import FINISHED, follow, forget, run_state, word_of
@@ -60,6 +61,7 @@ def command(config: TrainConfig) -> None:
             return
         with progress_bars() as progress:
             results = run_train(config, progress, crew)
+    drawn = page_beside(config.output)
     if config.json:
         print_json(results.to_json())
         return
@@ -87,9 +89,8 @@ def command(config: TrainConfig) -> None:
     for objective, folder in results.checkpoints.items():
         say(f"{objective}: drpo recommend --checkpoint {folder} --user ID")
     say(f"numbers: {config.output / 'results.json'}   table: {config.output / 'table.md'}")
-    page = config.output / "report.html"
-    if page.exists():
-        say(f"page: {page}")
+    if drawn:
+        say(f"page: {config.output / PAGE}")
 
 
 def _quiet(name: str, step: int, steps: int) -> None:
@@ -107,8 +108,8 @@ def run_train(
         crew: the ranks that train along, which wait in :func:`~.following.follow`.
 
     Returns:
-        The results, which also lie in ``config.output`` as ``results.json``, ``table.md`` and a
-        page.
+        The results, which also lie in ``config.output`` as ``results.json`` and ``table.md``. The
+        page of the run is the command's.
 
     Raises:
         ValueError: for a log, schema or setting that cannot be used; nothing that lay in the
@@ -178,7 +179,7 @@ def run_train(
 
 
 def _write(results: TrainResults, folder: Path, reward: LogReward | None) -> None:
-    """Writes ``results.json``, ``table.md`` and, last, ``report.html`` of what lies there then."""
+    """Writes ``results.json`` and ``table.md``."""
     write_json(folder / "results.json", results.to_json())
     table = results.table()
     notes = [*results.notes]
@@ -186,7 +187,6 @@ def _write(results: TrainResults, folder: Path, reward: LogReward | None) -> Non
     said = " ".join((*results.parts.sentences, *results.parts.warnings))
     paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
     write_text(folder / "table.md", "\n\n".join(paragraphs) + "\n")
-    page_beside(folder)
 
 
 def _check_quality(config: TrainConfig, data: SplitLog) -> None:

@@ -30,8 +30,8 @@ def command(config: ReportConfig) -> None:
     say(f"page: {config.page}")
 
 
-def page_beside(folder: Path) -> None:
-    """Writes a finished run's page into its folder; where it cannot be drawn, says so.
+def page_beside(folder: Path) -> bool:
+    """Writes a finished run's page into its folder, and returns whether it could be drawn.
 
     A page is drawn from numbers that are written already, and what hinders it (no matplotlib, a
     full disk, a fault of ours) is no reason to end the command that found them. An older page would
@@ -44,6 +44,8 @@ def page_beside(folder: Path) -> None:
         note(f"{path} was not drawn ({type(error).__name__}: {error}); nothing else is lost")
         if _is_page(path):
             path.unlink()
+        return False
+    return True
 
 
 def _is_page(path: Path) -> bool:

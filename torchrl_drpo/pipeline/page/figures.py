@@ -15,6 +15,7 @@ from torchrl_drpo.report.plots import axes_of, draw_curves
 from torchrl_drpo.report.svg import INK, PAPER
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
 PANEL = (4.7, 3.1)
@@ -32,6 +33,8 @@ AXES = {
 }
 #: Beyond so many times the middle of its values' sizes, a curve is drawn on a bent scale.
 _FAR = 1e3
+#: What moves by less than this share of its size is drawn as what stays.
+_STILL = 1e-4
 
 
 def shown(name: str) -> Method:
@@ -123,15 +126,23 @@ def _curves(stem: str, name: str, of: Mapping[str, Sequence[Curve]]) -> Figure:
             draw_curves(
                 axes, same, objective, color=method.colour, linestyle=method.line, linewidth=1.8
             )
-            values += [abs(value) for seed in same for _, value in seed if math.isfinite(value)]
-        middle = sorted(values)[len(values) // 2]
-        if middle and max(values) > _FAR * middle:
-            axes.set_yscale("symlog", linthresh=middle)
+            values += [value for seed in same for _, value in seed if math.isfinite(value)]
+        _scale(axes, values)
         axes.set_xlabel("gradient step")
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
     return Figure(stem, label[0].upper() + label[1:], draw, PANEL)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """Bends the scale of what runs away, and widens that of what stays, whose rounding shows."""
+    sizes = sorted(map(abs, values))
+    middle, most = sizes[len(sizes) // 2], sizes[-1]
+    if middle and most > _FAR * middle:
+        axes.set_yscale("symlog", linthresh=middle)
+    if max(values) - min(values) < _STILL * most:
+        axes.set_ylim(values[0] - most / 2, values[0] + most / 2)
 
 
 def context_figures(contexts: Mapping[str, Any]) -> list[tuple[Figure, str]]:
