@@ -13,7 +13,7 @@ tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
 ROOT = Path(__file__).parents[1]
 #: Modules that bear another name than what is installed, and ours.
-CALLED = {"PIL": "pillow", "markdown_it": "markdown-it-py", "faiss": "faiss-cpu"}
+CALLED = {"PIL": "pillow", "markdown_it": "markdown-it-py", "faiss": "faiss-cpu", "yaml": "pyyaml"}
 OURS = {"torchrl_drpo", "torchrl_drpo_kernels"}
 #: Offered where a user has them: their absence is caught, and said by name.
 WHERE_PRESENT = {"pandas", "polars", "datasets", "fsspec", "py4j", "hydra"}

@@ -21,6 +21,8 @@ import griffe
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]  # the checkout's own, installed or not
 
 from torchrl_drpo.cli.commands import COMMANDS
+from torchrl_drpo.cli.config_file import FLAG
+from torchrl_drpo.cli.config_file import HELP as FILE_HELP
 from torchrl_drpo.pipeline.objectives.named import OBJECTIVES, Objective
 
 _WORDS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
@@ -60,6 +62,8 @@ def options_of(config: type, part: str = "") -> Iterator[Option]:
     hints = get_type_hints(config, include_extras=True)
     texts = _texts(config)
     inner = []
+    if not part:  # which all commands have, and no settings
+        yield Option(FLAG, "PATH", "", FILE_HELP, "")
     for field in fields(config):
         hint, notes = hints[field.name], ()
         if get_origin(hint) is Annotated:

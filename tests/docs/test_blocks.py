@@ -16,6 +16,7 @@ from tests.docs.reading import PAGES, ROOT, blocks, commands, mentions, name_of
 from torchrl_drpo.cli.commands import COMMANDS
 from torchrl_drpo.cli.options import parse
 from torchrl_drpo.data import LogSchema
+from torchrl_drpo.files import write_json
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 WITH_COMMANDS = [page for page in PAGES if any(commands(page)) or any(mentions(page))]
@@ -41,6 +42,8 @@ def test_python_compiles_and_what_it_imports_of_this_package_is_there(page):
 def test_commands_parse_with_their_own_options(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Path, "exists", _inputs_exist)
+    for path in ("runs/first/results.json", "runs/tune/choice.json"):  # as earlier runs left them
+        write_json(tmp_path / path, {"logs": "log.parquet", "preset": "kuairand"})
     for words in commands(page):
         if words[0].startswith("-") or "--help" in words:
             continue

@@ -12,7 +12,7 @@ import pytest
 from tests.pipeline.click_log import ITEMS, SCHEMA, make_log, settings
 from torchrl_drpo.data import LogSchema
 from torchrl_drpo.evaluation.statistics.student import student_t_quantile
-from torchrl_drpo.pipeline import train as train_module
+from torchrl_drpo.pipeline import finished
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -84,7 +84,7 @@ def test_finished_runs_are_read_and_not_judged_again(
     def forbidden(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(train_module, "policy_scores", forbidden)
+    monkeypatch.setattr(finished, "policy_scores", forbidden)
     again = run_train(config)
     assert again.values is not None
     assert results.values is not None

@@ -61,6 +61,11 @@ COMMANDS: dict[str, Command] = {
         "torchrl_drpo.pipeline.config.report:ReportConfig",
         "torchrl_drpo.pipeline.page.command:command",
     ),
+    "tune": Command(
+        "choose an objective's settings on days inside the training period",
+        "torchrl_drpo.pipeline.config.tune:TuneConfig",
+        "torchrl_drpo.pipeline.tune.command:command",
+    ),
     "evaluate": Command(
         "evaluate a trained policy on the last days of a log",
         "torchrl_drpo.pipeline.config.serve:EvaluateConfig",

@@ -11,9 +11,11 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
-from typing import TypeVar, get_type_hints
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar, get_type_hints
 
+from torchrl_drpo.cli.config_file import FLAG, HELP, ConfigFileError, with_file
 from torchrl_drpo.spelling import did_you_mean
 
 Config = TypeVar("Config")
@@ -38,7 +40,7 @@ class OptionError(ValueError):
 
 
 def parse(config: type[Config], options: Sequence[str], *, prog: str) -> Config:
-    """Reads a command's options.
+    """Reads a command's options, those of a file (``--config FILE``) included.
 
     Args:
         config: dataclass of the command.
@@ -54,9 +56,13 @@ def parse(config: type[Config], options: Sequence[str], *, prog: str) -> Config:
     said = io.StringIO()
     helps = any(option in ("-h", "--help") for option in options)
     try:
+        options = options if helps else with_file(config, options)
+    except ConfigFileError as error:
+        raise OptionError(str(error)) from None
+    try:
         with contextlib.nullcontext() if helps else _quietly(said):
             return tyro.cli(
-                config,
+                _helped(config) if helps else config,
                 args=list(options),
                 prog=prog,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
@@ -65,6 +71,18 @@ def parse(config: type[Config], options: Sequence[str], *, prog: str) -> Config:
         if not end.code:
             raise
         raise OptionError(_one_line(said.getvalue(), config, options)) from None
+
+
+def _helped(config: type[Config]) -> type[Config]:
+    """The command's dataclass with the option of a file, which is read before all others."""
+    import tyro
+
+    hint = Annotated[Path | None, tyro.conf.arg(help=HELP)]
+    shown = make_dataclass(
+        config.__name__, [("config", hint, field(default=None))], bases=(config,), frozen=True
+    )
+    shown.__doc__ = config.__doc__
+    return shown
 
 
 @contextlib.contextmanager
@@ -134,7 +152,7 @@ def _flags(lines: list[str]) -> list[str]:
 
 
 def _unknown(given: Sequence[str], config: type) -> list[str]:
-    known = _names(config)
+    known = [*_names(config), FLAG]
     return [name + (did_you_mean(name, known) if name.startswith("--") else "") for name in given]
 
 
@@ -142,9 +160,9 @@ def _names(config: type) -> list[str]:
     """All options of a dataclass, those of its parts included."""
     hints = get_type_hints(config)
     out = []
-    for field in fields(config):
-        if is_dataclass(hints[field.name]):
-            out += _names(hints[field.name])
+    for each in fields(config):
+        if is_dataclass(hints[each.name]):
+            out += _names(hints[each.name])
         else:
-            out.append("--" + field.name.replace("_", "-"))
+            out.append("--" + each.name.replace("_", "-"))
     return out

@@ -83,7 +83,7 @@ def run_evaluate(config: EvaluateConfig, progress: Progress = quiet) -> Evaluati
         ValueError: for a checkpoint or log that cannot be used.
     """
     checkpoint = turned(
-        PolicyCheckpoint.load(config.checkpoint),
+        PolicyCheckpoint.load(config.checkpoint, allow_code=config.allow_code),
         tau=config.tau,
         guidance=config.guidance,
         uphill_step=config.uphill_step,

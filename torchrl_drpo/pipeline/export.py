@@ -12,7 +12,7 @@ from torchrl_drpo.pipeline.terminal import print_json, say
 def command(config: ExportConfig) -> None:
     """``drpo export``."""
     checkpoint = turned(
-        PolicyCheckpoint.load(config.checkpoint),
+        PolicyCheckpoint.load(config.checkpoint, allow_code=config.allow_code),
         tau=config.tau,
         guidance=config.guidance,
         uphill_step=config.uphill_step,

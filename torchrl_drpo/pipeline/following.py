@@ -11,6 +11,7 @@ from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import Crew, found_device
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining
+from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.rows import SplitLog
 
 #: Rank 0's word for a run that needs no training.
@@ -47,7 +48,7 @@ def word_of(identity: str) -> int:
 def run_state(config: TrainConfig, objective: str, seed: int, word: int) -> Path:
     """Where the state of a run under way lies: a file of one process, a folder of several."""
     kind = "ranks" if world_size() > 1 else "state"
-    return config.output / "runs" / f"{objective}-{seed}-{word:0{_DIGITS}x}.{kind}"
+    return config.output / "runs" / f"{file_name(objective)}-{seed}-{word:0{_DIGITS}x}.{kind}"
 
 
 def forget(state: Path) -> None:

@@ -172,14 +172,16 @@ class PartFacts:
         return tuple(found)
 
 
-def check_parts(rows: Mapping[str, int], split: str | None) -> None:
-    """Raises ``ValueError`` unless some rows are trained on and some are held out."""
-    wanted = ("train", "test")
+def check_parts(rows: Mapping[str, int], split: str | None, test: str = "test") -> None:
+    """Raises ``ValueError`` unless some rows are trained on, and some held out as ``test``."""
+    wanted = ("train", "test", test)
     absent = [name for name in wanted if not rows.get(name)]
     if not absent:
         return
     mend = (
-        f"its split column {split!r} must name rows of 'train' and of 'test'"
+        "hold out fewer or more of the training rows, by --validation-days or --validation-share"
+        if test != "test"
+        else f"its split column {split!r} must name rows of 'train' and of 'test'"
         if split
         else "hold out fewer or more, by --test-share 0.2 for one, or --test-days or --test-start"
     )

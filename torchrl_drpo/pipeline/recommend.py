@@ -112,7 +112,7 @@ def recommend(
 
 def _recommender(config: RecommendConfig) -> Recommender:
     checkpoint = turned(
-        PolicyCheckpoint.load(config.checkpoint),
+        PolicyCheckpoint.load(config.checkpoint, allow_code=config.allow_code),
         tau=config.tau,
         guidance=config.guidance,
         uphill_step=config.uphill_step,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline import table as report
+from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.parts import PartFacts
 from torchrl_drpo.pipeline.policy_value import VERDICTS
 from torchrl_drpo.pipeline.run_value import ValueColumns
+from torchrl_drpo.pipeline.stopping import describe_stop
 from torchrl_drpo.report.tables import Table
 
 RESULTS_VERSION = 1
@@ -38,7 +41,8 @@ class TrainResults:
         values: what the policies would have earned, where the log has propensities.
         notes: what else there is to say of the policies, in sentences.
         further: what else the page of a run shows, as JSON data; see
-            :func:`~torchrl_drpo.pipeline.page.measured.measured`.
+            :func:`~torchrl_drpo.pipeline.measured.measured`.
+        stops: by objective, where each seed's training stopped early, if it did.
     """
 
     summary: dict[str, dict[str, Interval]]
@@ -52,6 +56,7 @@ class TrainResults:
     values: ValueColumns | None = None
     notes: tuple[str, ...] = ()
     further: dict[str, Any] = field(default_factory=dict)
+    stops: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON data; what is not a number is ``null``, an infinity ``"inf"``."""
@@ -67,6 +72,7 @@ class TrainResults:
             **modelled,
             "summary": report.summary_json(self.summary),
             **values,
+            **({"early_stopping": self.stops} if self.stops else {}),
             f"differences_from_{reference}": report.summary_json(paired),
             "runs": {
                 method: [report.metrics_json(seed) for seed in seeds]
@@ -97,13 +103,24 @@ class TrainResults:
             data=data["data"],
             config=data["config"],
             k=data["config"]["ks"][-1],
-            checkpoints={name: folder / name for name in data["config"]["objectives"]},
+            checkpoints={name: folder / file_name(name) for name in data["config"]["objectives"]},
             parts=PartFacts.from_json(data["parts"]),
             reward_model=data.get("reward_model"),
             values=values and ValueColumns(values["logging_policy"], values["runs"]),
             notes=tuple(data.get("notes", ())),
             further={name: data[name] for name in further if name in data},
+            stops=data.get("early_stopping", {}),
         )
+
+    @property
+    def stop_sentences(self) -> list[str]:
+        """Which step won in each run."""
+        first = self.config["first_seed"]
+        return [
+            describe_stop(f"{objective}, seed {first + place}", facts)
+            for objective, seeds in self.stops.items()
+            for place, facts in enumerate(seeds)
+        ]
 
     def table(self, *, upright: bool = False) -> Table:
         """The table; see :func:`~torchrl_drpo.pipeline.table.table`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,17 @@ class SplitLog:
     Args:
         log: the buffer of the whole log, with the parts ``"train"`` and ``"test"``.
         labels: 0/1 columns to take; ``None`` takes all that the schema has.
+        test: the part that is held out.
 
     Raises:
         ValueError: for a label that the log lacks or that is not 0/1.
     """
 
-    def __init__(self, log: RecReplayBuffer, labels: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, log: RecReplayBuffer, labels: Sequence[str] | None = None, test: str = "test"
+    ) -> None:
         self.log = log
-        self.test = log.split("test")
+        self.test = log.split(test)
         self._labels = labels
 
     @classmethod
@@ -57,6 +60,8 @@ class SplitLog:
         files: str | list[str] | None = None,
         history_columns: Sequence[str] = (),
         progress: Callable[[str, int, int], None] | None = None,
+        split: Mapping[str, Any] | None = None,
+        test: str = "test",
     ) -> SplitLog:
         """Converts the log into ``root`` (once; found again there, it is opened) and splits it.
 
@@ -67,6 +72,8 @@ class SplitLog:
             history_columns: what rows show of their histories' rows; see
                 :meth:`~torchrl_drpo.RecReplayBuffer.from_parquet`.
             progress: called while it converts, with the stage, what is done, and of how much.
+            split: what is held out, as keywords of a conversion; by default what ``config`` says.
+            test: the part that is held out.
         """
         schema = config.log_schema()
         for name in config.labels or ():  # before a conversion that may take minutes
@@ -80,10 +87,10 @@ class SplitLog:
             history_columns=history_columns,
             bad_rows=config.bad_rows,
             progress=progress,
-            **split_of(config, schema),
+            **(split_of(config, schema) if split is None else split),
         )
-        check_parts(log.report.parts, schema.split)
-        return cls(log, config.labels)
+        check_parts(log.report.parts, schema.split, test)
+        return cls(log, config.labels, test)
 
     @property
     def items(self) -> Catalogue:

@@ -125,14 +125,14 @@ def table(
             [heading, *(cells.get(method, "") for method in summary)]
             for heading, cells in further.items()
         ]
-        return Table(title, ["metric", *summary], body, note=note)
+        return Table(title, ["metric", *_names(summary)], body, note=note)
     body = [
         [
-            method,
+            name,
             *(_cell(values, n) for n in shown),
             *(cells.get(method, "") for cells in further.values()),
         ]
-        for method, values in summary.items()
+        for name, (method, values) in zip(_names(summary), summary.items(), strict=True)
     ]
     return Table(title, ["policy", *shown.values(), *further], body, note=note)
 
@@ -197,6 +197,12 @@ def number(value: float) -> float | str | None:
 def number_from(value: float | str | None) -> float:
     """The number that :func:`number` was given."""
     return math.nan if value is None else float(value)
+
+
+def _names(summary: Summary) -> list[str]:
+    """What methods are called: those by reference by its last part, where that tells them apart."""
+    short = [method.rpartition(":")[2] for method in summary]
+    return short if len(set(short)) == len(short) else list(summary)
 
 
 def _cell(values: Mapping[str, Interval], name: str) -> str:

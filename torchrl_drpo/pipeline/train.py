@@ -8,48 +8,34 @@ and given again goes on where it stopped.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchrl_drpo.evaluation.ranking import QUALITY_LIST, CatalogueScores
-from torchrl_drpo.files import (
-    fingerprint,
-    read_sealed_json,
-    write_json,
-    write_sealed_json,
-    write_text,
-)
+from torchrl_drpo.files import write_json, write_text
 from torchrl_drpo.pipeline import table as report
-from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_fingerprint
 from torchrl_drpo.pipeline.baselines import baseline_scores, history_rows
 from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.report import PAGE
-from torchrl_drpo.pipeline.config.train import TrainConfig
+from torchrl_drpo.pipeline.config.train import SCHEMA_COPY, TrainConfig
 from torchrl_drpo.pipeline.crew import Crew, found_device, torchrun
-from torchrl_drpo.pipeline.following import FINISHED, follow, forget, run_state, word_of
-from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, Trained
+from torchrl_drpo.pipeline.finished import TrainRuns, has_value, metrics_of
+from torchrl_drpo.pipeline.following import follow
+from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, check_quality
+from torchrl_drpo.pipeline.loggers import check_logger
 from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.make import check_options
-from torchrl_drpo.pipeline.objectives.named import following_model
+from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.page.command import page_beside
-from torchrl_drpo.pipeline.page.measured import context_rates, measured
+from torchrl_drpo.pipeline.measured import context_rates, measured
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_warnings
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
-from torchrl_drpo.pipeline.scores import (
-    ROWS_SCORED,
-    counted_rows,
-    held_out_intervals,
-    held_out_metrics,
-    policy_scores,
-)
+from torchrl_drpo.pipeline.scores import ROWS_SCORED
 from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
+from torchrl_drpo.pipeline.validation.runs import InnerRuns
 from torchrl_drpo.spelling import counted
 
 
@@ -75,7 +61,12 @@ def command(config: TrainConfig) -> None:
         left = data["rows_read"] - data["rows"] - data["duplicates"]
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in data["dropped"].items())
         say(f"{left:,} faulty rows left out: {kinds}")
-    for line in (*results.parts.sentences, *results.parts.warnings, *results.notes):
+    for line in (
+        *results.parts.sentences,
+        *results.parts.warnings,
+        *results.notes,
+        *results.stop_sentences,
+    ):
         say(line)
     show(results.table(upright=True))
     if results.reward_model is not None:
@@ -117,6 +108,7 @@ def run_train(
     """
     crew = Crew() if crew is None else crew
     config = replace(config, device=found_device(config.device))
+    check_logger(config.logger)
     for name in config.objectives:
         check_options(name, config.objective(name), config.policy)
     data = SplitLog.open(
@@ -126,31 +118,22 @@ def run_train(
         progress=progress,
     )
     # What cannot be learned from this log is refused before a model is fitted.
-    _check_quality(config, data)
+    check_quality(config, data)
     data.train_buffer(config.batch_size, 0, "cpu")
     crew.call()
     training: PolicyTraining = KINDS[config.policy].load_training()(data, config, progress)
     crew.call()
     reward = training.reward
-    baselines = baseline_scores(
-        data,
-        Numbering.identity(data),
-        lambda: history_rows(data.test_batches(ROWS_SCORED)),
-        data.held_out.action,
-        data.num_items,
-    )
-    runs, widths, contexts = {}, {}, {}
-    for name, scores in baselines.items():
-        metrics, widths[name] = _metrics(scores, data, config)
-        runs[name] = [metrics]
-        contexts[name] = [context_rates(scores, data, config)]
+    runs, widths, contexts = _of_rankings(data, config)
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
-    for objective in training.objectives:
-        found = [
-            _finished_run(objective, seed, data, config, training, judge, progress, crew)
-            for seed in config.every_seed
-        ]
+    inner, objectives, notes = _inner(config, data, training, progress)
+    made = TrainRuns(data, config, training, judge, inner, progress, crew)
+    stops = {}
+    for objective in objectives:
+        found = [made.finished(objective, seed) for seed in config.every_seed]
+        if inner is not None:
+            stops[objective] = [run["early_stopping"] for run in found]
         runs[objective] = [report.metrics_from_json(run["metrics"]) for run in found]
         widths[objective] = report.metrics_from_json(found[0].get("half_widths", {}))
         contexts[objective] = [run.get("contexts") for run in found]
@@ -160,57 +143,78 @@ def run_train(
         summary=report.summarise(runs, widths if config.seeds == 1 else None),
         runs=runs,
         data=data.facts | training.facts,
-        config=config.settings()
-        | {
-            "objectives": training.objectives,
-            "seeds": config.seeds,
-            "first_seed": config.first_seed,
-        },
+        config=config.to_file(objectives),
         k=config.ks[-1],
-        checkpoints={name: config.output / name for name in training.objectives},
+        checkpoints={name: config.output / file_name(name) for name in objectives},
         parts=data.parts,
         reward_model=None if reward is None else reward.facts,
         values=None if judge is None else ValueColumns(judge.of_log(), values),
-        notes=tuple(training.notes),
+        notes=(*training.notes, *notes),
         further=measured(data, config, reward, contexts),
+        stops=stops,
     )
-    _write(results, config.output, reward)
+    _write(results, config, reward)
     return results
 
 
-def _write(results: TrainResults, folder: Path, reward: LogReward | None) -> None:
+def _of_rankings(
+    data: SplitLog, config: TrainConfig
+) -> tuple[
+    dict[str, list[dict[str, float]]],
+    dict[str, dict[str, float]],
+    dict[str, list[dict[str, Any] | None]],
+]:
+    """Metrics of the rankings that need no policy, half-widths of their intervals, and contexts."""
+    baselines = baseline_scores(
+        data,
+        Numbering.identity(data),
+        lambda: history_rows(data.test_batches(ROWS_SCORED)),
+        data.held_out.action,
+        data.num_items,
+    )
+    runs, widths, contexts = {}, {}, {}
+    for name, scores in baselines.items():
+        metrics, widths[name] = metrics_of(scores, data, config)
+        runs[name] = [metrics]
+        contexts[name] = [context_rates(scores, data, config)]
+    return runs, widths, contexts
+
+
+def _inner(
+    config: TrainConfig, data: SplitLog, training: PolicyTraining, progress: Progress
+) -> tuple[InnerRuns | None, tuple[str, ...], list[str]]:
+    """What says how many steps are best, what is trained, and sentences on both."""
+    if not config.stopping.early_stopping:
+        return None, training.objectives, []
+    left = {name: given for name, given in config.options.items() if name in training.objectives}
+    wanted = replace(config, objectives=training.objectives, options=left, set=())
+    if config.are_usual and training.objectives == config.objectives:
+        wanted = config  # of which some may be left out here, too
+    inner = InnerRuns(wanted, config.output / "validation", data, progress)
+    said = [note for note in inner.training.notes if "left out" in note]
+    return inner, inner.training.objectives, [inner.describe(), *said]
+
+
+def _write(results: TrainResults, config: TrainConfig, reward: LogReward | None) -> None:
     """Writes ``results.json`` and ``table.md``."""
+    folder = config.output
+    if config.schema is not None:  # so that results.json can be given as --config anywhere
+        text = config.schema.read_text(encoding="utf-8")
+        write_text(folder / SCHEMA_COPY / config.schema.name, text)
     write_json(folder / "results.json", results.to_json())
     table = results.table()
-    notes = [*results.notes]
+    notes = [*results.notes, *results.stop_sentences]
     notes += [] if reward is None else [reward.describe(), *reward.warnings]
     said = " ".join((*results.parts.sentences, *results.parts.warnings))
     paragraphs = [f"{table.title}.", table.to_markdown(), table.note, said, *notes]
     write_text(folder / "table.md", "\n\n".join(paragraphs) + "\n")
 
 
-def _check_quality(config: TrainConfig, data: SplitLog) -> None:
-    """Raises ``ValueError`` where objectives compare rows that are all worth the same."""
-    comparing = [name for name in config.objectives if config.objective(name).compares]
-    if not (data.is_constant and comparing):
-        return
-    train = data.log.split("train").quality
-    raise ValueError(
-        f"all {len(train)} training rows have quality {train[0].item():g}, and {comparing[0]!r} "
-        "learns from the differences between rows; train what imitates alone (--objectives bc), or "
-        "declare a quality that tells rows apart in the log's schema"
-    )
-
-
 def _judge(data: SplitLog, config: TrainConfig, training: PolicyTraining) -> LoggedValue | None:
     """What estimates the policies' values; ``None`` without propensities or probabilities."""
-    if not _has_value(data, config):
+    if not has_value(data, config):
         return None
     return LoggedValue(data, None if training.reward is None else training.reward.model)
-
-
-def _has_value(data: SplitLog, config: TrainConfig) -> bool:
-    return data.log.schema.propensity is not None and KINDS[config.policy].probabilities
 
 
 def _values_of_rankings(judge: LoggedValue, data: SplitLog) -> dict[str, list[Values]]:
@@ -218,124 +222,3 @@ def _values_of_rankings(judge: LoggedValue, data: SplitLog) -> dict[str, list[Va
     count = torch.bincount(data.train_items(), minlength=data.num_items)
     scores = {"random": torch.zeros(data.num_items), "popularity": count.double().add(1).log()}
     return {name: [judge.of(static_policy(score))] for name, score in scores.items()}
-
-
-def _finished_run(
-    objective: str,
-    seed: int,
-    data: SplitLog,
-    config: TrainConfig,
-    training: PolicyTraining,
-    judge: LoggedValue | None,
-    progress: Progress,
-    crew: Crew,
-) -> dict[str, Any]:
-    """What is written of one run: read where the very same run has finished before, else trained.
-
-    Its ``metrics`` and, where there is a judge, its ``off_policy`` estimates, among the rest.
-    """
-    name = f"{objective}, seed {seed}"
-    identity = _identity(objective, seed, data, config, training)
-    path = config.output / "runs" / f"{objective}-{seed}.json"
-    old = _read_run(path)
-    # Policies of both kinds lie at the same place: a killed run may have left another one there.
-    saved = seed > config.first_seed or saved_fingerprint(config.output / objective) == identity
-    wide = config.seeds > 1 or "half_widths" in old  # a run among several has no interval
-    if old.get("fingerprint") == identity and saved and wide:
-        progress(name, config.steps, config.steps)
-        crew.call(FINISHED)
-        return old
-    started = time.perf_counter()
-    crew.call(word_of(identity))
-    state = run_state(config, objective, seed, word_of(identity))
-    trained = training.train(objective, seed, state, partial(progress, name))
-    longest = max(*config.ks, QUALITY_LIST)
-    held_out = counted_rows(
-        data.test_batches(ROWS_SCORED), f"{name}, held-out rows", len(data.test), progress
-    )
-    scores = policy_scores(trained.actor, held_out, longest=longest)
-    metrics, half_widths = _metrics(scores, data, config)
-    run = {
-        "fingerprint": identity,
-        "objective": objective,
-        "seed": seed,
-        "seconds": round(time.perf_counter() - started, 1),
-        "metrics": report.metrics_json(metrics),
-    }
-    if half_widths:
-        run["half_widths"] = report.metrics_json(half_widths)
-    rates = context_rates(scores, data, config)
-    if rates is not None:
-        run["contexts"] = rates
-    if judge is not None:
-        run["off_policy"] = judge.of(trained.actor)
-    if following_model([objective]) and training.reward is not None:
-        run["reward_model"] = training.reward.facts
-    if seed == config.first_seed:
-        _save_checkpoint(config.output / objective, run, trained, data, config, training)
-    write_sealed_json(path, {**run, "curve": trained.curve})
-    forget(state)
-    return run
-
-
-def _save_checkpoint(
-    folder: Path,
-    run: dict[str, Any],
-    trained: Trained,
-    data: SplitLog,
-    config: TrainConfig,
-    training: PolicyTraining,
-) -> None:
-    """Writes the policy with all that evaluating it and recommending with it need."""
-    facts = {**run, "config": config.settings(), "data": data.facts}
-    if training.reward is not None:  # by which evaluation knows it again, whoever follows it
-        facts["reward_fingerprint"] = training.reward.fingerprint
-    if config.model.history_times:  # other logs may count time otherwise
-        facts["ticks_per_second"] = data.log.ticks_per_second
-    PolicyCheckpoint(
-        actor=trained.actor.cpu().eval(),
-        policy=config.policy,
-        model=trained.model,
-        items=data.items,
-        users=data.users(),
-        contexts=list(data.log.contexts.values()),
-        facts={**facts, "schema": data.log.schema.to_json()},
-    ).save(folder)
-
-
-def _metrics(
-    scores: CatalogueScores, data: SplitLog, config: TrainConfig
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics; and, of a single seed, the half widths of their intervals over users."""
-    if config.seeds > 1:
-        return held_out_metrics(scores, data.held_out, data.bounds, config.ks), {}
-    found = held_out_intervals(scores, data.held_out, data.bounds, config.ks)
-    return (
-        {name: each.mean for name, each in found.items()},
-        {name: each.half_width for name, each in found.items()},
-    )
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    try:
-        return read_sealed_json(path)
-    except (OSError, ValueError):  # never ran, damaged, or not by this program: train
-        return {}
-
-
-def _identity(
-    objective: str,
-    seed: int,
-    data: SplitLog,
-    config: TrainConfig,
-    training: PolicyTraining,
-) -> str:
-    """What a run depends on; two runs of one fingerprint are the same run."""
-    known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
-    known += training.depends_on(objective)
-    known += [config.options[objective]] if config.options.get(objective) else []
-    # Runs that finished before there were these metrics are not to be read for them.
-    known += ["lift, GAUC and rows within contexts"] if data.context_sizes else []
-    # Nor those that finished before there were values.
-    known += ["off-policy value"] if _has_value(data, config) else []
-    return fingerprint(known)

@@ -68,6 +68,8 @@ class OfflineTrainer:
 
     Keyword Args:
         evaluate: called with the step under ``torch.no_grad``; returns metrics.
+        stop: asked after each step; the run ends where it says so. What it remembers belongs into
+            ``extra_state``.
         loggers: TorchRL loggers (``CSVLogger``, ``TensorboardLogger``, ...).
         progress: called at every log line with the step and the values of that line.
         after_step: called after each optimiser step with the step, the batch and the loss's
@@ -105,6 +107,7 @@ class OfflineTrainer:
         config: TrainerConfig,
         *,
         evaluate: Evaluate | None = None,
+        stop: Callable[[], bool] | None = None,
         loggers: Sequence[Logger] = (),
         progress: Progress | None = None,
         after_step: Sequence[AfterStep] = (),
@@ -116,6 +119,7 @@ class OfflineTrainer:
         self.buffer = buffer
         self.config = config
         self.evaluate = evaluate
+        self.stop = stop
         self.loggers = list(loggers)
         self.progress = progress
         self.after_step = list(after_step)
@@ -132,24 +136,34 @@ class OfflineTrainer:
         if self.checkpoint is not None and self.checkpoint.exists():
             self.load(self.checkpoint)
 
-    def run(self) -> History:
-        """Trains up to ``config.steps``, from wherever the run stands, and returns its history."""
+    def run(self, until: int | None = None) -> History:
+        """Trains from wherever the run stands, and returns its history.
+
+        Args:
+            until: the last step; ``config.steps`` by default. The learning rate of every step is
+                that of a run of ``config.steps``.
+        """
         config = self.config
+        steps = config.steps if until is None else min(until, config.steps)
         self.loss_module.train()
-        while self.step < config.steps:
+        while self.step < steps and not self._stops():
             batch = self.buffer.sample(config.batch_size)
             out = self.train_step(batch)
             self.step += 1
             for hook in self.after_step:
                 hook(self.step, batch, out)
-            last = self.step == config.steps
+            last = self.step == steps
             if self.step % config.log_every == 0 or last:
                 self._log(out)
             if self.evaluate is not None and (self.step % config.evaluate_every == 0 or last):
                 self._evaluate()
+            last = last or self._stops()
             if self.checkpoint is not None and (self.step % config.checkpoint_every == 0 or last):
                 self.save(self.checkpoint)
         return self.history
+
+    def _stops(self) -> bool:
+        return self.stop is not None and self.stop()
 
     def train_step(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step on a batch; returns the loss's output, still on the device."""

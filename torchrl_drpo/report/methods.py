@@ -83,6 +83,8 @@ METHODS: dict[str, Method] = {
     "oracle": Method("oracle", "#000000"),
 }
 _BY_NAME = {method.name: method for method in METHODS.values()}
+#: For methods of users' own, which have names of theirs.
+OWN = ("#A05195", "#003F5C", "#665191", "#2F4B7C")
 #: For what is no method (settings, modes, ratios, a closed form and what was measured).
 SERIES = ("#4477AA", "#EE7733", "#AA3377", "#B8A9C9", "#6D597A", "#B56576", "#355070")
 
@@ -94,10 +96,15 @@ def method(which: str) -> Method:
         KeyError: for neither.
 
     Example:
+        >>> method("mymodule:MyLoss").name
+        'MyLoss'
         >>> method("signed").name, method("APG").colour
         ('APG', '#D55E00')
     """
     found = METHODS.get(which) or _BY_NAME.get(which)
+    if found is None and ":" in which:  # a user's own, by reference
+        shown = which.rpartition(":")[2]
+        return Method(shown, OWN[sum(map(ord, which)) % len(OWN)], "--")
     if found is None:
         raise KeyError(
             f"no method is called {which!r}; give it a name and a colour in report/methods.py, "

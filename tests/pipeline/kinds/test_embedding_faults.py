@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from torchrl_drpo.data import ItemTable, LogSchema, Percentile
-from torchrl_drpo.pipeline import train as catalogue
+from torchrl_drpo.pipeline import finished
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.kinds import EmbeddingOptions, KindOptions, ModelConfig
 from torchrl_drpo.pipeline.config.serve import EvaluateConfig
@@ -113,7 +113,7 @@ def test_a_run_that_was_killed_over_another_kind_s_folder_is_no_finished_one(
 
     with monkeypatch.context() as patch:
         # The policy is written, its run is not.
-        patch.setattr(catalogue, "write_sealed_json", killed)
+        patch.setattr(finished, "write_sealed_json", killed)
         with pytest.raises(KeyboardInterrupt):
             run_train(other)
     assert PolicyCheckpoint.load(settings.output / "bc").policy == "embedding"

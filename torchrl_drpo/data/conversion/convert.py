@@ -12,7 +12,6 @@ one step; a run that was killed goes on behind what was finished, and ends with 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +44,8 @@ def convert_log(
     test_share: float | None = None,
     test_by: str | None = None,
     test_seed: int = 0,
+    validation_days: int | Literal["auto"] | None = None,
+    validation_share: float | None = None,
     bad_rows: str = "error",
     overwrite: bool = False,
     like: Path | str | None = None,
@@ -72,6 +73,9 @@ def convert_log(
         test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's latest)
             or ``"random"`` says, with
         test_seed: the draw's seed.
+        validation_days: the last so many days of the training rows become the part
+            ``"validation"``, on which settings are chosen; a quality is fitted on those before.
+        validation_share: or: about this share of them, taken as test rows are.
         bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` counts and leaves out.
         overwrite: replace a different conversion, or what is left of one.
         like: folder of an earlier conversion (of last week's log, say) whose numbers of items,
@@ -117,12 +121,14 @@ def convert_log(
     if split_rows is not None and split_rows < 1:
         raise ValueError(f"split_rows must be 1 or more, got {split_rows}")
     split = Split(test_days, test_start, test_share, test_by, test_seed)
+    if validation_days is not None or validation_share is not None:
+        split = Split.within(split, validation_days, validation_share)
     check_split(split, schema)
     log = open_source(source, schema, batch_rows)
     schema = schema.named(log.columns.names)
     earlier = LogStore(like) if like is not None else None
     options = {
-        "split": asdict(split), "bad_rows": bad_rows,
+        "split": split.to_json(), "bad_rows": bad_rows,
         "like": earlier.data.name if earlier is not None else None,
         "batch_rows": log.batch_rows, "partition_rows": partition_rows,
     }  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..catalogue import Catalogue
 from ..schema.split import NO_SPLIT, Split
+from ..sources import LogError
 from .split import first_day, first_instant, latest_of_users
+
+#: The part that settings are chosen on.
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,16 @@ class Parts:
         split: what was asked for.
         first_day: days since 1970, None where days do not decide.
         first_instant: in ticks of the records' times, None where they do not decide.
+        inside: of the rows in training, which stay there and which become the last part.
+        draw: the records' field that says which were drawn.
     """
 
     names: tuple[str, ...] = ()
     split: Split = NO_SPLIT
     first_day: int | None = None
     first_instant: int | None = None
+    inside: Parts | None = None
+    draw: str = "drawn"
 
     @classmethod
     def of_log(
@@ -45,22 +53,62 @@ class Parts:
         """
         if not split.asked:
             named = splits.decode(range(len(splits))) if splits is not None else []
-            return cls(tuple(str(name) for name in named))
+            return cls(tuple(str(name) for name in named))._with_inside(split, days, times)
         instant = first_instant(split, *times) if split.by_time and times is not None else None
-        return cls(("train", "test"), split, first_day(split, days), instant)
+        found = cls(("train", "test"), split, first_day(split, days), instant)
+        return found._with_inside(split, days, times)
+
+    def _with_inside(
+        self,
+        split: Split,
+        days: tuple[int, int] | None,
+        times: tuple[np.ndarray, np.ndarray] | None,
+    ) -> Parts:
+        """The same parts, and one of validation where ``split`` asks for it."""
+        if split.inside is None:
+            return self
+        if VALIDATION in self.names or "train" not in self.names:
+            raise LogError(
+                f"rows in training cannot become {VALIDATION!r}: the log's parts are "
+                f"{', '.join(self.names) or 'none'}"
+            )
+        if days is not None and self.first_day is not None:
+            days = days[0], self.first_day - 1
+        instant = None
+        if split.inside.by_time and times is not None and self.first_instant is not None:
+            before = times[0] < self.first_instant
+            instant = first_instant(split.inside, times[0][before], times[1][before])
+        inside = Parts(
+            ("train", VALIDATION),
+            split.inside,
+            first_day(split.inside, days),
+            instant,
+            draw="drawn_inside",
+        )
+        return replace(self, names=(*self.names, VALIDATION), inside=inside)
 
     def of(self, records: np.ndarray) -> np.ndarray:
         """Number of each record's part, int64 ``[n]``; only where there are parts.
 
         Records stand by user and time, whole users, where the log has both.
         """
+        part = self._of_all(records)
+        if self.inside is None:
+            return part
+        train = np.flatnonzero(part == self.names.index("train"))
+        held_out = self.inside.of(records[train]) == 1
+        part[train[held_out]] = len(self.names) - 1
+        return part
+
+    def _of_all(self, records: np.ndarray) -> np.ndarray:
+        """As if there were none inside another."""
         if self.first_day is not None:
             return (records["day"] >= self.first_day).astype(np.int64)
         if self.first_instant is not None:
             time = "time" if "time" in records.dtype.names else "day"
             return (records[time] >= self.first_instant).astype(np.int64)
         if self.split.draws:
-            return records["drawn"].astype(np.int64)
+            return records[self.draw].astype(np.int64)
         if self.split.asked:
             return latest_of_users(self.split, records["user"], records["time"]).astype(np.int64)
         return records["split"].astype(np.int64)

@@ -108,7 +108,7 @@ class FittedPercentile:
         if (keys.shape[1],) not in self.tables:
             raise ValueError(
                 "a percentile quality needs training rows to be fitted on, but none lie before "
-                "the test period; choose a later test start"
+                "the test period; hold out fewer rows"
             )
         out = np.full(len(values), np.nan)
         if finest is not None:

@@ -72,6 +72,7 @@ class Encoder:
             ("policy", "i4", schema.policy), ("terminal", "?", schema.terminal),
             ("split", "i4", schema.split), ("history", "i4", schema.history),
             ("enters", "?", schema.history_rows != "all"), ("drawn", "?", self.split.draws),
+            ("drawn_inside", "?", self.split.inside is not None and self.split.inside.draws),
         ]  # fmt: skip
         fields: list = [(name, kind) for name, kind, wanted in optional if wanted]
         if schema.context:
@@ -118,8 +119,9 @@ class Encoder:
                 records[name] = _group(getattr(schema, name), table, fault)
         if self.hashed:
             records["hash"] = self.row_hashes(table)
-        if self.split.draws:
-            records["drawn"] = drawn(self.split, self._drawn_by(table, records, first))
+        for name, split in (("drawn", self.split), ("drawn_inside", self.split.inside)):
+            if split is not None and split.draws:
+                records[name] = drawn(split, self._drawn_by(table, records, first))
         flat = self._history(table, records, keep) if schema.history else None
         self.kept = np.flatnonzero(keep)
         return records if keep.all() else records[keep], flat

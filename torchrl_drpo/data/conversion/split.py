@@ -11,9 +11,16 @@ from ..sources import LogError
 
 def check_split(split: Split, schema: LogSchema) -> None:
     """Raises ``LogError`` where a log of this schema cannot be split so."""
+    if split.inside is not None and not (split.asked or schema.split):
+        raise LogError("validation rows are held out beside test rows; say which these are, too")
+    if split.inside is not None and schema.split and split.inside.share is None:
+        raise LogError(
+            f"where the column {schema.split!r} says what is held out, validation rows are a share "
+            "of the training rows: validation_share"
+        )
     if not split.asked:
         return
-    if schema.split:
+    if schema.split and split.asked:
         raise LogError(
             f"the schema's split column {schema.split!r} says what is held out, and test_days, "
             "test_start and test_share say it too; leave one of the two out"

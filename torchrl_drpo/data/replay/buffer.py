@@ -103,6 +103,8 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
         test_share: float | None = None,
         test_by: str | None = None,
         test_seed: int = 0,
+        validation_days: int | Literal["auto"] | None = None,
+        validation_share: float | None = None,
         bad_rows: str = "error",
         overwrite: bool = False,
         like: Path | str | None = None,
@@ -127,6 +129,8 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
             test_by: ``"time"`` (the log's latest rows, the default), ``"user"`` (each user's
                 latest) or ``"random"`` says, with
             test_seed: the draw's seed.
+            validation_days: the last so many days of the training rows become ``"validation"``.
+            validation_share: or: about this share of them, taken as test rows are.
             bad_rows: ``"error"`` stops at the first faulty row; ``"drop"`` leaves it out.
             overwrite: replace another conversion at ``root``.
             like: folder of an earlier conversion whose numbers of items and users are kept.
@@ -155,6 +159,7 @@ class RecReplayBuffer(LogFacts, LogReading, TensorDictReplayBuffer):
             convert_log(
                 source, where, schema, test_days=test_days, test_start=test_start,
                 test_share=test_share, test_by=test_by, test_seed=test_seed,
+                validation_days=validation_days, validation_share=validation_share,
                 bad_rows=bad_rows, overwrite=overwrite, like=like, executor=executor,
                 progress=progress,
             )  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 #: How a share is taken: the latest rows of the log, the latest of each user, or any.
 SHARES_BY = ("time", "user", "random")
@@ -26,6 +26,8 @@ class Split:
             training), or drawn (``"random"``) with
         seed: which a row's content is mixed with, so that the order of the file's rows does not
             count and identical rows stay together; in a log without user and time the row's number.
+        inside: what is held out once more, of the rows that this one leaves, as the part
+            ``"validation"``; in the same way: days of days, a share of a share.
 
     Raises:
         ValueError: for two ways at once, or a value out of its range.
@@ -36,6 +38,7 @@ class Split:
     share: float | None = None
     by: str | None = None
     seed: int = 0
+    inside: Split | None = None
 
     def __post_init__(self) -> None:
         given = {f"test_{name}": getattr(self, name) for name in ("days", "start", "share")}
@@ -57,6 +60,40 @@ class Split:
                 date.fromisoformat(self.start)
             except ValueError:
                 raise ValueError(f"test_start must be YYYY-MM-DD, got {self.start!r}") from None
+        if self.inside is not None and self.asked:
+            alike = (self.inside.share is None, self.inside.by) == (self.share is None, self.by)
+            if not alike or self.inside.start is not None:
+                way = "validation_days" if self.share is None else "validation_share"
+                raise ValueError(
+                    f"validation rows are held out of the training rows as test rows are of the "
+                    f"log; give {way}"
+                )
+
+    @classmethod
+    def within(cls, outer: Split, days: int | Literal["auto"] | None, share: float | None) -> Split:
+        """The same split, of whose training rows the last days or a share become another part.
+
+        Raises:
+            ValueError: for both, or what is out of range.
+        """
+        if days is not None and share is not None:
+            raise ValueError("give validation_days or validation_share, not both")
+        try:
+            if days is not None:
+                inside = cls(days=days)
+            else:  # of a draw with the same seed, the rows that it left would be left once more
+                by = outer.by if outer.asked else "random"
+                inside = cls(share=share, by=by, seed=outer.seed + 1)
+        except ValueError as error:
+            raise ValueError(str(error).replace("test_", "validation_")) from None
+        return replace(outer, inside=inside)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data, and as it was before there was anything inside where there is nothing."""
+        plain = asdict(self)
+        if self.inside is None:
+            del plain["inside"]
+        return plain
 
     @property
     def asked(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.retrieval import RetrievalPolicy
 from torchrl_drpo.policies.semantic_id import SemanticIDPolicy
 from torchrl_drpo.policies.served import ServedPolicy
+from torchrl_drpo.references import allowing
 
 KIND = "torchrl-drpo catalogue policy"
 VERSION = 1
@@ -232,16 +233,25 @@ class PolicyCheckpoint:
         return directory
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> PolicyCheckpoint:
-        """Reads a checkpoint.
+    def load(
+        cls, directory: str | os.PathLike[str], *, allow_code: Sequence[str] = ()
+    ) -> PolicyCheckpoint:
+        """Reads a checkpoint; nothing of it is executed.
+
+        Args:
+            directory: where it lies.
+            allow_code: encoders of a user's own that it may name (``mymodule:make_encoder``), whose
+                modules are then imported; see :mod:`torchrl_drpo.references`.
 
         Raises:
+            ValueError: if it names code that is not allowed, or not to be had.
             ArtifactError: if it is absent, damaged, foreign, of another version, or its weights
                 do not fit the model that it describes.
         """
         artifact = Artifact(directory, kind=KIND, version=VERSION)
         try:
-            return cls._from_artifact(artifact)
+            with allowing(*allow_code):
+                return cls._from_artifact(artifact)
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ArtifactError(
                 f"{directory}: its parts do not fit each other: {error}; copy it again, or train "

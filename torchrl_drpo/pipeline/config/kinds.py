@@ -10,6 +10,9 @@ import importlib
 from dataclasses import asdict, dataclass, field, make_dataclass
 from typing import Any, Literal
 
+from torchrl_drpo.references import is_reference
+from torchrl_drpo.spelling import did_you_mean
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -20,8 +23,8 @@ class ModelConfig:
             are found in the log.
         hidden: widths of the encoder's hidden layers.
         pooling: how a history becomes one vector, where it is pooled; not of embedding policies.
-        encoder: what reads histories: pooling, a GRU or a causal transformer; not of embedding
-            policies.
+        encoder: what reads histories: pooling, a GRU, a causal transformer, or one of your own,
+            mymodule:make_encoder, which runs that module's code; not of embedding policies.
         layers: of a GRU or a transformer.
         heads: of a transformer.
         dropout: in training, of what the encoder reads, and inside a GRU or a transformer.
@@ -32,7 +35,7 @@ class ModelConfig:
     dim: int = 64
     hidden: tuple[int, ...] = (128,)
     pooling: Literal["mean", "recency", "attention"] = "recency"
-    encoder: Literal["pooling", "gru", "transformer"] = "pooling"
+    encoder: Literal["pooling", "gru", "transformer"] | str = "pooling"
     layers: int = 2
     heads: int = 2
     dropout: float = 0.0
@@ -43,6 +46,12 @@ class ModelConfig:
         for name in ("dim", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        known = ("pooling", "gru", "transformer")
+        if self.encoder not in known and not is_reference(self.encoder):
+            raise ValueError(
+                f"no encoder {self.encoder!r}{did_you_mean(self.encoder, known)}; there are "
+                f"{', '.join(known)}, and those of your own, as mymodule:make_encoder"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.encoder == "transformer" and self.dim % self.heads:
@@ -69,7 +78,8 @@ class ModelConfig:
             return {"dim": self.dim, "hidden": self.hidden, "pooling": self.pooling}
         own: dict[str, Any] = {"kind": self.encoder, "hidden": self.hidden}
         own |= {"dropout": self.dropout}
-        own |= {"pooling": self.pooling} if self.encoder == "pooling" else {"layers": self.layers}
+        own |= {"pooling": self.pooling} if self.encoder == "pooling" else {}
+        own |= {"layers": self.layers} if self.encoder in ("gru", "transformer") else {}
         own |= {"heads": self.heads} if self.encoder == "transformer" else {}
         own |= {"feedback": True} if self.history_feedback else {}
         own |= {"times": True} if self.history_times else {}

@@ -49,6 +49,8 @@ class EvaluateConfig:
         guidance: of a policy that is conditioned on quality: how far it is guided away from the
             worst level, likewise.
         uphill_step: of a tilted policy over item vectors: how far its mean moves, likewise.
+        allow_code: encoders of your own, mymodule:make_encoder, that the policy may name: their
+            modules are imported, which runs them. No other code is.
         plot: PNG file: of --ope the estimates with their intervals, and the weights that they rest
             on; of --details the hit rates by activity and popularity.
         json: print the results as JSON instead of a table.
@@ -74,6 +76,7 @@ class EvaluateConfig:
     tau: float | None = None
     guidance: float | None = None
     uphill_step: float | None = None
+    allow_code: tuple[str, ...] = ()
     plot: Path | None = None
     json: bool = False
 
@@ -127,6 +130,8 @@ class RecommendConfig:
         guidance: of a policy that is conditioned on quality: how far it is guided away from the
             worst level, likewise.
         uphill_step: of a tilted policy over item vectors: how far its mean moves, likewise.
+        allow_code: encoders of your own, mymodule:make_encoder, that the policy may name: their
+            modules are imported, which runs them. No other code is.
     """
 
     checkpoint: Path
@@ -150,6 +155,7 @@ class RecommendConfig:
     tau: float | None = None
     guidance: float | None = None
     uphill_step: float | None = None
+    allow_code: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -194,6 +200,8 @@ class ExportConfig:
         guidance: of a policy that is conditioned on quality: how far it is guided away from the
             worst level, likewise.
         uphill_step: of a tilted policy over item vectors: how far its mean moves, likewise.
+        allow_code: encoders of your own, mymodule:make_encoder, that the policy may name: their
+            modules are imported, which runs them. No other code is.
         json: print the manifest.
     """
 
@@ -206,6 +214,7 @@ class ExportConfig:
     tau: float | None = None
     guidance: float | None = None
     uphill_step: float | None = None
+    allow_code: tuple[str, ...] = ()
     json: bool = False
 
     def __post_init__(self) -> None:

@@ -18,8 +18,9 @@ from torchrl_drpo.pipeline.config.kinds import (
     describe_kinds,
 )
 from torchrl_drpo.pipeline.config.log import LogConfig
+from torchrl_drpo.pipeline.config.stopping import StoppingConfig
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
-from torchrl_drpo.pipeline.objectives.assignments import assigned, merged
+from torchrl_drpo.pipeline.objectives.assignments import assigned, merged, spelled
 from torchrl_drpo.pipeline.objectives.named import (
     NAMES,
     Objective,
@@ -27,6 +28,9 @@ from torchrl_drpo.pipeline.objectives.named import (
     find_objective,
     following_model,
 )
+
+#: Where a run keeps a copy of its schema file, so that its results.json can be given as --config.
+SCHEMA_COPY = "schema"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class TrainConfig(LogConfig):
     Attributes:
         output: folder for everything that is written.
         policy: {kinds}
-        objectives: what to train, by name, of {names}; random and popularity are always in the
+        objectives: what to train, by name, of {names}, or of your own, mymodule:MyLoss, which runs
+            that module's code; random and popularity are always in the
             table. Of these, {modelled} first fit a reward model to the training rows. By default
             {usual}; of a policy over item numbers bc-tilt and conditioned-tilt, too, which are left
             out where the reward model has nothing to say.
@@ -55,9 +60,12 @@ class TrainConfig(LogConfig):
             users and trains all their rows in one pass, which makes a transformer affordable.
         ks: list lengths of the hit rates; the table shows the last one.
         device: where to train; auto is cuda where there is one, else cpu.
-        logger: also write the training curves for TensorBoard, or as CSV files.
+        logger: also write the training curves for TensorBoard, as CSV files, or to Weights & Biases
+            (extra wandb; WANDB_MODE=offline keeps them here) or MLflow (extra mlflow; in the output
+            folder unless MLFLOW_TRACKING_URI says where).
         json: print the results as JSON instead of a table.
         model: shape of the policy.
+        stopping: when training stops.
         kinds: what only one kind of policy has.
         options: by objective, those of its options that are to differ from its own
             (:mod:`torchrl_drpo.pipeline.objectives.options`).
@@ -79,9 +87,10 @@ class TrainConfig(LogConfig):
     train_places: Literal["last", "all"] = "last"
     ks: tuple[int, ...] = (10, 50)
     device: str = "cpu"
-    logger: Literal["none", "csv", "tensorboard"] = "none"
+    logger: Literal["none", "csv", "tensorboard", "wandb", "mlflow"] = "none"
     json: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
     kinds: KindOptions = field(default_factory=KindOptions)
     options: Annotated[Mapping[str, Mapping[str, Any]], tyro.conf.Suppress] = field(
         default_factory=dict
@@ -101,6 +110,7 @@ class TrainConfig(LogConfig):
             check_fits(name, self.policy)
         self._check_kinds()
         self._check_places()
+        self.stopping.check_used()
         left = [name for name in self.options if name not in self.objectives]
         if left:
             raise ValueError(f"options of {left[0]!r}, which is not among the objectives")
@@ -191,7 +201,7 @@ class TrainConfig(LogConfig):
 
     def settings(self) -> dict[str, Any]:
         """What every run depends on, as JSON data, and no folders of this machine."""
-        plain = asdict(self)
+        plain = {name: each for name, each in asdict(self).items() if name in _FIELDS}
         for name in (
             "output",
             "policy",
@@ -210,6 +220,8 @@ class TrainConfig(LogConfig):
             del plain[name]
         if self.train_places == "last":  # as before there was a choice
             del plain["train_places"]
+        if not self.stopping.early_stopping:
+            del plain["stopping"]
         if self.bad_rows == "error":  # as it was before one could say so
             del plain["bad_rows"]
         for name in ("weight_decay", "max_grad_norm", "warm_up", "decay"):  # likewise
@@ -220,6 +232,32 @@ class TrainConfig(LogConfig):
         plain["schema"] = None if self.schema is None else self.schema.name
         return json.loads(json.dumps(plain))
 
+    def to_file(self, objectives: tuple[str, ...]) -> dict[str, Any]:
+        """What runs the same again, given as ``--config``, as JSON data and without folders.
+
+        Args:
+            objectives: those that were trained.
+        """
+        plain = {name: each for name, each in asdict(self).items() if name in _FIELDS}
+        for name in ("output", "logger", "json", "root", "options", *_THOSE_OF_A_LOG):
+            del plain[name]
+        kind = self.policy.replace("-", "_")
+        plain["kinds"] = {kind: plain["kinds"][kind]}
+        plain["objectives"] = objectives
+        plain["set"] = spelled({name: self.options.get(name, {}) for name in objectives})
+        named = {"dataset": self.dataset, "preset": self.preset}
+        if self.logs is not None:
+            named["logs"] = Path(self.logs).name
+        if self.schema is not None:
+            named["schema"] = self.schema.name
+        said = {name: value for name, value in named.items() if value is not None}
+        return json.loads(json.dumps(said | plain))
+
+
+#: Of this command, and not of those that build on it.
+_FIELDS = tuple(each.name for each in fields(TrainConfig))
+#: What says which log is read, of which a file of options has the names alone.
+_THOSE_OF_A_LOG = ("logs", "dataset", "preset", "schema")
 
 # The docstring is the help of `drpo train`, and names come from where they are defined.
 TrainConfig.__doc__ = (TrainConfig.__doc__ or "").format(

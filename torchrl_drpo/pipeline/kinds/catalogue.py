@@ -19,9 +19,17 @@ from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.once import TrainedOnce
 from torchrl_drpo.pipeline.kinds.served import critic_shape, with_level
-from torchrl_drpo.pipeline.kinds.training import Progress, Trained, followed, run_trainer
+from torchrl_drpo.pipeline.kinds.training import (
+    WHOLE,
+    Course,
+    Progress,
+    Trained,
+    followed,
+    run_trainer,
+)
 from torchrl_drpo.pipeline.objectives.make import make_objective
 from torchrl_drpo.pipeline.objectives.named import Objective, following_model
+from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.reward_model.fit import RewardFit
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -35,6 +43,7 @@ from torchrl_drpo.policies.conditioned import (
 from torchrl_drpo.policies.encoders import HistoryEncoder
 from torchrl_drpo.policies.item_tables import ItemTableConfig
 from torchrl_drpo.policies.tilted import make_tilted_actor
+from torchrl_drpo.references import allowing
 from torchrl_drpo.rewards import AnnotatedBuffer, CatalogueReward
 
 #: Temperature of a tilt that is not told, in standard deviations of the training rows' quality.
@@ -72,21 +81,28 @@ class CatalogueTraining:
         return [] if reward is None else [reward.fingerprint]
 
     def train(
-        self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
+        self,
+        objective: str,
+        seed: int,
+        state: Path,
+        progress: Callable[[int, int], None],
+        course: Course = WHOLE,
     ) -> Trained:
         """Trains one policy; goes on from the file ``state`` of a killed run."""
         wanted = self._config.objective(objective)
-        learn = partial(self._learn, objective, wanted.trained, seed, state, progress)
-        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress))
+        learn = partial(self._learn, objective, wanted, seed, state, progress, course)
+        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress, course))
 
     def _learn(
         self,
         name: str,
-        objective: Objective,
+        wanted: Objective,
         seed: int,
         state: Path,
         progress: Callable[[int, int], None],
+        course: Course,
     ) -> Trained:
+        objective = wanted.trained
         data, config = self._data, self._config
         reward = self.reward if objective.learns_from_model else None
         torch.manual_seed(seed)
@@ -118,16 +134,19 @@ class CatalogueTraining:
             if objective.condition is not None:
                 buffer = self._with_levels(buffer, edges, objective.condition.unknown, seed)
             loss, batch_size = make_loss(actor), config.batch_size
-        curve = run_trainer(
+        served = self._served(wanted, Trained(actor, model, {})) if course.judge else None
+        history = run_trainer(
             loss.to(config.device),
             buffer,
             config,
-            run=f"{name}-{seed}",
+            run=f"{file_name(name)}-{seed}",
             state=state,
             progress=progress,
             batch_size=batch_size,
+            served=served and served.actor,
+            course=course,
         )
-        return Trained(actor, model, curve)
+        return Trained(actor, model, history.training, history.evaluation)
 
     def _with_levels(
         self, buffer: Any, edges: tuple[float, ...], unknown: float, seed: int
@@ -182,7 +201,8 @@ class CatalogueTraining:
             made = ItemTableConfig.of(model["item_table"], self._item_data, self._data.num_items)
             model = model | {"item_table": made.to_json()}
         device = self._config.device
-        actor = make_catalogue_actor(**model, item_data=self._item_data, device=device)
+        with allowing(self._config.model.encoder):  # which the settings name
+            actor = make_catalogue_actor(**model, item_data=self._item_data, device=device)
         self._fit_scalers(catalogue_policy(actor).encoder)
         return actor, model
 

@@ -17,9 +17,16 @@ from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
 from torchrl_drpo.pipeline.kinds.once import TrainedOnce
-from torchrl_drpo.pipeline.kinds.training import Trained, followed, run_trainer
+from torchrl_drpo.pipeline.kinds.training import (
+    WHOLE,
+    Course,
+    Trained,
+    followed,
+    run_trainer,
+)
 from torchrl_drpo.pipeline.objectives.make import make_objective
-from torchrl_drpo.pipeline.objectives.named import OBJECTIVES, Objective, following_model
+from torchrl_drpo.pipeline.objectives.named import Objective, find_objective, following_model
+from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.reward_model.embedding import UphillRows, fit_embedding_reward
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -95,7 +102,12 @@ class EmbeddingTraining:
         return known if reward is None else [*known, reward.fingerprint]
 
     def train(
-        self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
+        self,
+        objective: str,
+        seed: int,
+        state: Path,
+        progress: Callable[[int, int], None],
+        course: Course = WHOLE,
     ) -> Trained:
         """Trains one policy.
 
@@ -104,13 +116,19 @@ class EmbeddingTraining:
             seed: of the initial weights and of the batches.
             state: file of the run under way; a killed run goes on from it.
             progress: called with the step and the last step.
+            course: how far it goes.
         """
         wanted = self._config.objective(objective)
-        learn = partial(self._learn, objective, seed, state, progress)
-        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress))
+        learn = partial(self._learn, objective, seed, state, progress, course)
+        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress, course))
 
     def _learn(
-        self, objective: str, seed: int, state: Path, progress: Callable[[int, int], None]
+        self,
+        objective: str,
+        seed: int,
+        state: Path,
+        progress: Callable[[int, int], None],
+        course: Course,
     ) -> Trained:
         config, device = self._config, self._config.device
         torch.manual_seed(seed)
@@ -121,7 +139,11 @@ class EmbeddingTraining:
         policy.state.load_state_dict(template.state.state_dict())
         gaussian = gaussian_actor(policy).to(device)  # moves the head; rows are made on the CPU
         reward = self.reward if config.objective(objective).learns_from_model else None
-        curve = run_trainer(
+        served = None
+        if course.judge is not None:
+            wanted = config.objective(objective)
+            served = self._served(wanted, Trained(actor.to(device), self._model, {})).actor
+        history = run_trainer(
             make_objective(
                 objective,
                 gaussian,
@@ -131,11 +153,13 @@ class EmbeddingTraining:
             ).to(device),
             self.rows(objective, seed),
             config,
-            run=f"{objective}-{seed}",
+            run=f"{file_name(objective)}-{seed}",
             state=state,
             progress=progress,
+            served=served,
+            course=course,
         )
-        return Trained(actor.to(device), self._model, curve)
+        return Trained(actor.to(device), self._model, history.training, history.evaluation)
 
     def _served(self, objective: Objective, learned: Trained) -> Trained:
         """The trained policy, or one that asks it and moves its mean; weights are shared."""
@@ -158,11 +182,11 @@ class EmbeddingTraining:
             seed: of the order.
         """
         config, vectors = self._config, VectorRows(self.template)
-        reward = self.reward if OBJECTIVES[objective].learns_from_model else None
+        reward = self.reward if find_objective(objective).learns_from_model else None
         buffer = self._data.train_buffer(config.batch_size, seed, "cpu")
         columns = TensorDict({}, [len(buffer)]) if reward is None else reward.columns
         uphill = None
-        if OBJECTIVES[objective].moves:
+        if find_objective(objective).moves:
             assert reward is not None  # it follows a model
             uphill = UphillRows(*reward.model, config.kinds.embedding.uphill_step)
 

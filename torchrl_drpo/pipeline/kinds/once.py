@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from torchrl_drpo.pipeline.config.train import TrainConfig
-from torchrl_drpo.pipeline.kinds.training import Trained
+from torchrl_drpo.pipeline.kinds.training import WHOLE, Course, Trained
 from torchrl_drpo.pipeline.objectives.named import Objective
 
 
@@ -19,7 +19,7 @@ class TrainedOnce:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
-        self._kept: dict[tuple[Objective, int], Trained] = {}
+        self._kept: dict[tuple[Objective, int, int | None], Trained] = {}
 
     def get(
         self,
@@ -27,6 +27,7 @@ class TrainedOnce:
         seed: int,
         learn: Callable[[], Trained],
         progress: Callable[[int, int], None],
+        course: Course = WHOLE,
     ) -> Trained:
         """What training gives for an objective and a seed.
 
@@ -35,8 +36,11 @@ class TrainedOnce:
             seed: of the run.
             learn: trains it.
             progress: told that all steps are done where nothing is left to train.
+            course: how far it goes.
         """
-        once = objective, seed
+        if course.judge is not None:  # each is looked at as it is served
+            return learn()
+        once = objective, seed, course.until
         if once not in self._kept:
             learned = learn()
             others = (self._config.objective(each).trained for each in self._config.objectives)

@@ -13,6 +13,7 @@ from torchrl_drpo.pipeline.kinds.training import Progress
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.policies.semantic_id import make_semantic_id_actor, semantic_id_policy
 from torchrl_drpo.policies.semantic_id.tilted import make_tilted_semantic_id_actor
+from torchrl_drpo.references import allowing
 from torchrl_drpo.rewards import CatalogueReward
 
 
@@ -68,7 +69,8 @@ class SemanticIDTraining(CatalogueTraining):
     def make_actor(self, model: dict[str, Any]) -> tuple[ProbabilisticActor, dict[str, Any]]:
         """As for policies over item numbers; the codes themselves lie among the weights."""
         arguments = {name: value for name, value in model.items() if name != "num_items"}
-        actor = make_semantic_id_actor(self._codes, **arguments, device=self._config.device)
+        with allowing(self._config.model.encoder):  # which the settings name
+            actor = make_semantic_id_actor(self._codes, **arguments, device=self._config.device)
         policy = semantic_id_policy(actor)
         self._fit_scalers(policy.encoder)
         return actor, model | {"code_sizes": policy.trie.sizes}

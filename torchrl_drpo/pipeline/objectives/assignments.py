@@ -75,6 +75,7 @@ def _types(name: str) -> dict[str, Any]:
 def _read(value: str, hint: Any, text: str) -> Any:
     """A value of one of the types that ``hint`` allows."""
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    allowed = sorted(allowed, key=lambda kind: kind is str)  # every text is one
     for kind in allowed:
         with contextlib.suppress(ValueError):
             return _as(value, kind)
@@ -93,7 +94,7 @@ def _as(value: str, kind: Any) -> Any:
         parts, kinds = value.strip("()").split(","), get_args(kind)
         if len(parts) == len(kinds):
             return tuple(_as(part.strip(), each) for part, each in zip(parts, kinds, strict=True))
-    if kind in (int, float):
+    if kind in (int, float, str):
         return kind(value)
     raise ValueError
 
@@ -105,7 +106,29 @@ def _describe(kind: Any) -> str:
         return ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
         return ",".join(map(_describe, get_args(kind)))
-    return {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+
+
+def spelled(options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The assignments that stand for options by objective; :func:`assigned` reads them back.
+
+    Example:
+        >>> spelled({"drpo": {"kappa": 0.2, "kappa_bounds": (0.05, 1.0)}, "bc-tilt": {"tau": None}})
+        ['drpo.kappa=0.2', 'drpo.kappa_bounds=0.05,1.0', 'bc-tilt.tau=none']
+    """
+    return [
+        f"{name}.{option}={_spelled(value)}"
+        for name, given in options.items()
+        for option, value in given.items()
+    ]
+
+
+def _spelled(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ",".join(map(_spelled, value))
+    return str(value)
 
 
 def merged(

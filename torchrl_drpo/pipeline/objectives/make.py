@@ -25,12 +25,13 @@ from torchrl_drpo.objectives import (
     GuidedLoss,
     RepulsiveLoss,
 )
-from torchrl_drpo.pipeline.objectives.named import Objective, check_fits, find_objective
+from torchrl_drpo.pipeline.objectives.named import OWN, Objective, check_fits, find_objective
 from torchrl_drpo.pipeline.objectives.options import (
     DRPOOptions,
     RepulsiveOptions,
     TaperOptions,
 )
+from torchrl_drpo.pipeline.objectives.own import load
 from torchrl_drpo.policies.catalogue import catalogue_policy, make_catalogue_actor
 from torchrl_drpo.policies.gaussian import DiagonalNormal, make_gaussian_actor
 from torchrl_drpo.policies.semantic_id import SemanticIDPolicy, semantic_id_policy
@@ -72,7 +73,14 @@ def make_objective(
         raise ValueError(f"objective {name!r} needs the log's reward model, got none")
     if objective.climbs:
         return GuidedLoss(actor, reward_model, over=over, **asdict(objective.options))
+    if objective.loss == OWN and over is not None:
+        raise ValueError(
+            f"objective {name!r} is trained by one process, whose rows are the whole batch; leave "
+            "torchrun out"
+        )
     loss = MAKERS[objective.loss](actor, objective.options)
+    if objective.loss == OWN:
+        return loss
     if objective.signal != "logged":
         _read_signal(loss, objective)
     loss.over = over
@@ -157,6 +165,16 @@ def _plainly(loss: Callable[..., LossModule]) -> Callable[..., LossModule]:
     return lambda actor, options: loss(actor, **asdict(options))
 
 
+def _own(actor: ProbabilisticActor, options: Any) -> LossModule:
+    loss = load(options.reference)(actor, **asdict(options))
+    if not isinstance(loss, LossModule):
+        raise ValueError(
+            f"{options.reference} made a {type(loss).__name__} of the actor; expected a TorchRL "
+            "LossModule"
+        )
+    return loss
+
+
 # What a loss is given for a reward model where only its options are looked at.
 _NO_MODEL = TensorDictModule(nn.Identity(), in_keys=["action"], out_keys=["predicted_reward"])
 
@@ -169,6 +187,7 @@ MAKERS: dict[str, Callable[[ProbabilisticActor, Any], LossModule]] = {
     "crr": _plainly(CRRLoss),
     "asymre": _plainly(AsymRELoss),
     "gbpo": _plainly(GBPOLoss),
+    OWN: _own,
 }
 
 

@@ -58,7 +58,12 @@ from torchrl_drpo.pipeline.objectives.options import (
     RepulsiveOptions,
     TiltOptions,
 )
+from torchrl_drpo.pipeline.objectives.own import own_options
+from torchrl_drpo.references import is_reference
 from torchrl_drpo.spelling import did_you_mean
+
+#: The loss of objectives by reference (:mod:`~torchrl_drpo.pipeline.objectives.own`).
+OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Objective:
 
     Attributes:
         loss: the rule for the weights, a key of
-            :data:`~torchrl_drpo.pipeline.objectives.make.MAKERS`.
+            :data:`~torchrl_drpo.pipeline.objectives.make.MAKERS`; :data:`OWN` for one by reference.
         options: its options, with the defaults of this name.
         signal: what its weights are made of: the logged rewards, the reward model's out-of-fold
             predictions Q, or their advantage Q - V.
@@ -90,7 +95,7 @@ class Objective:
     @property
     def compares(self) -> bool:
         """Whether it learns nothing from rows that are all worth the same."""
-        return self.loss != "bc" or self.condition is not None or self.tilt is not None
+        return self.loss not in ("bc", OWN) or self.condition is not None or self.tilt is not None
 
     @property
     def follows_model(self) -> bool:
@@ -200,19 +205,24 @@ def find_objective(name: str, options: Mapping[str, Any] | None = None) -> Objec
         >>> find_objective("drpo", {"kappa": 0.2}).options.kappa
         0.2
     """
-    if name not in OBJECTIVES:
+    if is_reference(name):
+        known = Objective(OWN, own_options(name))
+    elif name in OBJECTIVES:
+        known = OBJECTIVES[name]
+    else:
         raise ValueError(
-            f"no objective {name!r}{did_you_mean(name, NAMES)}; there are {', '.join(NAMES)}"
+            f"no objective {name!r}{did_you_mean(name, NAMES)}; there are {', '.join(NAMES)}, and "
+            "those of your own, as mymodule:MyLoss"
         )
     try:
-        return OBJECTIVES[name].with_options(options or {})
+        return known.with_options(options or {})
     except ValueError as error:
         raise ValueError(f"objective {name!r}: {error}") from None
 
 
 def check_fits(name: str, policy: str) -> None:
     """Raises ``ValueError`` for an objective that such a policy cannot follow."""
-    objective = OBJECTIVES[name]
+    objective = find_objective(name)
     if objective.policies and policy not in objective.policies:
         why = next(why for what, why in _WHY_ONLY.items() if getattr(objective, what))
         raise ValueError(
@@ -223,4 +233,4 @@ def check_fits(name: str, policy: str) -> None:
 
 def following_model(names: Iterable[str]) -> list[str]:
     """Those of the named objectives that first fit a reward model to the log."""
-    return [name for name in names if OBJECTIVES[name].follows_model]
+    return [name for name in names if find_objective(name).follows_model]

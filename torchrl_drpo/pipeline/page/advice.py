@@ -10,9 +10,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from torchrl_drpo.evaluation.statistics import Interval, mean_interval
+from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.page.folder import Curve, Run
 from torchrl_drpo.pipeline.parts import MANY_COLD
 from torchrl_drpo.pipeline.reward_model.log_reward import reward_warnings
+from torchrl_drpo.references import is_reference
 from torchrl_drpo.spelling import counted
 
 #: Policies whose commands are spelled out at most.
@@ -64,14 +66,16 @@ def commands(run: Run) -> list[tuple[str, list[str]]]:
     ks = " ".join(map(str, run.results.config["ks"]))
     ope = " --ope" if run.results.values is not None else ""
     user = " --user ID" if run.results.data.get("users") else ""
+    encoder = (run.results.config.get("model") or {}).get("encoder", "")
+    trusted = f" --allow-code {shlex.quote(encoder)}" if is_reference(encoder) else ""
     found = []
     for name in best_policies(run)[:_POLICIES]:
         folder = shlex.quote(str(run.results.checkpoints[name]))
-        graph = shlex.quote(str(run.folder / f"{name}-graph"))
+        graph = shlex.quote(str(run.folder / f"{file_name(name)}-graph"))
         lines = [
-            f"drpo recommend --checkpoint {folder}{user} --k {run.results.k}",
-            f"drpo evaluate --checkpoint {folder} {where} --ks {ks} --details{ope}",
-            f"drpo export --checkpoint {folder} --out {graph}",
+            f"drpo recommend --checkpoint {folder}{user} --k {run.results.k}{trusted}",
+            f"drpo evaluate --checkpoint {folder} {where} --ks {ks} --details{ope}{trusted}",
+            f"drpo export --checkpoint {folder} --out {graph}{trusted}",
         ]
         found.append((name, lines))
     return found

@@ -10,7 +10,7 @@ from torchrl_drpo.evaluation.statistics import Interval
 from torchrl_drpo.pipeline.page.folder import Curve, Run
 from torchrl_drpo.pipeline.table import number_from
 from torchrl_drpo.report.images import Figure
-from torchrl_drpo.report.methods import METHODS, Method
+from torchrl_drpo.report.methods import Method, method
 from torchrl_drpo.report.plots import axes_of, draw_curves
 from torchrl_drpo.report.svg import INK, PAPER
 
@@ -39,7 +39,10 @@ _STILL = 1e-4
 
 def shown(name: str) -> Method:
     """How a method of a run is drawn."""
-    return METHODS.get(name) or Method(name, "#59616b")
+    try:
+        return method(name)
+    except KeyError:
+        return Method(name, "#59616b")
 
 
 def marker(name: str, learned: bool) -> str:
@@ -122,9 +125,9 @@ def _curves(stem: str, name: str, of: Mapping[str, Sequence[Curve]]) -> Figure:
         for objective, seeds in of.items():
             steps = min(map(len, seeds))  # of all seeds, where one was logged for longer
             same = [seed[:steps] for seed in seeds]
-            method = shown(objective)
+            drawn = shown(objective)
             draw_curves(
-                axes, same, objective, color=method.colour, linestyle=method.line, linewidth=1.8
+                axes, same, objective, color=drawn.colour, linestyle=drawn.line, linewidth=1.8
             )
             values += [value for seed in same for _, value in seed if math.isfinite(value)]
         _scale(axes, values)

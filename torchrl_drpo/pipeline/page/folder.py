@@ -1,7 +1,7 @@
 """A run as it lies in its folder: ``results.json``, and the curves of ``runs/*.json``.
 
 What lies on a disk may be anybody's. Names of objectives become names of files only where they are
-ours, and a curve is taken only from a run that gave the numbers of the table.
+ours or those of Python, and a curve is taken only from a run that gave the numbers of the table.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 
 from torchrl_drpo.files import read_json, read_sealed_json
 from torchrl_drpo.pipeline.objectives.named import NAMES
+from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.table import metrics_json, number_from
+from torchrl_drpo.references import is_well_formed
 
 #: A quantity's values by step.
 Curve = list[tuple[int, float]]
@@ -48,7 +50,7 @@ class Run:
         return max(len(self.results.runs[name]) for name in self.objectives)
 
     def further(self, name: str) -> Any:
-        """What :func:`~.measured.measured` said; ``None`` in runs of earlier releases."""
+        """What :func:`~torchrl_drpo.pipeline.measured.measured` said; ``None`` in runs of earlier releases."""
         return self.results.further.get(name)
 
 
@@ -68,7 +70,7 @@ def read_run(folder: Path) -> Run:
         ) from None
     try:
         for name in data["config"]["objectives"]:
-            if name not in NAMES:
+            if name not in NAMES and not is_well_formed(name):
                 raise ValueError(f"no objective is called {name!r}")
         results = TrainResults.from_json(data, folder)
         _check(results)
@@ -83,7 +85,7 @@ def read_run(folder: Path) -> Run:
     first = int(results.config.get("first_seed", 0))
     for objective in results.checkpoints:
         for number, metrics in enumerate(results.runs[objective]):
-            file = folder / "runs" / f"{objective}-{first + number}.json"
+            file = folder / "runs" / f"{file_name(objective)}-{first + number}.json"
             try:
                 found = _curves(file, metrics)
             except (OSError, ValueError, TypeError, KeyError) as error:

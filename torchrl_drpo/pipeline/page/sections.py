@@ -261,6 +261,8 @@ def _model(run: Run) -> Iterator[str]:
 
 
 def _curves(run: Run) -> Iterator[str]:
+    if run.results.stops:
+        yield "<ul>" + "".join(f"<li>{plain(l)}</li>" for l in run.results.stop_sentences) + "</ul>"
     if not run.curves:
         return
     names = [o for o in run.objectives if any(o in of for of in run.curves.values())]

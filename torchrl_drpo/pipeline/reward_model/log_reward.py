@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_drpo.pipeline.objectives.named import OBJECTIVES
+from torchrl_drpo.pipeline.objectives.named import find_objective
 
 
 def reward_columns(fold: Tensor, predicted_reward: Tensor, state_value: Tensor) -> TensorDict:
@@ -116,10 +116,11 @@ class LogReward:
                 "(uphill, guided and those that end in -q, -a or -tilt)"
             )
         of_state = self.facts["explained_variance_of_state"]
+        known = {name: find_objective(name) for name in objectives}
         follow_advantage = [
             name
-            for name in objectives
-            if OBJECTIVES[name].signal == "predicted_advantage" or OBJECTIVES[name].tilt is not None
+            for name, objective in known.items()
+            if objective.signal == "predicted_advantage" or objective.tilt is not None
         ]
         if follow_advantage and not explained > of_state:
             raise ValueError(

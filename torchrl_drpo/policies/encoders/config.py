@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from torchrl_drpo.references import is_reference
+
 #: How a history becomes one vector: every item alike, by recency, or by recency and content.
 Pooling = Literal["mean", "recency", "attention"]
-EncoderKind = Literal["pooling", "gru", "transformer"]
+EncoderKind = Literal["pooling", "gru", "transformer"] | str
 
 _POOLINGS = ("mean", "recency", "attention")
 _KINDS = ("pooling", "gru", "transformer")
@@ -19,8 +21,9 @@ class EncoderConfig:
     """What reads histories, context columns and features, whatever policy stands on it.
 
     Attributes:
-        kind: ``"pooling"`` (a weighted mean, then an MLP), ``"gru"`` (items one by one) or
-            ``"transformer"`` (causal attention among the items).
+        kind: ``"pooling"`` (a weighted mean, then an MLP), ``"gru"`` (items one by one),
+            ``"transformer"`` (causal attention among the items), or one of your own, by reference
+            (:func:`~torchrl_drpo.policies.encoders.own.own_mixer`).
         hidden: widths of the MLP's hidden layers. A pooled history always passes through it; a GRU
             and a transformer have one only where there is a context or a feature to mix in.
         pooling: of ``"pooling"``: ``"mean"``, ``"recency"`` or ``"attention"``.
@@ -58,7 +61,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has lists
-        if self.kind not in _KINDS:
+        if self.kind not in _KINDS and not is_reference(self.kind):
             raise ValueError(f"kind must be pooling, gru or transformer, got {self.kind!r}")
         if self.pooling not in _POOLINGS:
             raise ValueError(f"pooling must be mean, recency or attention, got {self.pooling!r}")

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torchrl_drpo.policies.encoders.config import EncoderConfig, Pooling, encoder_config
 from torchrl_drpo.policies.encoders.features import FeatureScaler
 from torchrl_drpo.policies.encoders.lengths import in_lengths
+from torchrl_drpo.policies.encoders.own import own_mixer
 from torchrl_drpo.policies.encoders.pooling import HistoryPooling
 from torchrl_drpo.policies.encoders.recurrent import HistoryGRU
 from torchrl_drpo.policies.encoders.transformer import HistoryTransformer
+from torchrl_drpo.references import is_reference
 
 
 class HistoryEncoder(nn.Module):
@@ -207,7 +209,7 @@ class HistoryEncoder(nn.Module):
         if self.config.kind == "transformer":
             return self.sequence(embedded, times)
         self._check_times(times)
-        if self.config.kind == "gru":
+        if self.config.kind != "pooling":
             return self.sequence(embedded)
         place = torch.arange(embedded.shape[1], device=embedded.device)
         return self.pooling.places(embedded, place < count.unsqueeze(-1))
@@ -237,6 +239,8 @@ def _mixer(
 ) -> nn.Module:
     if config.kind == "pooling":
         return HistoryPooling(dim, length, pooling=config.pooling, device=device)
+    if is_reference(config.kind):
+        return own_mixer(config.kind, dim, length, device)
     width, dropout = config.inner_width(dim), config.dropout
     if config.kind == "gru":
         return HistoryGRU(dim, width=width, layers=config.layers, dropout=dropout, device=device)

@@ -1,0 +1,123 @@
+"""Objectives of a user's own: by reference, with their options, and run by nobody else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.topic_log import config
+from torchrl_drpo import cli
+from torchrl_drpo.pipeline.objectives.named import find_objective
+from torchrl_drpo.pipeline.objectives.own import load, own_options
+from torchrl_drpo.pipeline.train import run_train
+from torchrl_drpo.references import source_digest
+from torchrl_drpo.report.methods import METHODS, OWN, method
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+MODULE = """
+from typing import Literal
+
+from torchrl_drpo import BehaviorCloningLoss, DRPOLoss
+
+class Mine(DRPOLoss):
+    def __init__(self, actor, *, share: float = 0.5, ties: Literal["first", "fraction"] = "first",
+                 label: str | None = None, other=None, **more) -> None:
+        super().__init__(actor, kappa=share, ties=ties)
+
+def cloned(actor):
+    return BehaviorCloningLoss(actor)
+
+def needy(actor, strength):
+    return None
+
+def nothing(actor):
+    return actor
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The name of a module in the current folder, forgotten afterwards."""
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+    own_options.cache_clear()
+
+
+def test_an_own_loss_trains_as_the_same_loss_by_name(log: Path, tmp_path: Path, module) -> None:
+    own, clone = f"{module}:Mine", f"{module}:cloned"
+    shared = {"steps": 20, "set": ("drpo.kappa=0.3", "drpo.ties=first", f"{own}.share=0.3")}
+    plan = config(log, tmp_path / "run", objectives=("drpo", "bc", own, clone), **shared)
+    found = run_train(plan)
+    assert found.runs[own] == found.runs["drpo"]
+    assert found.runs[clone] == found.runs["bc"]
+    assert found.table().rows[-2][0] == "Mine"
+    fingerprint = json.loads((tmp_path / "run" / "runs" / f"{module}.Mine-0.json").read_text())
+    again = json.loads((tmp_path / "run" / "results.json").read_text())["config"]["set"]
+    assert f"{own}.share=0.3" in again
+
+    # Other code is another run.
+    path = tmp_path / f"{module}.py"
+    before = source_digest(own, "objective")
+    path.write_text(path.read_text() + "\nSAID = 1\n")
+    assert source_digest(own, "objective") != before
+    run_train(replace(plan, objectives=(own,), set=(f"{own}.share=0.3",), options={}))
+    after = json.loads((tmp_path / "run" / "runs" / f"{module}.Mine-0.json").read_text())
+    assert after["fingerprint"] != fingerprint["fingerprint"]
+    assert after["metrics"] == fingerprint["metrics"]
+
+    # A checkpoint runs none of it.
+    path.write_text("raise SystemError('imported')")
+    sys.modules.pop(module, None)
+    own_options.cache_clear()
+    policy = ("--checkpoint", str(tmp_path / "run" / f"{module}.Mine"))
+    assert cli.main(["recommend", *policy, "--user", "1003", "--k", "2"]) == 0
+    assert cli.main(["evaluate", *policy, "--logs", str(log / "log.parquet"), "--ks", "5"]) == 0
+
+
+def test_its_options_are_its_annotated_arguments(module) -> None:
+    name = f"{module}:Mine"
+    found = find_objective(name, {"share": 0.25})
+    assert vars(found.options) == {"share": 0.25, "ties": "first", "label": None}
+    with pytest.raises(ValueError, match=r"no option 'shar' .did you mean 'share'"):
+        find_objective(name, {"shar": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere:Loss", "cannot import nowhere .*looked for in the current folder"),
+        ("{}:Min", "has no 'Min' .did you mean 'Mine'"),
+        ("{}:NUMBER", "is a int; expected a class or a function"),
+        ("{}:needy", "its argument 'strength' has no default"),
+        ("{}:", "is no reference; expected module:name"),
+        ("a b:c", "is no reference"),
+    ],
+)
+def test_what_is_no_objective_is_refused(module, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_objective(name.format(module))
+
+
+def test_what_makes_no_loss_is_refused_before_anything_is_trained(log, tmp_path, module) -> None:
+    with pytest.raises(ValueError, match="made a ProbabilisticActor of the actor"):
+        run_train(config(log, tmp_path / "run", objectives=(f"{module}:nothing",)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_current_folder_is_looked_in_for_the_import_alone(module, tmp_path) -> None:
+    load(f"{module}:Mine")
+    assert str(tmp_path) not in sys.path
+
+
+def test_they_have_a_name_and_a_colour() -> None:
+    assert method("a.b:Mine").name == "Mine"
+    assert not set(OWN) & {each.colour for each in METHODS.values()}

@@ -1,0 +1,103 @@
+"""``drpo tune`` on a log whose truth is known: inner rows alone, resumed, and a file for train."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.pipeline.topic_log import DAYS, config
+from torchrl_drpo import cli
+from torchrl_drpo.pipeline.config.stopping import StoppingConfig
+from torchrl_drpo.pipeline.config.tune import TuneConfig
+from torchrl_drpo.pipeline.train import run_train
+from torchrl_drpo.pipeline.tune.command import run_tune
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SPACE = ("drpo.kappa=0.05..1", "learning_rate=1e-4..1e-1:log")
+
+
+def settings(log: Path, output: Path, **changes) -> TuneConfig:
+    stopping = StoppingConfig(validation_days=2, evaluate_every=15, patience=2)
+    base = config(
+        log, output, objectives=("drpo",), steps=30, stopping=replace(stopping, early_stopping=True)
+    )
+    plain = {each.name: getattr(base, each.name) for each in fields(base)}
+    return TuneConfig(**{**plain, "trials": 4, "space": SPACE, "test_days": 3, **changes})
+
+
+def read(folder: Path, name: str) -> dict:
+    return json.loads((folder / name).read_text())
+
+
+def test_the_choice_is_of_the_training_period_and_trains(log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    plan = settings(log, tmp_path / "tune")
+    found = run_tune(plan)
+    assert [trial.number for trial in found.trials] == [0, 1, 2, 3]
+    assert found.trials[0].values["learning_rate"] == plan.learning_rate
+    assert found.choice.metrics[0] == max(trial.metrics[0] for trial in found.trials)
+
+    # A trial is worth what a plain run of its steps is worth, on a log without the test days.
+    frame = pd.read_parquet(log / "log.parquet")
+    (tmp_path / "shorter").mkdir()
+    frame[frame.time < (DAYS - 3) * 86_400].to_parquet(tmp_path / "shorter" / "log.parquet")
+    (tmp_path / "shorter" / "schema.json").write_text((log / "schema.json").read_text())
+    trial = found.choice
+    alone = config(
+        *(tmp_path / "shorter", tmp_path / "alone"),
+        objectives=("drpo",), steps=trial.steps, test_days=2,
+        learning_rate=trial.values["learning_rate"],
+        set=(f"drpo.kappa={trial.values['drpo.kappa']}",),
+    )  # fmt: skip
+    worth = run_train(alone).runs["drpo"][0]["ndcg@5_best"]
+    assert worth == pytest.approx(trial.metrics[0], rel=1e-12)
+
+    # Other rewards on the test days choose the same.
+    test = frame.time >= (DAYS - 3) * 86_400
+    frame.loc[test, "play"] = frame.duration - frame.play
+    (tmp_path / "other").mkdir()
+    frame.to_parquet(tmp_path / "other" / "log.parquet")
+    (tmp_path / "other" / "schema.json").write_text((log / "schema.json").read_text())
+    other = run_tune(settings(tmp_path / "other", tmp_path / "again"))
+    assert other.trials == found.trials
+
+    train = ["train", "--config", str(tmp_path / "tune" / "choice.json")]
+    assert cli.main([*train, "--output", str(tmp_path / "chosen")]) == 0
+    chosen = read(tmp_path / "chosen", "results.json")["config"]
+    assert chosen["steps"] == trial.steps
+    assert chosen["set"] == [f"drpo.kappa={trial.values['drpo.kappa']}"]
+    assert chosen["learning_rate"] == trial.values["learning_rate"]
+
+
+def test_a_killed_search_goes_on_within_its_trial(log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    plan = settings(log, tmp_path / "killed", trials=3, metrics=("hr@5_best", "lift@5"), seeds=2)
+
+    def killer(name: str, step: int, steps: int) -> None:
+        if name == "trials" and step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tune(plan, killer)
+    resumed = run_tune(plan)
+    whole = run_tune(replace(plan, output=tmp_path / "whole"))
+    assert resumed.trials == whole.trials
+    data = read(tmp_path / "whole", "tune.json")
+    assert data["metrics"] == ["hr@5_best", "lift@5"]
+    assert data["choice"] in data["frontier"]
+    assert "| trial | drpo.kappa | learning_rate | steps |" in (
+        (tmp_path / "whole" / "table.md").read_text()
+    )
+
+
+def test_without_the_extra_it_says_which(log: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    words = ("--logs", str(log / "log.parquet"), "--schema", str(log / "schema.json"))
+    more = ("--objectives", "bc", "--ks", "5", "--output", str(tmp_path), "--batch-size", "128")
+    assert cli.main(["tune", *words, *more]) == 2
+    assert "pip install 'torchrl-drpo[tune]'" in capsys.readouterr().err

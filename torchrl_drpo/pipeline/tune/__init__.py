@@ -1,0 +1,1 @@
+"""``drpo tune``: settings chosen on rows inside the training period."""

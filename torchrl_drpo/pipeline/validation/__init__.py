@@ -1,0 +1,1 @@
+"""Rows inside the training period, on which steps and settings are chosen."""
