@@ -6,7 +6,8 @@
 The samples (the data of MiniOneRec, arXiv 2510.24431) hold a fifth of its training rows, so the
 published figures that are printed beside are of five times the data and no comparison; counting is,
 on the same rows. Next items without rewards: all policies are behaviour cloning. Steps are chosen
-on the validation rows (NDCG@10), the test rows are scored once, with intervals over rows.
+on the validation rows (NDCG@10), the test rows are scored once, with intervals over rows. Whatever
+policies OUT/amazon_samples.json has already are kept: a killed command goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from torchrl_drpo.data import ItemTable, LogSchema
 from torchrl_drpo.evaluation.ranking import CatalogueScores, hit_rate, ndcg
 from torchrl_drpo.evaluation.ranking.counting import cooccurrences, history_scores
 from torchrl_drpo.evaluation.statistics import mean_interval, paired_interval
-from torchrl_drpo.files import write_json, write_text
+from torchrl_drpo.files import read_json, write_json, write_text
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.kinds import KindOptions, ModelConfig, SemanticIDOptions
 from torchrl_drpo.pipeline.config.train import TrainConfig
@@ -144,15 +146,23 @@ def measured(name: str, scores: CatalogueScores, counted: CatalogueScores) -> di
     return out
 
 
-def run_category(data: Path, category: str) -> list[dict[str, Any]]:
+def run_category(
+    data: Path, category: str, known: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A row of the table for each policy, but for those that are known."""
+    done = {row["policy"] for row in known}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_logs(data, category, folder)
         any_policy = next(iter(POLICIES.values()))
-        known = baselines(any_policy.config(folder, 1, "test"))
-        counted = known["co-occurrence"]
-        out = [measured(name, scores, counted) for name, scores in known.items()]
+        without = baselines(any_policy.config(folder, 1, "test"))
+        counted = without["co-occurrence"]
+        for name, scores in without.items():
+            if name not in done:
+                yield measured(name, scores, counted)
         for name, policy in POLICIES.items():
+            if name in done:
+                continue
             start = time.process_time()
             chosen = max(
                 STEPS,
@@ -163,9 +173,8 @@ def run_category(data: Path, category: str) -> list[dict[str, Any]]:
             scores = scores_of(policy.config(folder, chosen, "test"))
             found = measured(name, scores, counted)
             minutes = (time.process_time() - start) / 60
-            out.append(found | {"steps": chosen, "cpu_minutes": minutes})
             say(f"{category}, {name}: {found['HR@10']['mean']:.4f} at {chosen} steps")
-    return out
+            yield found | {"steps": chosen, "cpu_minutes": minutes}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -189,9 +198,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {category: run_category(options.data, category) for category in CATEGORIES}
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "amazon_samples.json", found)
+    path = options.out / "amazon_samples.json"
+    found: dict[str, list[dict[str, Any]]] = read_json(path) if path.exists() else {}
+    for category in CATEGORIES:
+        rows = found.setdefault(category, [])
+        for row in run_category(options.data, category, tuple(rows)):
+            rows.append(row)
+            write_json(path, found)
     text = "# Two Amazon samples: next items, item level, whole catalogue\n\n"
     text += "Made by `tests/benchmarks/amazon_samples.py`; 95% intervals over rows, one seed.\n"
     for category, rows in found.items():

@@ -17,9 +17,9 @@ from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import Crew
 from torchrl_drpo.pipeline.following import FINISHED, forget, run_state, word_of
 from torchrl_drpo.pipeline.kinds.training import Course, PolicyTraining, Progress, Trained
+from torchrl_drpo.pipeline.measured import context_rates
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.objectives.own import file_name
-from torchrl_drpo.pipeline.measured import context_rates
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue
 from torchrl_drpo.pipeline.scores import (

@@ -24,11 +24,11 @@ from torchrl_drpo.pipeline.finished import TrainRuns, has_value, metrics_of
 from torchrl_drpo.pipeline.following import follow
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, check_quality
 from torchrl_drpo.pipeline.loggers import check_logger
+from torchrl_drpo.pipeline.measured import context_rates, measured
 from torchrl_drpo.pipeline.numbered import Numbering
 from torchrl_drpo.pipeline.objectives.make import check_options
 from torchrl_drpo.pipeline.objectives.own import file_name
 from torchrl_drpo.pipeline.page.command import page_beside
-from torchrl_drpo.pipeline.measured import context_rates, measured
 from torchrl_drpo.pipeline.results import TrainResults
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_warnings
 from torchrl_drpo.pipeline.rows import SplitLog

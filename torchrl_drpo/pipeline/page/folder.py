@@ -50,7 +50,10 @@ class Run:
         return max(len(self.results.runs[name]) for name in self.objectives)
 
     def further(self, name: str) -> Any:
-        """What :func:`~torchrl_drpo.pipeline.measured.measured` said; ``None`` in runs of earlier releases."""
+        """What :func:`~torchrl_drpo.pipeline.measured.measured` said of it.
+
+        ``None`` in runs of earlier releases.
+        """
         return self.results.further.get(name)
 
 

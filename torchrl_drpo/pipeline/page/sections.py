@@ -262,7 +262,7 @@ def _model(run: Run) -> Iterator[str]:
 
 def _curves(run: Run) -> Iterator[str]:
     if run.results.stops:
-        yield "<ul>" + "".join(f"<li>{plain(l)}</li>" for l in run.results.stop_sentences) + "</ul>"
+        yield _listed(run.results.stop_sentences)
     if not run.curves:
         return
     names = [o for o in run.objectives if any(o in of for of in run.curves.values())]
@@ -277,10 +277,14 @@ def _curves(run: Run) -> Iterator[str]:
 def _next(run: Run) -> Iterator[str]:
     said = hints(run)
     if said:
-        yield "<ul>" + "".join(f"<li>{plain(line)}</li>" for line in said) + "</ul>"
+        yield _listed(said)
     for name, lines in commands(run):
         code = "\n".join(plain(line) for line in lines)
         yield f"<h3>{plain(name)}</h3>\n<pre><code>{code}</code></pre>"
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{plain(line)}</li>" for line in lines) + "</ul>"
 
 
 def settings_of(run: Run) -> dict[str, str]:
