@@ -108,7 +108,7 @@ with open(LOG / "ratings.csv") as file:
 # one's 3 can mean the same.
 
 # %%
-drpo(f"schema {LOG}/ratings.csv --out schema.json")
+drpo(f"schema {LOG}/ratings.csv --output schema.json")
 print(Path("schema.json").read_text())
 
 # %% [markdown]
@@ -225,7 +225,7 @@ print(f"{titles[liked]}: " + " | ".join(titles[place.item] for place in found))
 Path("users.txt").write_text("".join(f"{user}\n" for user in range(1, 101)))
 recommend = "recommend --checkpoint run/conditioned-tilt --users users.txt --k 5"
 for name, options in {"as_saved": "", "nearer_the_model": "--tau 0.03"}.items():
-    drpo(f"{recommend} --out {name}.csv {options}")
+    drpo(f"{recommend} --output {name}.csv {options}")
 lists = {}
 for name in ("as_saved", "nearer_the_model"):
     with open(f"{name}.csv") as file:
@@ -234,7 +234,7 @@ same = len(lists["as_saved"] & lists["nearer_the_model"]) / len(lists["as_saved"
 print(f"{same:.0%} of what is recommended to 100 users stays at another tau")
 
 # %%
-drpo(f"{recommend} --out drawn.csv --sample --seed 0")
+drpo(f"{recommend} --output drawn.csv --sample --seed 0")
 print("".join(Path("drawn.csv").read_text().splitlines(keepends=True)[:4]))
 
 # %% [markdown]

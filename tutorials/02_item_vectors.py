@@ -80,7 +80,7 @@ def drpo(arguments):
 # rows in ten show a random item.
 
 # %%
-drpo(f"simulate --out recsim.parquet --rows {LOGGED}")
+drpo(f"simulate --output recsim.parquet --rows {LOGGED}")
 schema = LogSchema.from_json(Path("recsim.schema.json").read_text())
 print(f"item: {schema.item}   features: {', '.join(schema.features)}")
 print(f"items: {schema.items.path}, vectors in its column {schema.items.embedding!r}")

@@ -33,7 +33,7 @@ def run(setting: str, scenario: str, seed: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="drpo-recsim-") as scratch:
         folder = Path(scratch)
         rows = math.ceil(TRAINING_ROWS[setting] / 0.7)  # the last 3 of 10 days are held out
-        simulate = f"simulate --out {folder / 'log.parquet'} --rows {rows} --setting {setting}"
+        simulate = f"simulate --output {folder / 'log.parquet'} --rows {rows} --setting {setting}"
         _do(cli.main, f"{simulate} --scenario {scenario} --seed {seed}".split())
         train = f"train --logs {folder / 'log.parquet'} --schema {folder / 'log.schema.json'}"
         train += f" --output {folder} --policy embedding --steps {steps} --batch-size 320"

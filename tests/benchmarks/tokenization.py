@@ -80,7 +80,7 @@ def run(case: str, folder: Path) -> dict[str, Any]:
     said = io.StringIO()
     began, worked = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(said):
-        code = drpo(["tokenize", *options, "--out", "out.parquet", "--overwrite", "--json"])
+        code = drpo(["tokenize", *options, "--output", "out.parquet", "--overwrite", "--json"])
     if code:
         raise SystemExit(code)
     numbers = {

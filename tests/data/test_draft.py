@@ -233,7 +233,7 @@ def test_a_shop_of_german_columns_and_commas(tmp_path, capsys):
     log = pd.DataFrame({"Kunde": draw.integers(0, 30, N), "Artikel": draw.integers(0, 20, N)})
     log = log.assign(Datum=days.strftime("%d.%m.%Y"), Betrag=prices)
     log.to_csv(tmp_path / "log.csv", sep=";", index=False)
-    assert main(["schema", str(tmp_path / "log.csv"), "--out", str(tmp_path / "s.json")]) == 0
+    assert main(["schema", str(tmp_path / "log.csv"), "--output", str(tmp_path / "s.json")]) == 0
     said = capsys.readouterr().err
     for role, name in {"user": "Kunde", "item": "Artikel"}.items():
         assert f"{role}: {name!r}, so it is called" in said
@@ -268,7 +268,7 @@ def test_what_cannot_be_drafted_is_said(tmp_path):
 def test_the_command_writes_a_schema_that_the_next_command_reads(tmp_path, capsys):
     log, out = tmp_path / "events.csv", tmp_path / "schema.json"
     LOGS["RetailRocket"][0].to_csv(log, index=False)
-    assert main(["schema", str(log), "--out", str(out)]) == 0
+    assert main(["schema", str(log), "--output", str(out)]) == 0
     said = capsys.readouterr()
     assert said.out == ""
     assert "item: 'itemid', so it is called" in said.err
@@ -277,7 +277,7 @@ def test_the_command_writes_a_schema_that_the_next_command_reads(tmp_path, capsy
     capsys.readouterr()
     assert main(["schema", str(log)]) == 0
     assert LogSchema.from_json(capsys.readouterr().out) == LogSchema.from_json(out.read_text())
-    assert main(["schema", str(log), "--out", str(out)]) == 2
+    assert main(["schema", str(log), "--output", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
     latin = tmp_path / "latin.txt"
     latin.write_bytes(

@@ -17,7 +17,7 @@ from torchrl_drpo.pipeline.trainer import History
 
 def small(tmp_path, **changes):
     train = TrainerConfig(steps=60, evaluate_every=20, log_every=20)
-    return DemoConfig(out=tmp_path, seeds=2, users=64, log_size=500, train=train, **changes)
+    return DemoConfig(output=tmp_path, seeds=2, users=64, log_size=500, train=train, **changes)
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_a_result_that_is_not_a_number_is_null_in_json():
 
 
 def test_the_command_prints_its_table_and_refuses_nonsense(tmp_path, capsys):
-    args = ["demo", "--out", str(tmp_path), "--seeds", "1", "--steps", "20", "--users", "16"]
+    args = ["demo", "--output", str(tmp_path), "--seeds", "1", "--steps", "20", "--users", "16"]
     assert main([*args, "--log-size", "200", "--workers", "1"]) == 0
     assert "random policy" in capsys.readouterr().out
     assert main([*args, "--log-size", "200", "--workers", "1", "--json"]) == 0

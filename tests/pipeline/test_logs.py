@@ -21,7 +21,7 @@ from torchrl_drpo.data.sources import LogError
 @pytest.fixture
 def simulated(tmp_path, capsys):
     path = tmp_path / "logs" / "recsim.parquet"
-    assert main(["simulate", "--rows", "800", "--out", str(path)]) == 0
+    assert main(["simulate", "--rows", "800", "--output", str(path)]) == 0
     capsys.readouterr()
     return path
 
@@ -141,7 +141,7 @@ def test_the_simulator_s_item_table_is_a_plain_parquet_file(simulated):
 
 def test_a_converted_log_is_verified_to_the_last_byte(tmp_path: Path, capsys) -> None:
     log = tmp_path / "log.parquet"
-    assert main(["simulate", "--out", str(log), "--rows", "300"]) == 0
+    assert main(["simulate", "--output", str(log), "--rows", "300"]) == 0
     schema = ["--schema", str(tmp_path / "log.schema.json")]
     root = tmp_path / "converted"
     assert main(["convert", "--logs", str(log), *schema, "--root", str(root)]) == 0

@@ -44,7 +44,7 @@ def ten_minutes(
 ) -> dict:
     """From the file to a list; returns ``results.json``."""
     schema, out = folder / "schema.json", folder / "out"
-    drpo("schema", log, "--out", schema, *(["--header", *header] if header else []))
+    drpo("schema", log, "--output", schema, *(["--header", *header] if header else []))
     if "--bad-rows" not in held_out:
         drpo("validate", "--logs", log, "--schema", schema)
     drpo(
@@ -211,7 +211,7 @@ def test_the_order_of_the_rows_of_one_date_changes_no_table(drpo, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         rows.to_csv(folder / "log.csv", index=False)
-        drpo("schema", folder / "log.csv", "--out", folder / "schema.json")
+        drpo("schema", folder / "log.csv", "--output", folder / "schema.json")
         drpo(
             *("train", "--logs", folder / "log.csv", "--schema", folder / "schema.json"),
             *("--output", folder / "out", "--objectives", "bc", "drpo", "--steps", 50),

@@ -54,7 +54,7 @@ def item_table(path: Path, ids: list, vectors: np.ndarray, **more: list) -> None
 
 def test_codes_found_in_a_log_are_read_back_by_the_schema_that_is_printed(log, tokenize, tmp_path):
     words = ("--logs", log / "log.parquet", "--schema", log / "schema.json", *SMALL, "--dim", 6)
-    said = tokenize(*words, "--out", "codes.parquet", "--unique")
+    said = tokenize(*words, "--output", "codes.parquet", "--unique")
     assert said["vectors"] == "training rows"
     assert said["collisions"] == {
         "leaves": ITEMS, "unique_share": 1.0, "colliding": 0, "largest": 1,
@@ -73,9 +73,9 @@ def test_codes_found_in_a_log_are_read_back_by_the_schema_that_is_printed(log, t
     level = said["levels"][0]
     assert level["neighbours"]["share"] > 2 * level["neighbours"]["chance"]
     assert level["together"]["pairs"] > 1_000
-    again = tokenize(*words, "--out", "again.parquet", "--unique")
+    again = tokenize(*words, "--output", "again.parquet", "--unique")
     assert pq.read_table("again.parquet").equals(pq.read_table("codes.parquet"))
-    assert {**again, "out": said["out"], "schema_items": said["schema_items"]} == said
+    assert {**again, "output": said["output"], "schema_items": said["schema_items"]} == said
 
 
 def test_hits_are_counted_on_the_held_out_rows(log, tokenize):
@@ -126,8 +126,8 @@ def test_arrays_are_items_that_are_numbered(tokenize, tmp_path):
     vectors, _ = blobs()
     np.save("vectors.npy", vectors.astype(np.float64))
     save_file({"e": vectors, "ids": np.arange(60) * 7}, tmp_path / "v.safetensors")
-    tokenize("--items", "vectors.npy", *SMALL, "--balanced", "--out", "a.parquet")
-    tokenize("--items", "v.safetensors", *SMALL, "--balanced", "--out", "b.parquet")
+    tokenize("--items", "vectors.npy", *SMALL, "--balanced", "--output", "a.parquet")
+    tokenize("--items", "v.safetensors", *SMALL, "--balanced", "--output", "b.parquet")
     one, other = pq.read_table("a.parquet"), pq.read_table("b.parquet")
     assert one["item"].to_pylist() == list(range(60))
     assert other["item"].to_pylist() == list(range(0, 420, 7))
@@ -207,7 +207,7 @@ def test_what_cannot_be_done_is_one_line(log, tmp_path, capsys, monkeypatch):
         ((*given, "--existing", "code_0"), "add --report-only"),
         ((*with_log, "--features", "x"), "columns of an item table, and there is none"),
         ((*with_log, "--levels", 0), "levels must be at least 1, got 0"),
-        ((*with_log, "--out", log / "log.parquet"), "log.parquet is there already"),
+        ((*with_log, "--output", log / "log.parquet"), "log.parquet is there already"),
     ):
         assert main(["tokenize", *map(str, words)]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -217,7 +217,7 @@ def test_what_cannot_be_done_is_one_line(log, tmp_path, capsys, monkeypatch):
 
 def test_a_first_level_that_tells_all_items_apart_is_named(tmp_path, capsys) -> None:
     np.save(tmp_path / "items.npy", np.random.default_rng(0).standard_normal((30, 4)))
-    asked = f"tokenize --items {tmp_path}/items.npy --out {tmp_path}/codes.parquet --overwrite"
+    asked = f"tokenize --items {tmp_path}/items.npy --output {tmp_path}/codes.parquet --overwrite"
     assert main(asked.split()) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "the first level alone tells all 30 items apart" in said

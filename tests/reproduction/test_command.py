@@ -98,7 +98,7 @@ def test_list_names_every_target(capsys: pytest.CaptureFixture[str]):
 def test_bad_input_ends_with_code_2_and_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(["reproduce", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert main(["reproduce", *arguments, "--output", str(tmp_path / "out")]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert re.match(f"drpo: .*{message}.*\n$", shown.err)
@@ -129,12 +129,12 @@ def test_a_device_that_is_not_there_is_named(
 def test_a_run_computes_then_reports_then_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert reproduce("sums", "--seeds", 3, "--out", tmp_path) == 0
+    assert reproduce("sums", "--seeds", 3, "--output", tmp_path) == 0
     first = capsys.readouterr()
     assert "sums/s2: 0.0 s, 0 left" in first.err
     assert str(tmp_path / "report.html") in first.out
     assert "it is 6" in (tmp_path / "report.md").read_text()
-    assert reproduce("sums", "--seeds", 4, "--out", tmp_path) == 0
+    assert reproduce("sums", "--seeds", 4, "--output", tmp_path) == 0
     second = capsys.readouterr().err
     assert "3 of 4 cells were there already" in second
     assert "s0" not in second
@@ -152,7 +152,7 @@ def test_all_goes_on_without_the_log_that_one_target_needs(
     monkeypatch.setattr(command, "load_targets", lambda names: [needy])
     (tmp_path / "log.parquet").touch()
     logs = ["--logs", tmp_path / "log.parquet"] if given else []
-    assert reproduce("all", "--seeds", 2, "--out", tmp_path, "--json", *logs) == 0
+    assert reproduce("all", "--seeds", 2, "--output", tmp_path, "--json", *logs) == 0
     shown = capsys.readouterr()
     said = "drpo: target sums is not tested, for it needs --logs <folder>/log.parquet\n"
     assert (said in shown.err) is not given
@@ -190,7 +190,7 @@ def test_help_imports_nothing_heavy_and_is_there_at_once():
 def test_a_full_disk_is_one_line_and_code_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    assert reproduce("sums", "--seeds", 2, "--out", tmp_path) == 0
+    assert reproduce("sums", "--seeds", 2, "--output", tmp_path) == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     capsys.readouterr()
 
@@ -199,7 +199,7 @@ def test_a_full_disk_is_one_line_and_code_2(
 
     monkeypatch.setattr(files.os, "replace", full)
     for seeds in (2, 3):  # where the report alone is written, and where a cell is
-        assert reproduce("sums", "--seeds", seeds, "--out", tmp_path) == 2
+        assert reproduce("sums", "--seeds", seeds, "--output", tmp_path) == 2
         told = capsys.readouterr().err.splitlines()[-1]
         assert told.startswith("drpo: ")
         assert "No space left on device" in told
@@ -208,7 +208,7 @@ def test_a_full_disk_is_one_line_and_code_2(
 
 @pytest.mark.usefixtures("small")
 def test_json_is_the_claims_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert reproduce("sums", "--seeds", 2, "--out", tmp_path, "--json") == 0
+    assert reproduce("sums", "--seeds", 2, "--output", tmp_path, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "claims.json").read_text())
     assert found["claims"][0]["evidence"] == "it is 2"
@@ -218,7 +218,7 @@ def test_json_is_the_claims_and_nothing_else(tmp_path: Path, capsys: pytest.Capt
 def test_a_failure_is_code_1_and_the_rest_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert reproduce("broken", "sums", "--seeds", 2, "--out", tmp_path) == 1
+    assert reproduce("broken", "sums", "--seeds", 2, "--output", tmp_path) == 1
     shown = capsys.readouterr()
     assert "drpo: 1 failed" in shown.err
     assert "broken/b: ArithmeticError: no [/room] for it" in shown.err
@@ -231,17 +231,17 @@ def test_a_failure_is_code_1_and_the_rest_is_reported(
 def test_a_section_that_fails_is_code_1_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     spoiled = Target("sums", "adds", cells, lambda options, results: 1 / 0)
     monkeypatch.setitem(TARGETS, "sums", spoiled)
-    assert reproduce("sums", "--seeds", 2, "--out", tmp_path) == 1
+    assert reproduce("sums", "--seeds", 2, "--output", tmp_path) == 1
 
 
 @pytest.mark.usefixtures("small")
 def test_report_only_computes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert reproduce("sums", "--seeds", 2, "--out", tmp_path) == 0
+    assert reproduce("sums", "--seeds", 2, "--output", tmp_path) == 0
     (tmp_path / "report.md").unlink()
     capsys.readouterr()
-    assert reproduce("sums", "--seeds", 2, "--out", tmp_path, "--report-only") == 0
+    assert reproduce("sums", "--seeds", 2, "--output", tmp_path, "--report-only") == 0
     assert "it is 2" in (tmp_path / "report.md").read_text()
-    assert reproduce("sums", "--seeds", 3, "--out", tmp_path, "--report-only") == 0
+    assert reproduce("sums", "--seeds", 3, "--output", tmp_path, "--report-only") == 0
     assert "1 of 3 cells are not there: s2" in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "cells" / "sums" / "s2.json").exists()
     assert "s2: " not in capsys.readouterr().err
@@ -249,9 +249,9 @@ def test_report_only_computes_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.usefixtures("small")
 def test_a_quick_run_never_touches_the_real_one(tmp_path: Path):
-    assert reproduce("sums", "--seeds", 2, "--out", tmp_path) == 0
+    assert reproduce("sums", "--seeds", 2, "--output", tmp_path) == 0
     real = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    assert reproduce("sums", "--seeds", 2, "--out", tmp_path, "--quick") == 0
+    assert reproduce("sums", "--seeds", 2, "--output", tmp_path, "--quick") == 0
     assert {p: p.read_bytes() for p in real} == real
     added = {p for p in tmp_path.rglob("*") if p.is_file()} - set(real)
     assert added
@@ -272,7 +272,7 @@ def assert_drawn(folder: Path, *names: str) -> None:
 
 
 def test_cheap_targets_run_from_the_log_to_the_report(tmp_path: Path):
-    assert reproduce("geometry", "divergence", "online", "--quick", "--out", tmp_path) == 0
+    assert reproduce("geometry", "divergence", "online", "--quick", "--output", tmp_path) == 0
     assert_drawn(tmp_path / "quick", "divergence", "online", "geometry")
     figures = {p.stem for p in (tmp_path / "quick" / "figures").iterdir()}
     assert {"divergence", "online", "geometry", "rewards"} <= figures
@@ -280,7 +280,7 @@ def test_cheap_targets_run_from_the_log_to_the_report(tmp_path: Path):
 
 @pytest.mark.slow
 def test_everything_runs_from_the_log_to_the_report(tmp_path: Path):
-    assert reproduce("all", "--quick", "--out", tmp_path) == 0
+    assert reproduce("all", "--quick", "--output", tmp_path) == 0
     assert_drawn(tmp_path / "quick", *MODULES)
 
 

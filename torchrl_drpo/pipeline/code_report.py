@@ -69,8 +69,8 @@ def show_codes(quality: CodeQuality, facts: Mapping[str, Any]) -> None:
             f"popular item, {quality.lost.at_random:.3%} if any of its items; all of them listed "
             f"by popularity, the right one comes {quality.lost.places:.4f} places late on average"
         )
-    if "out" in facts:
-        say(f"written: {facts['out']}; in the schema put")
+    if "output" in facts:
+        say(f"written: {facts['output']}; in the schema put")
         say(json.dumps({"items": facts["schema_items"]}))
 
 

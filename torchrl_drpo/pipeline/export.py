@@ -19,18 +19,18 @@ def command(config: ExportConfig) -> None:
     )
     export_policy(
         checkpoint,
-        config.out,
+        config.output,
         k=config.k,
         beam=config.beam,
         exclude=config.exclude,
         formats=config.formats,
     )
-    facts = load_exported(config.out).facts  # what cannot be read back was not exported
+    facts = load_exported(config.output).facts  # what cannot be read back was not exported
     if config.json:
         print_json(facts)
         return
     reads = ", ".join(f"{each['name']} [B, {each['shape'][1]}]" for each in facts["inputs"])
     how = f", beam {facts['beam'] or 'of all prefixes'}" if facts["beam"] is not None else ""
     files = ", ".join(entry["path"] for entry in facts["files"].values())
-    say(f"{config.out}: {reads} -> items, log_probs [B, {config.k}]{how}")
-    say(f"{config.out}: {files}, manifest.json")
+    say(f"{config.output}: {reads} -> items, log_probs [B, {config.k}]{how}")
+    say(f"{config.output}: {files}, manifest.json")

@@ -34,12 +34,12 @@ def command(config: RecommendConfig) -> None:
     if config.serve:
         serve_standard_input(recommender, _request(config))
     elif config.users is not None:
-        assert config.out is not None  # the settings say so
-        done = write_lists(recommender, _request(config), config.users, config.out)
+        assert config.output is not None  # the settings say so
+        done = write_lists(recommender, _request(config), config.users, config.output)
         if config.json:
             print_json(done | _searched(recommender))
         else:
-            say(f"{config.out}: {done['places']:,} places for {done['users']:,} users")
+            say(f"{config.output}: {done['places']:,} places for {done['users']:,} users")
     else:
         _show(config, recommender.recommend(_request(config)), recommender)
 

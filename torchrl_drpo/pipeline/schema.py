@@ -25,13 +25,13 @@ def run_schema(config: SchemaDraftConfig) -> None:
         for line in str(draft).splitlines():
             print(printable(line), file=sys.stderr)  # noqa: T201
     text = schema.to_json(compact=True)
-    if config.out is None:
+    if config.output is None:
         say(text)
         return
-    config.out.write_text(text + "\n", encoding="utf-8")
-    log, out = shlex.quote(log), shlex.quote(str(config.out))
+    config.output.write_text(text + "\n", encoding="utf-8")
+    log, out = shlex.quote(log), shlex.quote(str(config.output))
     print(  # noqa: T201
-        f"wrote {config.out}; correct it there, then\n"
+        f"wrote {config.output}; correct it there, then\n"
         f"  drpo validate --logs {log} --schema {out}\n"
         f"  drpo train --logs {log} --schema {out}{_objectives(schema)}",
         file=sys.stderr,

@@ -34,9 +34,9 @@ def run_simulate(config: SimulateConfig) -> None:
     count, width = env.items.shape
     ends = pa.array(range(0, count * width + 1, width), pa.int32())
     vectors = pa.ListArray.from_arrays(ends, pa.array(env.items.numpy().reshape(-1)))
-    items = config.out.with_suffix(".items.parquet")
+    items = config.output.with_suffix(".items.parquet")
     _write_table({"item": pa.array(range(count), pa.int64()), "vector": vectors}, items)
-    _write_table(columns, config.out)
+    _write_table(columns, config.output)
     schema = LogSchema(
         item="item",
         time="time",
@@ -47,9 +47,9 @@ def run_simulate(config: SimulateConfig) -> None:
         duplicates="keep",  # without a user, two equal rows are two events
         items=ItemTable(path=items.name, id="item", embedding="vector"),
     )
-    described = config.out.with_suffix(".schema.json")
+    described = config.output.with_suffix(".schema.json")
     write_text(described, schema.to_json())
-    say(f"{config.rows:,} rows: {config.out}   items: {items}   schema: {described}")
+    say(f"{config.rows:,} rows: {config.output}   items: {items}   schema: {described}")
 
 
 def _write_table(columns: dict[str, Any], path: Path) -> None:

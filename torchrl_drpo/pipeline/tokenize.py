@@ -257,13 +257,17 @@ def _popularity(data: SplitLog) -> Tensor:
 def _write(config: TokenizeConfig, items: _Items, codes: Tensor) -> dict[str, Any]:
     """Writes the item table; returns what a schema says of it."""
     names = tuple(f"{config.prefix}{level}" for level in range(codes.shape[1]))
-    write_item_table(config.out, names, codes, items.catalogue, items.rows, items.id_name)
+    write_item_table(config.output, names, codes, items.catalogue, items.rows, items.id_name)
     beside = config.logs is not None and Path(config.logs).resolve().parent
-    path = config.out.name if config.out.resolve().parent == beside else str(config.out.resolve())
+    path = (
+        config.output.name
+        if config.output.resolve().parent == beside
+        else str(config.output.resolve())
+    )
     table = ItemTable(path=path, id=items.id_name, codes=names)
     if items.rows is not None:
         old = items.rows.table
         table = replace(table, embedding=old.embedding, features=old.features)
         table = replace(table, features_until=old.features_until)
     declared = LogSchema(item=table.id, items=table, duplicates="keep").to_json(compact=True)
-    return {"out": str(config.out), "schema_items": json.loads(declared)["items"]}
+    return {"output": str(config.output), "schema_items": json.loads(declared)["items"]}

@@ -32,7 +32,7 @@ def run(config: ReproduceConfig) -> int:
     plan = [Planned(target, target.cells(options)) for target in targets]
     cells = [cell for planned in plan for cell in planned.cells]
     # A quick run must never replace cells that took hours.
-    out = config.out / "quick" if config.quick else config.out
+    out = config.output / "quick" if config.quick else config.output
     failures: dict[str, str] = {}
     if not config.report_only:
         try:

@@ -29,7 +29,7 @@ class ReproduceConfig:
         ratings: files with self-selected and random ratings (columns user, item, rating from 1 to
             5, exposure: self_selected or random; Parquet or CSV) of Coat, Yahoo! R3 or the like,
             which target randomised needs.
-        out: folder for the cells, the figures, report.html, report.md and claims.json.
+        output: folder for the cells, the figures, report.html, report.md and claims.json.
         workers: processes; by default one a core, at most eight.
         report_only: compute nothing, draw the report from the cells that are there.
         json: print the claims as JSON instead of a table.
@@ -43,7 +43,7 @@ class ReproduceConfig:
     device: str = "auto"
     logs: Path | None = None
     ratings: tuple[Path, ...] = ()
-    out: Path = Path("runs/reproduce")
+    output: Path = Path("runs/reproduce")
     workers: int | None = None
     report_only: bool = False
     json: bool = False

@@ -175,7 +175,7 @@ def test_where_the_catalogue_runs_out_places_are_empty() -> None:
 def test_the_command_and_raw_ids(tmp_path: Path, capsys, kind: str) -> None:
     model = checkpoint(kind)
     model.save(tmp_path / "policy")
-    asked = f"export --checkpoint {tmp_path}/policy --out {tmp_path}/out --k 6 --exclude 3"
+    asked = f"export --checkpoint {tmp_path}/policy --output {tmp_path}/out --k 6 --exclude 3"
     assert cli.main(asked.split()) == 0
     assert "history [B, 4], context [B, 1], features [B, 1], exclude [B, 3]" in (
         capsys.readouterr().out

@@ -75,8 +75,8 @@ def test_the_command_writes_propensities(tmp_path: Path, capsys, kind: str) -> N
     (tmp_path / "allow.csv").write_text("item,shelf\nv7,1\nv8,2\nv9,1\nv10,4\nv3,1\nnone,1\n")
     out = tmp_path / "deep" / "recs.parquet"
     arguments = (
-        f"recommend --checkpoint {tmp_path}/policy --users {tmp_path}/users.txt --out {out} --k 9 "
-        f"--sample --temperature 2 --top-p 1 --seed 3 --allow {tmp_path}/allow.csv"
+        f"recommend --checkpoint {tmp_path}/policy --users {tmp_path}/users.txt --output {out} "
+        f"--k 9 --sample --temperature 2 --top-p 1 --seed 3 --allow {tmp_path}/allow.csv"
     )
     assert cli.main(arguments.split()) == 0
     said = capsys.readouterr()
@@ -122,8 +122,8 @@ def test_a_file_that_does_not_fit_leaves_what_was_there(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--users u.txt", "--users and --out go together"),
-        ("--users u.txt --out r.csv --user 7", "--user and --users exclude each other"),
+        ("--users u.txt", "--users and --output go together"),
+        ("--users u.txt --output r.csv --user 7", "--user and --users exclude each other"),
         ("--serve --context 4", "--context and --features are of one user"),
         ("--user 7 --top-p 0.5", "are of drawn lists"),
         ("--user 7 --sample --top-p 0", "--top-p in (0, 1]"),

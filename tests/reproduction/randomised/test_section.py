@@ -151,7 +151,7 @@ def test_a_quick_run_goes_from_files_to_claims(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(tmp_path / "coat" / "ratings.parquet")
-    given = ["randomised", "--ratings", file, "--quick", "--out", tmp_path / "out", "--json"]
+    given = ["randomised", "--ratings", file, "--quick", "--output", tmp_path / "out", "--json"]
     assert _reproduce(*given) == 0
     claims = json.loads(capsys.readouterr().out)["claims"]
     assert {claim["statement"].split(":")[0] for claim in claims} == {"coat"}
@@ -176,7 +176,7 @@ def test_bad_ratings_end_with_code_2_and_one_line(
         "bad": write(tmp_path / "bad.csv", frame().assign(rating=9)),
     }
     given = [each.format(**names) for each in arguments]
-    assert _reproduce(*given, "--out", tmp_path / "out") == 2
+    assert _reproduce(*given, "--output", tmp_path / "out") == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
@@ -194,7 +194,7 @@ def test_on_coat_a_policy_with_a_critic_or_a_condition_is_above_all_others(
     real_logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     coat = real_logs / "coat" / "ratings.parquet"
-    given = ["randomised", "--ratings", coat, "--seeds", 4, "--out", tmp_path, "--json"]
+    given = ["randomised", "--ratings", coat, "--seeds", 4, "--output", tmp_path, "--json"]
     assert _reproduce(*given) == 0
     claims = json.loads(capsys.readouterr().out)["claims"]
     held = {claim["statement"] for claim in claims if claim["verdict"] == "held"}

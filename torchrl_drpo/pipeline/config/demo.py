@@ -15,7 +15,7 @@ class DemoConfig:
     """Simulate a noisy recommendation log and learn from it with BC, the signed loss and DRPO.
 
     Attributes:
-        out: folder for demo.png and demo.json.
+        output: folder for demo.png and demo.json.
         seeds: worlds (catalogue, users, log, initial policy), each with every method.
         scenario: logging mixture: "extreme" (90% random) or "medium".
         setting: simulator setting: "table" or "collapse".
@@ -27,7 +27,7 @@ class DemoConfig:
         train: numbers of the training runs.
     """
 
-    out: Path = Path("runs/demo")
+    output: Path = Path("runs/demo")
     seeds: int = 3
     scenario: Literal["extreme", "medium"] = "extreme"
     setting: Literal["table", "collapse"] = "table"

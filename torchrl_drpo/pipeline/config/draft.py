@@ -25,7 +25,7 @@ class SchemaDraftConfig:
         logs: file, folder, glob or URI of the log: Parquet, CSV and other text, JSON lines.
         dataset: or: a published log by its name, whose schema is known.
         root: folder of the published files.
-        out: JSON file for the schema, instead of stdout.
+        output: JSON file for the schema, instead of stdout.
         kind: of feedback, where the draft does not find it.
         header: names of the columns, for text files without a header.
         delimiter: what stands between columns of text files, where it is not seen.
@@ -37,7 +37,7 @@ class SchemaDraftConfig:
     logs: Annotated[Log, tyro.conf.Positional] = None
     dataset: Name = None
     root: Path | None = None
-    out: Path | None = None
+    output: Path | None = None
     kind: Literal["ratings", "funnel", "dwell", "clicks", "plays", "number", "positives"] | None = (
         None
     )
@@ -51,8 +51,8 @@ class SchemaDraftConfig:
         check_dataset(self)
         if self.rows < 1:
             raise ValueError(f"rows must be at least 1, got {self.rows}")
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise ValueError(f"{self.out} is there already; choose another file, or --overwrite")
+        if self.output is not None and self.output.exists() and not self.overwrite:
+            raise ValueError(f"{self.output} is there already; choose another file, or --overwrite")
 
     def text_files(self) -> TextFiles | None:
         """What was said about text files, None where that is nothing."""

@@ -229,16 +229,16 @@ class SimulateConfig:
     The user's state is declared as the rows' features, the items' vectors as their embeddings.
 
     Attributes:
-        out: Parquet file; the schema goes to the same name with .schema.json, the items and their
-            vectors to the same name with .items.parquet, which the schema names: keep the three in
-            one folder, and name this file, not the folder, as the log.
+        output: Parquet file; the schema goes to the same name with .schema.json, the items and
+            their vectors to the same name with .items.parquet, which the schema names: keep the
+            three in one folder, and name this file, not the folder, as the log.
         rows: logged rows.
         scenario: logging mixture: "extreme" (90% random) or "medium".
         setting: simulator setting: "table" or "collapse".
         seed: of the world and of the log.
     """
 
-    out: Path = Path("recsim.parquet")
+    output: Path = Path("recsim.parquet")
     rows: int = 100_000
     scenario: Literal["extreme", "medium"] = "extreme"
     setting: Literal["table", "collapse"] = "table"

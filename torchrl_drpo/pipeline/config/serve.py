@@ -110,8 +110,8 @@ class RecommendConfig:
             counts as unknown.
         features: the same of the numeric features, in their raw units.
         users: Parquet, CSV or text (one id a line) file of users, with columns of context and
-            features where these are another than the latest ones in the log. Needs --out.
-        out: the file that their lists are written to, Parquet or CSV by its name: user, rank,
+            features where these are another than the latest ones in the log. Needs --output.
+        output: the file that their lists are written to, Parquet or CSV by its name: user, rank,
             item, score, and the propensity where lists are drawn.
         serve: answer requests, a line of JSON each, on standard input: {"user": ..., "k": ...,
             "history": [...], "context": [...], "features": [...], "exclude": [...], "allow":
@@ -143,7 +143,7 @@ class RecommendConfig:
     context: tuple[str, ...] = ()
     features: tuple[float, ...] = ()
     users: Path | None = None
-    out: Path | None = None
+    output: Path | None = None
     serve: bool = False
     exclude: tuple[str, ...] = ()
     allow: Path | None = None
@@ -165,8 +165,8 @@ class RecommendConfig:
         several = [f"--{name}" for name, given in asked.items() if given]
         if len(several) > 1:
             raise ValueError(f"{' and '.join(several)} exclude each other: ask for one of them")
-        if (self.users is None) != (self.out is None):
-            raise ValueError("--users and --out go together: whom to serve, and where to write")
+        if (self.users is None) != (self.output is None):
+            raise ValueError("--users and --output go together: whom to serve, and where to write")
         if (self.users is not None or self.serve) and (self.context or self.features):
             raise ValueError(
                 "--context and --features are of one user: give them in the file's columns, or in "
@@ -191,7 +191,7 @@ class ExportConfig:
 
     Attributes:
         checkpoint: directory of a trained policy, as `drpo train` writes it.
-        out: the folder: graphs, item ids, and a manifest with inputs, outputs and digests.
+        output: the folder: graphs, item ids, and a manifest with inputs, outputs and digests.
         k: length of the lists.
         beam: of a policy over semantic IDs: prefixes kept from a code to the next; 0 for all.
         exclude: so many items can be left out for a user, an input of its own; 0 for none.
@@ -206,7 +206,7 @@ class ExportConfig:
     """
 
     checkpoint: Path
-    out: Path
+    output: Path
     k: int = 10
     beam: int | None = None
     exclude: int = 0

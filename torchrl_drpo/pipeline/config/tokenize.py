@@ -41,7 +41,7 @@ class TokenizeConfig(SchemaConfig):
         balanced: give no code of a level to more than its equal share of the items with a vector.
         unique: append a level that numbers the items which share all codes, most popular first.
         report_only: report on the codes that the item table has; write nothing.
-        out: Parquet file of the new item table.
+        output: Parquet file of the new item table.
         prefix: code columns are called so, and by their number.
         fitted_to: vectors that codes are fitted to, at most; all of them are then coded.
         seed: of everything random; the same one gives the same codes.
@@ -62,7 +62,7 @@ class TokenizeConfig(SchemaConfig):
     balanced: bool = False
     unique: bool = False
     report_only: bool = False
-    out: Path = Path("items.codes.parquet")
+    output: Path = Path("items.codes.parquet")
     prefix: str = "code_"
     fitted_to: int = 262_144
     seed: int = 0
@@ -83,8 +83,10 @@ class TokenizeConfig(SchemaConfig):
         self._check_items()
         if self.existing is not None and not self.report_only:
             raise ValueError("--existing names codes to report on: add --report-only")
-        if not self.report_only and self.out.exists() and not self.overwrite:
-            raise ValueError(f"{self.out} is there already; choose another --out, or --overwrite")
+        if not self.report_only and self.output.exists() and not self.overwrite:
+            raise ValueError(
+                f"{self.output} is there already; choose another --output, or --overwrite"
+            )
 
     def _check_items(self) -> None:
         if self.items is None:

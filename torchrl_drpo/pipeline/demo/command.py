@@ -29,7 +29,7 @@ def command(config: DemoConfig) -> None:
         print_json(result.to_json())
         return
     show(demo_table(result))
-    out = result.config.out
+    out = result.config.output
     say(f"curves: {out / 'demo.png'}   numbers: {out / 'demo.json'}   ({result.seconds:.0f} s)")
 
 
@@ -136,8 +136,8 @@ def run_demo(
         {"random": [e[0] for e in ends], "oracle": [e[1] for e in ends]},
         time.perf_counter() - start,
     )
-    write_json(config.out / "demo.json", result.to_json())
-    plot_demo(result, config.out / "demo.png")
+    write_json(config.output / "demo.json", result.to_json())
+    plot_demo(result, config.output / "demo.png")
     return result
 
 

@@ -75,7 +75,7 @@ def commands(run: Run) -> list[tuple[str, list[str]]]:
         lines = [
             f"drpo recommend --checkpoint {folder}{user} --k {run.results.k}{trusted}",
             f"drpo evaluate --checkpoint {folder} {where} --ks {ks} --details{ope}{trusted}",
-            f"drpo export --checkpoint {folder} --out {graph}{trusted}",
+            f"drpo export --checkpoint {folder} --output {graph}{trusted}",
         ]
         found.append((name, lines))
     return found

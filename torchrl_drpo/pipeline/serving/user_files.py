@@ -1,4 +1,4 @@
-"""``drpo recommend --users FILE --out FILE``: lists for many users, some of them at a time."""
+"""``drpo recommend --users FILE --output FILE``: lists for many users, some of them at a time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_lists(
             request asks for ``cold_start``.
     """
     if out.suffix.lower() not in (".parquet", ".csv"):
-        raise ValueError(f"--out must end with .parquet or .csv, got {out}")
+        raise ValueError(f"--output must end with .parquet or .csv, got {out}")
     reader = _UserRows(recommender.checkpoint, users, request.cold_start)
     everyone = numbers_of(recommender.checkpoint.items, request.exclude)
     counts = {"users": 0, "places": 0}
