@@ -26,6 +26,14 @@
 # It needs no GPU and about a minute; `DRPO_TUTORIAL_QUICK=1` makes it a matter of seconds.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("torchrl_drpo") is None:  # outside an environment that has it
+    subprocess.run([sys.executable, "-m", "pip", "install", "torchrl-drpo[cli]"], check=True)
+
+# %%
 import logging
 import os
 import tempfile
@@ -49,6 +57,7 @@ from torchrl_drpo import (
 from torchrl_drpo.evaluation import mean_interval, oracle_reward, random_reward
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.policies import VectorRows, gaussian_actor, make_retrieval_actor, retrieval_policy
+from torchrl_drpo.report.methods import SERIES, method
 from torchrl_drpo.rewards import (
     cross_fit_bilinear,
     fit_bilinear_reward,
@@ -108,7 +117,7 @@ reward = train[:]["next", "reward"].squeeze(-1)
 latent = train.column("latent_reward")
 print(f"share of the rewards' variance that is not noise: {latent.var() / reward.var():.0%}")
 fig, ax = plt.subplots(figsize=(6, 3))
-ax.hist(reward.numpy(), bins=50, color="#56B4E9", label="observed")
+ax.hist(reward.numpy(), bins=50, color=SERIES[0], label="observed")
 ax.hist(latent.numpy(), bins=50, color="black", histtype="step", label="without noise")
 ax.set(xlabel="reward", ylabel="rows", title="What the log shows, and what is true")
 ax.legend()
@@ -259,7 +268,7 @@ axes[0].axline((0.2, 0.2), slope=1, color="black", ls=":")
 r = torch.corrcoef(torch.stack([predicted, latent]))[0, 1]
 axes[0].set(xlabel="predicted reward", ylabel="true reward", title=f"Unseen rows, r = {r:.2f}")
 vectors = {"logged action": action, "moved action": moved, "slope": slope}
-for (name, value), colour in zip(vectors.items(), ("#56B4E9", "#009E73", "#E69F00")):
+for (name, value), colour in zip(vectors.items(), SERIES, strict=False):
     label = f"{name}: mean {agreement(value).mean():.2f}"
     axes[1].hist(agreement(value).numpy(), bins=60, alpha=0.6, color=colour, label=label)
 axes[1].set(xlabel="cosine to what the user wants", ylabel="rows", title="Where vectors point")
@@ -307,7 +316,7 @@ for name, value in earned.items():
     print(f"{name:>14}: {value.mean():>7.3f}   {f'{points[name]:.2f}' if name in points else ''}")
 
 # %%
-COLOURS = {"BC": "#56B4E9", "DRPO": "#0072B2", "positive-only": "#E69F00", "uphill": "#009E73"}
+COLOURS = {name: method(name).colour for name in runs}
 fig, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
 for name, (_, curve) in runs.items():
     axes[0].plot(*zip(*curve), color=COLOURS[name], label=name)

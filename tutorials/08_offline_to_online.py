@@ -45,6 +45,7 @@ from torchrl.data import OfflineToOnlineReplayBuffer
 from torchrl_drpo import DRPOTrainer, RecSimEnv, make_gaussian_actor
 from torchrl_drpo.evaluation.simulator import evaluate_policy
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.report.methods import SERIES, method
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)
 torch.set_num_threads(1)
@@ -128,7 +129,7 @@ for seed in SEEDS:
 # ## What serving was worth
 
 # %%
-COLOURS = {"offline": "#009E73", "log alone": "#999999", "online": "#009E73"}
+COLOURS = dict.fromkeys(curves, method("drpo").colour) | {"log alone": SERIES[0]}
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 for name, runs in curves.items():
     steps = torch.tensor([step for step, _ in runs[0]]) + (0 if name == "offline" else OFFLINE)

@@ -51,6 +51,7 @@ from torchrl_drpo.evaluation.simulator import evaluate_policy
 from torchrl_drpo.objectives.advantage import AdvantageLoss
 from torchrl_drpo.objectives.weighted import Weighting
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
+from torchrl_drpo.report.methods import OWN, method
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)
 torch.set_num_threads(1)
@@ -165,7 +166,7 @@ losses = {"BC": BehaviorCloningLoss, "soft filter": SoftFilterLoss, "DRPO": DRPO
 runs = {name: [train(make, seed) for seed in SEEDS] for name, make in losses.items()}
 
 # %%
-COLOURS = {"BC": "#56B4E9", "soft filter": "#CC79A7", "DRPO": "#009E73"}
+COLOURS = {"soft filter": OWN[0]} | {name: method(name).colour for name in ("BC", "DRPO")}
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 for name, found in runs.items():
     steps = [step for step, _ in found[0][0]]
