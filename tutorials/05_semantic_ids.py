@@ -209,8 +209,8 @@ for policy in ("semantic-id", "catalogue"):
 
 # %% [markdown]
 # Best and worst rows are the quarters of the held-out ones by worth; intervals are over users. What
-# matters most is the objective: over codes and over item numbers DRPO leaves out most of what was
-# shown and not liked, and BC does not. Codes cost DRPO nothing here.
+# matters most is the objective: over codes and over item numbers DRPO hits more of the best rows
+# than BC and about half as many of the worst. Codes cost DRPO nothing here.
 #
 # ## Propensities are exact
 #
