@@ -282,6 +282,37 @@ def test_clicks_of_one_user_are_one_event() -> None:
     assert (many.low, many.high) == pytest.approx([20 * end / 8_000 for end in ends], rel=1e-6)
 
 
+@pytest.mark.parametrize("elsewhere", [1e-7, 1e-3])
+def test_clicks_that_weigh_nothing_are_no_evidence(elsewhere: float) -> None:
+    # A sharp policy: 200 rows show its item, none of them is clicked, and 50 other rows are.
+    reward, sharp = torch.zeros(5_000).double(), torch.full((5_000,), elsewhere).double()
+    sharp[:200], reward[200:250] = 1 - 24 * elsewhere, 1.0
+    found = ips(LoggedRows(reward, sharp.log(), torch.full((5_000,), 1 / 25).log()))
+    assert found.diagnostics.effective_rows > 150
+    assert found.verdict == "meaningless"
+    assert diagnose(torch.ones(5_000), reward=reward).effective_events == pytest.approx(50)
+
+
+@pytest.mark.slow
+def test_usable_intervals_of_rare_clicks_cover() -> None:
+    # Policies at all distances: chance alone decides whether the heavy rows have a click.
+    draw = torch.Generator().manual_seed(0)
+    held = []
+    for noise in (0.5, 1.0, 1.5, 2.0, 2.5):
+        for _ in range(10):
+            logits, other = torch.randn(2, 80, generator=draw).double()
+            logger, target = (torch.softmax(x, -1) for x in (logits, logits + noise * other))
+            rate = 0.01 * torch.rand(80, generator=draw).double()
+            item = torch.multinomial(logger.expand(40, -1), 10_000, True, generator=draw)
+            click = (torch.rand(item.shape, generator=draw) < rate[item]).double()
+            logs = zip(click, target.log()[item], logger.log()[item], strict=True)
+            found = [snips(LoggedRows(*log)) for log in logs]
+            truth = (target @ rate).item()
+            held += [e.low <= truth <= e.high for e in found if e.verdict == "usable"]
+    assert len(held) > 1_000
+    assert sum(held) / len(held) > 0.93  # .92 and less where clicks of light rows are counted
+
+
 @pytest.mark.parametrize("estimator", [ips, snips, clipped_ips])
 @pytest.mark.parametrize("reward", [1.0, -1.0])
 def test_equal_rewards_have_no_spread_to_know(estimator, reward: float) -> None:

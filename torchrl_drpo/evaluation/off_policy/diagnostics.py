@@ -40,7 +40,9 @@ class Diagnostics:
         pareto_k: shape of the generalised Pareto tail of the weights; NaN for too few rows, or
             weights that repeat.
         effective_events: (sum w r)^2 / sum (w r)^2, of how many equal clicks the estimate is made;
-            NaN for rewards below 0. Of rows or of clusters, whose clicks are one event.
+            at most effective_rows times (sum w r)^2 / (sum w sum w r^2), what so many rows have of
+            them at this rate. NaN for rewards below 0. Of rows or of clusters, whose clicks are one
+            event.
         clip_rate: share of the rows whose weight was lowered.
         clipped_mass: share of all weight that was taken away.
         never_logged: share of the policy's probability on actions that no row shows, where known.
@@ -206,9 +208,17 @@ def distance_from_one(weight: Tensor, cluster: Tensor | None = None) -> float:
 def _effective_events(weight: Tensor, reward: Tensor | None, cluster: Tensor | None) -> float:
     if reward is None or (reward < 0).any():
         return math.nan
-    event = cluster_sums(weight * reward, cluster)
+    mass, event = cluster_sums(weight, cluster), cluster_sums(weight * reward, cluster)
     squares = event.square().sum().item()
-    return event.sum().item() ** 2 / squares if squares else 0.0
+    if not squares:
+        return 0.0
+    seen = event.sum().item() ** 2 / squares
+    # Where the heavy rows happen to have no click, those of light ones look many and alike, and the
+    # estimate is low. At this rate of clicks the weights are worth no more of them than this:
+    has = mass > 0
+    second = (event[has].square() / mass[has]).sum()
+    share = (event.sum().square() / (mass.sum() * second)).item()
+    return min(seen, share * (mass.sum().square() / mass.square().sum()).item())
 
 
 def pareto_shape(weight: Tensor, least: int = 20) -> float:
