@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.pipeline.exporting.runtimes import FORMATS, HAS_ONNX, RUNTIMES
 from tests.pipeline.serving.served import HISTORY, KINDS, V, checkpoint, log_probs, ranked
 from torchrl_drpo import cli
 from torchrl_drpo.data.catalogue import Catalogue
@@ -18,22 +19,13 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import policy_of
 from torchrl_drpo.pipeline.artifacts.folder import ArtifactError
 from torchrl_drpo.pipeline.exporting import ExportedPolicy, export_policy, load_exported
 from torchrl_drpo.pipeline.exporting.inputs import Input
-from torchrl_drpo.pipeline.exporting.writing import traced
+from torchrl_drpo.pipeline.exporting.loading import _onnx_session
+from torchrl_drpo.pipeline.exporting.writing import _write_onnx, traced
 from torchrl_drpo.policies.catalogue import make_catalogue_actor
 from torchrl_drpo.policies.listing import PolicyLists
 from torchrl_drpo.policies.semantic_id import make_semantic_id_actor
 
 USERS = 1_000
-
-
-def formats() -> tuple[str, ...]:
-    """What can be written and run here."""
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        return ("pt2",)
-    return ("pt2", "onnx")
 
 
 def users() -> dict[str, Tensor]:
@@ -75,13 +67,13 @@ for folder in folders:
 def test_a_thousand_users_get_the_eager_lists_in_a_fresh_process(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    rows, k, runtimes = users(), 8, ("torch", "onnx")[: len(formats())]
+    rows, k = users(), 8
     save_file(rows, tmp_path / "rows")
     models = {kind: checkpoint(kind) for kind in KINDS}
     for kind, model in models.items():
-        export_policy(model, tmp_path / kind, k=k, exclude=6, formats=formats())
+        export_policy(model, tmp_path / kind, k=k, exclude=6, formats=FORMATS)
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, tmp_path / "rows", ",".join(runtimes)]
+        [sys.executable, "-c", ELSEWHERE, tmp_path / "rows", ",".join(RUNTIMES)]
         + [tmp_path / kind for kind in KINDS],
         capture_output=True,
         text=True,
@@ -90,7 +82,7 @@ def test_a_thousand_users_get_the_eager_lists_in_a_fresh_process(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     for kind, model in models.items():
         items, values = eager(model, rows, k)
-        for runtime in runtimes:
+        for runtime in RUNTIMES:
             found = load_file(tmp_path / kind / f"found.{runtime}")
             assert torch.equal(found["items"], items), (kind, runtime)
             torch.testing.assert_close(found["log_probs"], values, rtol=1e-4, atol=1e-5)
@@ -114,7 +106,9 @@ ENCODERS = {
         ("transformer", "pooling", 0),
     ],
 )
-def test_heads_and_encoders_of_every_kind(head: str | None, encoder: str, beam: int | None) -> None:
+def test_heads_and_encoders_of_every_kind(
+    head: str | None, encoder: str, beam: int | None, tmp_path: Path
+) -> None:
     torch.manual_seed(1)
     shape = {"dim": 8, "history": 5, "encoder": ENCODERS[encoder]}
     if head is None:
@@ -148,6 +142,13 @@ def test_heads_and_encoders_of_every_kind(head: str | None, encoder: str, beam: 
         torch.testing.assert_close(log_probs, values[:count], rtol=1e-4, atol=1e-5)
     used = {str(node.target).split(".")[0] for node in graph.graph.nodes if node.op != "output"}
     assert not any("drpo" in each or "triton" in each for each in used)
+    if HAS_ONNX:
+        portable = PolicyLists(policy, 7, beam=beam, portable=True).eval()
+        graph = traced(portable, [*inputs, Input("exclude", "int64", 9)], 90)
+        _write_onnx(graph, tmp_path / "policy.onnx")
+        found = _onnx_session(tmp_path / "policy.onnx")(rows)
+        assert torch.equal(found[0], wanted)
+        torch.testing.assert_close(found[1], values, rtol=1e-4, atol=1e-5)
 
 
 def test_a_catalogue_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from tests.pipeline.exporting.runtimes import FORMATS, check_lists
 from tests.pipeline.topic_log import BAIT, config
 from torchrl_drpo import cli
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, policy_of
@@ -102,10 +103,10 @@ def test_knobs_that_a_policy_lacks_are_refused(trained) -> None:
         run_recommend(RecommendConfig(settings.output / "bc-tilt", tau=0.0))
 
 
-def test_an_exported_graph_gives_the_same_lists(trained, tmp_path: Path) -> None:
+def test_exported_graphs_give_the_same_lists(trained, tmp_path: Path) -> None:
     settings, *_ = trained
     folder = settings.output / "conditioned-tilt"
-    export(ExportConfig(folder, tmp_path / "graph", k=4, tau=0.2))
+    export(ExportConfig(folder, tmp_path / "graph", k=4, tau=0.2, formats=FORMATS))
     graph = load_exported(tmp_path / "graph")
     assert graph.facts["model"]["tilt"]["tau"] == 0.2
     checkpoint = turned(PolicyCheckpoint.load(folder), tau=0.2)
@@ -114,9 +115,7 @@ def test_an_exported_graph_gives_the_same_lists(trained, tmp_path: Path) -> None
         "context": torch.randint(-1, 3, (20, 1)),
     }
     found = checkpoint.actor.get_dist(TensorDict({"observation": rows}, [20])).topk(4)
-    items, log_probs = graph.tensors(rows)
-    assert torch.equal(items, found.indices)
-    torch.testing.assert_close(log_probs, found.values)
+    check_lists(tmp_path / "graph", rows, found.indices, found.values)
 
 
 def test_a_tilt_is_among_what_is_trained_where_nobody_says(log: Path, tmp_path: Path) -> None:

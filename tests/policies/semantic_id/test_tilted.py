@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from tensordict import TensorDict
 
+from tests.pipeline.exporting.runtimes import HAS_ONNX
 from torchrl_drpo import make_catalogue_actor
 from torchrl_drpo.distributions.code_trie import TrieCategorical
+from torchrl_drpo.pipeline.exporting.inputs import Input
+from torchrl_drpo.pipeline.exporting.loading import _onnx_session
+from torchrl_drpo.pipeline.exporting.writing import _write_onnx, traced
 from torchrl_drpo.policies.listing import PolicyLists
 from torchrl_drpo.policies.semantic_id import make_semantic_id_actor, semantic_id_policy
 from torchrl_drpo.policies.semantic_id.tilted import make_tilted_semantic_id_actor
@@ -114,18 +119,25 @@ def test_search_draws_and_lists_are_of_one_distribution() -> None:
     assert set(some.indices.flatten().tolist()) == {1, 4, 6}
 
 
-def test_an_exported_graph_gives_the_same_lists() -> None:
+def test_exported_graphs_give_the_same_lists(tmp_path: Path) -> None:
     actor, critic, rows = random_actor(SHARED), random_critic(8), some_rows(8)
     tilted = make_tilted_semantic_id_actor(actor, critic, 0.5)
     semantic_id_policy(tilted).tau = 0.3
     lists = PolicyLists(semantic_id_policy(tilted), 4, beam=8).eval()
     history = {"history": rows["observation", "history"]}
-    with torch.no_grad():
-        graph = torch.export.export(lists, (), history).module()
+    inputs = [Input("history", "int64", HISTORY)]
+    graph = traced(lists, inputs, len(SHARED)).module()
     found = tilted.get_dist(rows).topk(4, beam=8)
     items, log_probs = graph(**history)
     assert torch.equal(items, found.indices)
     torch.testing.assert_close(log_probs, found.values)
+    if HAS_ONNX:
+        single = copy.deepcopy(semantic_id_policy(tilted)).float()
+        portable = PolicyLists(single, 4, beam=8, portable=True).eval()
+        _write_onnx(traced(portable, inputs, len(SHARED)), tmp_path / "policy.onnx")
+        items, log_probs = _onnx_session(tmp_path / "policy.onnx")(history)
+        assert torch.equal(items, found.indices)
+        torch.testing.assert_close(log_probs.double(), found.values, rtol=1e-4, atol=1e-5)
 
 
 def test_a_large_tau_leaves_the_policy() -> None:

@@ -63,7 +63,8 @@ class TiltedDecoder(nn.Module):
         """The memory of one empty prefix a row, of states and queries ``[N, D + K]``."""
         inside = self._policy[0].policy
         dim = inside.code_vectors[0].shape[1]
-        node = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+        # Its shape, not its length, which an exported graph would take for a constant.
+        node = torch.zeros(hidden.shape[0], 1, dtype=torch.long, device=hidden.device)
         return _Memory(inside.decoder.start(hidden[:, :dim]), hidden[:, dim:], node)
 
     def logits(self, memory: _Memory, level: int) -> Tensor:
