@@ -117,8 +117,9 @@ def train(make_loss, world, seed):
         return evaluate_policy(actor, users, interest, env.items, delta=delta)
 
     with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         history = OfflineTrainer(make_loss(actor), buffer, config, evaluate=evaluate).run()
-    return actor, history, bool(told)
+    return actor, history, any("nothing to learn" in str(each.message) for each in told)
 
 
 # %% [markdown]
@@ -174,8 +175,8 @@ plt.show()
 
 # %%
 for kappa in (0.07, 0.2, 0.5):
-    equal = {"A_eq": torch.full((1, 320), 1 / 320), "b_eq": [1.0]}
-    found = linprog(-quality / 320, **equal, bounds=(0, 1 / kappa))
+    equal = {"A_eq": torch.full((1, 320), 1 / 320).numpy(), "b_eq": [1.0]}
+    found = linprog((-quality / 320).numpy(), **equal, bounds=(0, 1 / kappa))
     exact = optimistic_dro_weights(quality, kappa)
     step = weights(partial(DRPOLoss, kappa=kappa, weighting="uniform"))
     worth = -found.fun, (exact * quality).mean(), (step * quality).sum() / step.sum()
