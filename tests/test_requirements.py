@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from torchrl_drpo.pipeline.doctor.packages import EXTRAS
+
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
 ROOT = Path(__file__).parents[1]
@@ -51,3 +53,12 @@ def test_what_the_package_imports_is_brought_by_an_extra_of_users() -> None:
         if CALLED.get(name, name) not in names | WHERE_PRESENT
     }
     assert not missing
+
+
+def test_every_extra_of_users_is_known_to_the_doctor_and_on_the_install_page() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"]) - DEVELOPERS
+    assert extras == set(EXTRAS)
+    table = re.search(r"^\| extra .*?\n\n", (ROOT / "docs/install.md").read_text(), re.M | re.S)
+    rows = table.group().splitlines()[2:]
+    assert extras <= {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}

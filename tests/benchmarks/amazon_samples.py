@@ -38,7 +38,7 @@ from torchrl_drpo.pipeline.terminal import say
 from torchrl_drpo.pipeline.train import run_train
 
 CATEGORIES = {"Industrial": "Industrial_and_Scientific", "Office": "Office_Products"}
-K, STEPS = 10, (100, 250, 600)
+K, STEPS = 10, (100, 250, 600, 1_500)
 #: Published HR@10 and NDCG@10 on the whole training split (arXiv 2510.24431).
 PUBLISHED = {
     "Industrial": {"SASRec": (0.1088, 0.0806), "TIGER": (0.1321, 0.0908), "HSTU": (0.1163, 0.0958)},
