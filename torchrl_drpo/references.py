@@ -6,8 +6,8 @@ that names code is refused until its reader allows that very reference (:func:`a
 
 from __future__ import annotations
 
+import functools
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from torchrl_drpo.files import digest
+from torchrl_drpo.files import digest, fingerprint
 from torchrl_drpo.spelling import did_you_mean
 
 _ALLOWED: ContextVar[frozenset[str]] = ContextVar("allowed references", default=frozenset())
@@ -79,11 +79,16 @@ def load_reference(reference: str, what: str) -> Callable[..., Any]:
 def source_digest(reference: str, what: str) -> str:
     """SHA-256 of the file that a reference's module was read from; empty where there is none.
 
-    So that a run with code that has changed since is another run; what the module imports is not
-    looked at.
+    Of two files, where the module has the thing from another one. So that a run with code that has
+    changed since is another run; what else these modules import is not looked at.
     """
-    file = inspect.getsourcefile(sys.modules[load_reference(reference, what).__module__])
-    return digest(file) if file is not None and Path(file).is_file() else ""
+    made = load_reference(reference, what)
+    while isinstance(made, functools.partial):
+        made = made.func
+    names = dict.fromkeys((reference.partition(":")[0], getattr(made, "__module__", None)))
+    files = [getattr(sys.modules.get(name or ""), "__file__", None) for name in names]
+    found = [digest(file) for file in files if file is not None and Path(file).is_file()]
+    return found[0] if len(found) == 1 else (fingerprint(found) if found else "")
 
 
 @contextmanager

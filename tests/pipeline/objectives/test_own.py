@@ -83,6 +83,25 @@ def test_an_own_loss_trains_as_the_same_loss_by_name(log: Path, tmp_path: Path, 
     assert cli.main(["evaluate", *policy, "--logs", str(log / "log.parquet"), "--ks", "5"]) == 0
 
 
+@pytest.mark.parametrize(
+    "line", ["Named = torchrl_drpo.{}", "Named = functools.partial(torchrl_drpo.{})"]
+)
+def test_a_module_that_names_what_lies_elsewhere_is_looked_at(
+    tmp_path: Path, monkeypatch, line: str
+) -> None:
+    """Both losses lie in files that do not change; which of them is meant says the module."""
+    monkeypatch.chdir(tmp_path)
+    path, found = tmp_path / f"own_{tmp_path.name}.py", []
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for loss in ("RepulsiveLoss", "DRPOLoss", "RepulsiveLoss"):
+        path.write_text(f"import functools\nimport torchrl_drpo\n{line.format(loss)}\n")
+        sys.modules.pop(path.stem, None)
+        found.append(source_digest(f"{path.stem}:Named", "objective"))
+    sys.modules.pop(path.stem, None)
+    assert found[0] == found[2] != found[1]
+    assert source_digest("builtins:len", "function") == ""  # of no file
+
+
 def test_its_options_are_its_annotated_arguments(module) -> None:
     name = f"{module}:Mine"
     found = find_objective(name, {"share": 0.25})
