@@ -19,7 +19,7 @@ from torchrl_drpo.pipeline.following import FINISHED, forget, run_state, word_of
 from torchrl_drpo.pipeline.kinds.training import Course, PolicyTraining, Progress, Trained
 from torchrl_drpo.pipeline.measured import context_rates
 from torchrl_drpo.pipeline.objectives.named import following_model
-from torchrl_drpo.pipeline.objectives.own import file_name
+from torchrl_drpo.pipeline.objectives.own import digests_of_code, file_name
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue
 from torchrl_drpo.pipeline.scores import (
@@ -30,7 +30,6 @@ from torchrl_drpo.pipeline.scores import (
     policy_scores,
 )
 from torchrl_drpo.pipeline.validation.runs import InnerRuns
-from torchrl_drpo.references import is_reference, source_digest
 
 
 @dataclass(frozen=True)
@@ -159,8 +158,7 @@ class TrainRuns:
         known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
         known += self.training.depends_on(objective)
         known += [config.options[objective]] if config.options.get(objective) else []
-        named = {"objective": objective, "encoder": config.model.encoder}
-        known += [source_digest(each, what) for what, each in named.items() if is_reference(each)]
+        known += digests_of_code(objective, config.model.encoder)
         # Runs that finished before there were these metrics are not to be read for them.
         known += ["lift, GAUC and rows within contexts"] if data.context_sizes else []
         # Nor those that finished before there were values.

@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torchrl_drpo.pipeline.objectives.options import ObjectiveOptions
-from torchrl_drpo.references import load_reference
+from torchrl_drpo.references import is_reference, load_reference, source_digest
 
 #: What a reference is to be, for messages.
 WHAT = "objective"
@@ -33,6 +33,12 @@ def file_name(name: str) -> str:
 def load(reference: str) -> Callable[..., Any]:
     """What makes a loss of an actor; see :func:`~torchrl_drpo.references.load_reference`."""
     return load_reference(reference, WHAT)
+
+
+def digests_of_code(objective: str, encoder: str) -> list[str]:
+    """Digests of the user's own code that a run consists of: none of names that are ours."""
+    named = {WHAT: objective, "encoder": encoder}
+    return [source_digest(each, what) for what, each in named.items() if is_reference(each)]
 
 
 @lru_cache
