@@ -19,6 +19,7 @@ from torchrl_drpo.report.methods import METHODS, OWN, method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODULE = """
+import functools
 from typing import Literal
 
 from torchrl_drpo import BehaviorCloningLoss, DRPOLoss
@@ -38,6 +39,11 @@ def nothing(actor):
     return actor
 
 NUMBER = 3
+
+class Inherits(BehaviorCloningLoss):
+    pass
+
+third = functools.partial(DRPOLoss, kappa=1 / 3)
 """
 
 
@@ -100,6 +106,22 @@ def test_a_module_that_names_what_lies_elsewhere_is_looked_at(
     sys.modules.pop(path.stem, None)
     assert found[0] == found[2] != found[1]
     assert source_digest("builtins:len", "function") == ""  # of no file
+
+
+def test_a_loss_whose_annotations_are_for_type_checkers_is_one(log, tmp_path, module) -> None:
+    inherits, third, named = f"{module}:Inherits", f"{module}:third", "torchrl_drpo:AWRLoss"
+    assert vars(find_objective(inherits).options)["level"] == "step"
+    assert "over" not in vars(
+        find_objective(inherits).options
+    )  # of a type that is imported nowhere
+    assert vars(find_objective(named).options)["temperature"] == 1.0
+    plan = config(
+        log, tmp_path / "run", objectives=("bc", "drpo", inherits, third), steps=20,
+        set=(f"drpo.kappa={1 / 3}",),
+    )  # fmt: skip
+    found = run_train(plan)
+    assert found.runs[inherits] == found.runs["bc"]
+    assert found.runs[third] == found.runs["drpo"]
 
 
 def test_its_options_are_its_annotated_arguments(module) -> None:

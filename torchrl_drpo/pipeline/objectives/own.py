@@ -6,11 +6,12 @@ of its objective is a text.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import field, make_dataclass
-from functools import lru_cache
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torchrl_drpo.pipeline.objectives.options import ObjectiveOptions
@@ -41,7 +42,7 @@ def digests_of_code(objective: str, encoder: str) -> list[str]:
     return [source_digest(each, what) for what, each in named.items() if is_reference(each)]
 
 
-@lru_cache
+@functools.lru_cache
 def own_options(reference: str) -> ObjectiveOptions:
     """The options of an own objective: its annotated keyword arguments that have defaults.
 
@@ -52,7 +53,7 @@ def own_options(reference: str) -> ObjectiveOptions:
     call = made.__init__ if inspect.isclass(made) else made
     parameters = list(inspect.signature(call).parameters.values())
     parameters = parameters[1:] if inspect.isclass(made) else parameters
-    hints = get_type_hints(call)
+    hints = _types(call)
     options = []
     for place, each in enumerate(parameters):
         if place == 0 or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
@@ -71,6 +72,22 @@ def own_options(reference: str) -> ObjectiveOptions:
         frozen=True,
         namespace={"reference": reference},
     )()
+
+
+def _types(call: Any) -> dict[str, Any]:
+    """The types of what is called, but for annotations that only a type checker can follow.
+
+    Such as those of a name that is imported under ``TYPE_CHECKING``, as torchrl_drpo's losses have.
+    """
+    while isinstance(call, functools.partial):
+        call = call.func
+    call = call.__init__ if inspect.isclass(call) else inspect.unwrap(call)
+    found = {}
+    for name, said in getattr(call, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: said})
+        with contextlib.suppress(NameError, AttributeError, TypeError, SyntaxError):
+            found |= get_type_hints(one, globalns=getattr(call, "__globals__", {}))
+    return found
 
 
 def _can_be_read(hint: Any) -> bool:
