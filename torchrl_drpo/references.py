@@ -21,6 +21,9 @@ from torchrl_drpo.spelling import did_you_mean
 
 _ALLOWED: ContextVar[frozenset[str]] = ContextVar("allowed references", default=frozenset())
 
+#: Names of the modules that references were loaded from.
+_LOADED: set[str] = set()
+
 
 def is_reference(name: str) -> bool:
     """Whether a name is ``module:attribute``, and none of this package's own."""
@@ -64,6 +67,11 @@ def load_reference(reference: str, what: str) -> Callable[..., Any]:
             f"{what} {reference!r}: cannot import {module} ({error}); it is looked for in the "
             "current folder and among installed packages"
         ) from None
+    except Exception as error:  # of whatever the module does
+        raise ValueError(
+            f"{what} {reference!r}: importing {module} raised {type(error).__name__}: {error}"
+        ) from error
+    _LOADED.add(module)
     made = getattr(found, name, None)
     if made is None:
         raise ValueError(
@@ -74,6 +82,22 @@ def load_reference(reference: str, what: str) -> Callable[..., Any]:
             f"{what} {reference!r} is a {type(made).__name__}; expected a class or a function"
         )
     return made  # type: ignore[no-any-return]
+
+
+def place_in_own_code(error: BaseException) -> str:
+    """Where in a referenced module an error was raised, or passed through; empty for nowhere.
+
+    Example:
+        >>> place_in_own_code(ValueError())
+        ''
+    """
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") in _LOADED:
+            code = trace.tb_frame.f_code
+            place = f"{Path(code.co_filename).name}, line {trace.tb_lineno}, in {code.co_name}"
+        trace = trace.tb_next
+    return place
 
 
 def source_digest(reference: str, what: str) -> str:

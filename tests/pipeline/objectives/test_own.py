@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,17 @@ NUMBER = 3
 
 class Inherits(BehaviorCloningLoss):
     pass
+
+class Raises(BehaviorCloningLoss):
+    def forward(self, tensordict):
+        raise RuntimeError("of mine")
+
+class Lacks(BehaviorCloningLoss):
+    def forward(self, tensordict):
+        return super().forward(tensordict.exclude("action"))
+
+def unmade(actor):
+    raise RuntimeError("of mine")
 
 third = functools.partial(DRPOLoss, kappa=1 / 3)
 """
@@ -146,6 +158,30 @@ def test_its_options_are_its_annotated_arguments(module) -> None:
 def test_what_is_no_objective_is_refused(module, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_objective(name.format(module))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{}:Raises", r"^drpo: own_\w+.py, line \d+, in forward: RuntimeError: of mine"),
+        ("{}:Lacks", r"^drpo: own_\w+.py, line \d+, in forward: KeyError: "),
+        ("{}:unmade", r"^drpo: .*own_\w+:unmade made no loss of the actor, it raised Runtime"),
+        ("operator:neg", "operator:neg made no loss of the actor, it raised TypeError: bad op"),
+        ("broken:Loss", "objective 'broken:Loss': importing broken raised SyntaxError: invalid"),
+        ("divides:Loss", "objective 'divides:Loss': importing divides raised ZeroDivisionError"),
+    ],
+)
+def test_what_own_code_raises_is_no_fault_of_ours(
+    log: Path, tmp_path: Path, module, name: str, message: str, capsys
+) -> None:
+    (tmp_path / "broken.py").write_text("def (:")
+    (tmp_path / "divides.py").write_text("1 / 0")
+    words = ("--logs", str(log / "log.parquet"), "--schema", str(log / "schema.json"))
+    more = ("--output", str(tmp_path / "run"), "--steps", "2", "--batch-size", "64")
+    assert cli.main(["train", *words, *more, "--objectives", name.format(module)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said, re.MULTILINE), said
+    assert "a fault of drpo" not in said
 
 
 def test_what_makes_no_loss_is_refused_before_anything_is_trained(log, tmp_path, module) -> None:
