@@ -30,6 +30,7 @@ from torchrl_drpo.pipeline.scores import (
     policy_scores,
 )
 from torchrl_drpo.pipeline.validation.runs import InnerRuns
+from torchrl_drpo.references import is_reference
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,9 @@ class TrainRuns:
         facts = {**run, "config": config.settings(), "data": data.facts}
         if self.training.reward is not None:  # evaluation knows it again, whoever follows it
             facts["reward_fingerprint"] = self.training.reward.fingerprint
+        if is_reference(config.model.encoder):  # which may change; loading says so
+            (code,) = digests_of_code("", config.model.encoder)
+            facts["code"] = {config.model.encoder: code}
         if config.model.history_times:  # other logs may count time otherwise
             facts["ticks_per_second"] = data.log.ticks_per_second
         PolicyCheckpoint(

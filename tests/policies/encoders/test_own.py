@@ -157,6 +157,10 @@ def test_from_training_to_a_list(tmp_path: Path, module: str, capsys) -> None:
     same = ("recommend", "--checkpoint", str(tmp_path / "gru" / "bc"), *words[3:])
     assert cli.main(list(same)) == 0
     assert capsys.readouterr().out == listed
+    with (tmp_path / f"{module}.py").open("a") as file:
+        file.write("# changed")
+    with pytest.warns(UserWarning, match=f"the code of {reference} has changed since"):
+        PolicyCheckpoint.load(folder, allow_code=[reference])
     (tmp_path / f"{module}.py").unlink()
     sys.modules.pop(module)
     assert cli.main([*words, "--allow-code", reference]) == 2
