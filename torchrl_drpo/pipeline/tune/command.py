@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ def run_tune(config: TuneConfig, progress: Progress = lambda *_: None) -> TuneRe
     for metric in config.wanted:
         inner.judge.check(metric)
     trials: list[Trial] = []
-    carried = _Carried(config, inner, progress)
+    carried = _Carried(config, inner, progress, trials)
     for trial in search(
         carried,
         config.dimensions,
@@ -106,12 +106,20 @@ def run_tune(config: TuneConfig, progress: Progress = lambda *_: None) -> TuneRe
 class _Carried:
     """Carries out trials: runs of all seeds, and what their best looks found on average.
 
+    Args:
+        config: what is searched.
+        inner: the rows.
+        progress: called while a trial's reward model is fitted.
+        ended: the trials so far; the next one's number is how many they are.
+
     Attributes:
         identity: what they all depend on.
     """
 
-    def __init__(self, config: TuneConfig, inner: InnerRuns, progress: Progress) -> None:
-        self._config, self._inner, self._progress = config, inner, progress
+    def __init__(
+        self, config: TuneConfig, inner: InnerRuns, progress: Progress, ended: Sequence[Trial]
+    ) -> None:
+        self._config, self._inner, self._progress, self._ended = config, inner, progress, ended
         self.identity = _identity(config, inner)
 
     def __call__(self, values: dict[str, Any]) -> tuple[tuple[float, ...], int]:
@@ -124,7 +132,8 @@ class _Carried:
             for seed, state in zip(self._config.every_seed, states, strict=True):
                 quietly = partial(_quiet, seed)
                 patience, name = config.stopping.patience, self._config.name
-                runs.append(self._inner.run(training, patience, name, seed, state, quietly))
+                curves = f"trial-{len(self._ended)}-{seed}"
+                runs.append(self._inner.run(training, patience, name, seed, state, quietly, curves))
         except NoBestStepError:
             means, steps = (), config.steps
         else:
