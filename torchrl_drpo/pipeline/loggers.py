@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from torchrl.record.loggers.common import Logger
 from torchrl_drpo.files import fingerprint
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
-from torchrl_drpo.pipeline.trainer import History
 
 #: The package behind a logger, and the extra that brings it, where the command's own has none.
 PACKAGES = {
@@ -82,13 +81,19 @@ def loggers(config: TrainConfig, run: str, state: Path) -> Iterator[list[Logger]
     end(True)
 
 
-def tell_again(loggers: Iterable[Logger], history: History) -> None:
+def tell_again(
+    loggers: Iterable[Logger], reported: Mapping[str, Mapping[str, Iterable[tuple[int, float]]]]
+) -> None:
     """Tells loggers what a run had reported before it was killed.
 
     Weights & Biases keeps the run, whose steps it has; the others have begun anew.
+
+    Args:
+        loggers: of the run.
+        reported: by group (``train``, ``evaluation``) and name, steps and values.
     """
     told = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
-    for group, found in (("train", history.training), ("evaluation", history.evaluation)):
+    for group, found in reported.items():
         for name, values in found.items():
             for step, value in values:
                 for logger in told:

@@ -196,7 +196,8 @@ def run_trainer(
             checkpoint=state,
             mesh=team(),
         )
-        tell_again(into, trainer.history)
+        before = trainer.history
+        tell_again(into, {"train": before.training, "evaluation": before.evaluation})
         history = trainer.run(course.until)
     if stopping is not None:
         stopping.restore(weights)
