@@ -10,6 +10,7 @@ from typing import Any
 
 from torchrl_drpo.evaluation.ranking import QUALITY_LIST, CatalogueScores
 from torchrl_drpo.files import fingerprint, read_sealed_json, write_sealed_json
+from torchrl_drpo.functional.checks import DivergedError
 from torchrl_drpo.pipeline import table as report
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_fingerprint
 from torchrl_drpo.pipeline.config.kinds import KINDS
@@ -123,7 +124,10 @@ class TrainRuns:
         held_out = counted_rows(
             data.test_batches(ROWS_SCORED), f"{name}, held-out rows", len(data.test), self.progress
         )
-        scores = policy_scores(trained.actor, held_out, longest=longest)
+        try:
+            scores = policy_scores(trained.actor, held_out, longest=longest)
+        except DivergedError as error:
+            raise DivergedError(f"{name}: {error}") from None
         metrics, half_widths = metrics_of(scores, data, self.config)
         found: dict[str, Any] = {"metrics": report.metrics_json(metrics)}
         if half_widths:

@@ -121,6 +121,17 @@ def test_another_objective_and_other_code_are_other_searches(
     sys.modules.pop(name, None)
 
 
+def test_a_trial_that_diverges_ends_no_search(log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = ("learning_rate=1e-2,1e30",)
+    plan = settings(log, tmp_path / "tune", space=space, trials=6)
+    found = run_tune(plan)
+    by_rate = {trial.values["learning_rate"]: trial.metrics for trial in found.trials}
+    assert by_rate["1e30"] == ()
+    assert by_rate["1e-2"] == found.choice.metrics
+    assert run_tune(replace(plan, trials=7)).trials[:6] == found.trials
+
+
 def test_without_the_extra_it_says_which(log: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     words = ("--logs", str(log / "log.parquet"), "--schema", str(log / "schema.json"))

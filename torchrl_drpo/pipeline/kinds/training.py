@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives.common import LossModule
 
+from torchrl_drpo.functional.checks import DivergedError
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.crew import team
@@ -198,7 +199,12 @@ def run_trainer(
         )
         before = trainer.history
         tell_again(into, {"train": before.training, "evaluation": before.evaluation})
-        history = trainer.run(course.until)
+        try:
+            history = trainer.run(course.until)
+        except DivergedError:
+            if stopping is None:
+                raise
+            history = trainer.history  # an earlier look may have been the best
     if stopping is not None:
         stopping.restore(weights)
     return history
