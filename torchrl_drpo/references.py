@@ -6,8 +6,8 @@ that names code is refused until its reader allows that very reference (:func:`a
 
 from __future__ import annotations
 
+import functools
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,10 +16,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from torchrl_drpo.files import digest
+from torchrl_drpo.files import digest, fingerprint
 from torchrl_drpo.spelling import did_you_mean
 
 _ALLOWED: ContextVar[frozenset[str]] = ContextVar("allowed references", default=frozenset())
+
+#: Names of the modules that references were loaded from.
+_LOADED: set[str] = set()
 
 
 def is_reference(name: str) -> bool:
@@ -64,6 +67,11 @@ def load_reference(reference: str, what: str) -> Callable[..., Any]:
             f"{what} {reference!r}: cannot import {module} ({error}); it is looked for in the "
             "current folder and among installed packages"
         ) from None
+    except Exception as error:  # of whatever the module does
+        raise ValueError(
+            f"{what} {reference!r}: importing {module} raised {type(error).__name__}: {error}"
+        ) from error
+    _LOADED.add(module)
     made = getattr(found, name, None)
     if made is None:
         raise ValueError(
@@ -76,14 +84,35 @@ def load_reference(reference: str, what: str) -> Callable[..., Any]:
     return made  # type: ignore[no-any-return]
 
 
+def place_in_own_code(error: BaseException) -> str:
+    """Where in a referenced module an error was raised, or passed through; empty for nowhere.
+
+    Example:
+        >>> place_in_own_code(ValueError())
+        ''
+    """
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") in _LOADED:
+            code = trace.tb_frame.f_code
+            place = f"{Path(code.co_filename).name}, line {trace.tb_lineno}, in {code.co_name}"
+        trace = trace.tb_next
+    return place
+
+
 def source_digest(reference: str, what: str) -> str:
     """SHA-256 of the file that a reference's module was read from; empty where there is none.
 
-    So that a run with code that has changed since is another run; what the module imports is not
-    looked at.
+    Of two files, where the module has the thing from another one. So that a run with code that has
+    changed since is another run; what else these modules import is not looked at.
     """
-    file = inspect.getsourcefile(sys.modules[load_reference(reference, what).__module__])
-    return digest(file) if file is not None and Path(file).is_file() else ""
+    made = load_reference(reference, what)
+    while isinstance(made, functools.partial):
+        made = made.func
+    names = dict.fromkeys((reference.partition(":")[0], getattr(made, "__module__", None)))
+    files = [getattr(sys.modules.get(name or ""), "__file__", None) for name in names]
+    found = [digest(file) for file in files if file is not None and Path(file).is_file()]
+    return found[0] if len(found) == 1 else (fingerprint(found) if found else "")
 
 
 @contextmanager

@@ -45,6 +45,10 @@ json: true
 """
 
 
+#: A list of lists of twice the list before, 2^60 texts in all.
+BOMB = ", ".join(["&a0 [x, x]", *(f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))])
+
+
 def read(path: Path, *options: str, config: type = TrainConfig) -> Any:
     return parse(config, ["--config", str(path), *options], prog="drpo")
 
@@ -111,6 +115,16 @@ def test_other_commands_read_files_too(tmp_path: Path) -> None:
         ("model: {pooling: max}", "model.pooling: expected mean or recency or attention"),
         ("test_start: 20220506", "test_start: expected a text or null, got 20220506; write it in"),
         ("steps: 1\nsteps: 2", "steps is set twice"),
+        # YAML 1.1 reads these as 8, 90, 31 and 83.5.
+        ("seeds: 010", 'seeds: expected a whole number, got "010"'),
+        ("batch_size: 1:30", 'batch_size: expected a whole number, got "1:30"'),
+        ("dim: 0x1f", 'dim: expected a whole number, got "0x1f"'),
+        ("learning_rate: 1:23.5", 'learning_rate: expected a number, got "1:23.5"'),
+        ("? [steps]\n: 3", r"no option \"\['steps'\]\""),
+        (f"steps: {'1' * 5000}", "run.yaml: Exceeds the limit"),
+        ("test_start: 2022-02-31", "run.yaml: day is out of range for month"),
+        ("objectives: [bc, --steps=9]", "objectives: '--steps=9' would be read as an option"),
+        (f"steps: [{BOMB}]", r"steps: expected a whole number, got \[\["),
         ("dim: 3\nmodel: {dim: 4}", "model.dim is set twice"),
         ("options: {}", "no option 'options'"),
         ("- steps", "expected options by their names, found list"),

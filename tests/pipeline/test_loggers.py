@@ -5,19 +5,24 @@ from __future__ import annotations
 import importlib.util
 import sqlite3
 import sys
+from dataclasses import fields, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 from torchrl.record.loggers import mlflow as torchrl_mlflow
 from torchrl.record.loggers import wandb as torchrl_wandb
 
 from tests.pipeline.topic_log import config
 from torchrl_drpo import cli
+from torchrl_drpo.pipeline.config.stopping import StoppingConfig
+from torchrl_drpo.pipeline.config.tune import TuneConfig
 from torchrl_drpo.pipeline.loggers import loggers
 from torchrl_drpo.pipeline.train import run_train
+from torchrl_drpo.pipeline.tune.command import run_tune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,6 +86,61 @@ def test_mlflow_has_them_too_by_names_that_it_takes(tmp_path: Path, log, monkeyp
     assert told[-3:] == [
         ("mlflow.runName", "bc-0"), ("evaluation/hr_at_5", 20), ("end", "FINISHED"),
     ]  # fmt: skip
+
+
+def curves(folder: Path) -> dict[str, list[Any]]:
+    """What lies there by run and quantity, of CSV files or of TensorBoard's."""
+    found: dict[str, list[Any]] = {
+        str(path.relative_to(folder)): path.read_text().splitlines()
+        for path in folder.rglob("*.csv")
+    }
+    for run in {path.parent for path in folder.rglob("events*")}:
+        events = event_accumulator.EventAccumulator(str(run))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found[f"{run.name}/{tag}"] = [(e.step, str(e.value)) for e in events.Scalars(tag)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["csv", "tensorboard"])
+def test_files_of_a_killed_run_are_those_of_one_that_was_not(log, tmp_path, name: str) -> None:
+    early = StoppingConfig(early_stopping=True, validation_days=2, evaluate_every=40, patience=9)
+    plan = config(
+        log, tmp_path / "killed", objectives=("drpo",), steps=260, logger=name, stopping=early
+    )
+    kills = [("drpo, seed 0, looked at", 240), ("drpo, seed 0", 20)]
+
+    def killer(run: str, step: int, steps: int) -> None:
+        if kills and (run, step) == kills[0]:
+            kills.pop(0)
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_train(plan, killer)
+    run_train(plan, killer)
+    whole = replace(plan, output=tmp_path / "whole")
+    run_train(whole)
+    found, expected = ({str(f): curves(f) for f in (o / "curves", o / "validation" / "curves")}
+                       for o in (plan.output, whole.output))  # fmt: skip
+    assert [*found.values()] == [*expected.values()]
+    assert all(found.values())
+
+    # Nor do those of a run with other settings, which takes its place, hold the older one's steps.
+    run_train(replace(whole, steps=60, stopping=StoppingConfig()))
+    (loss,) = (v for k, v in curves(whole.output / "curves").items() if "train/loss_actor" in k)
+    assert len(loss) == 3
+
+
+def test_each_trial_of_a_search_has_its_own_files(log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    base = config(log, tmp_path, objectives=("bc",), steps=40, logger="csv")
+    plain = {each.name: getattr(base, each.name) for each in fields(base)}
+    run_tune(TuneConfig(**plain | {"trials": 2, "space": ("learning_rate=1e-3,1e-2",)}))
+    found = curves(tmp_path / "validation" / "curves")
+    losses = [lines for name, lines in found.items() if name.endswith("loss_actor.csv")]
+    assert [[line.split(",")[0] for line in lines] for lines in losses] == [["20", "40"]] * 2
+    assert {name.split("/")[0] for name in found} == {"trial-0-0", "trial-1-0"}
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

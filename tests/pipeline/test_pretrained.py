@@ -11,8 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.pipeline.serving.served import KINDS, checkpoint
+from tests.pipeline.serving.served import KINDS, SCHEMA, checkpoint
+from torchrl_drpo.data import ItemTable, LogSchema
+from torchrl_drpo.data.catalogue import Catalogue
 from torchrl_drpo.pipeline import pretrained
 from torchrl_drpo.pipeline.artifacts.folder import ArtifactError
 from torchrl_drpo.pipeline.pretrained import from_pretrained, push_to_hub, save_pretrained
@@ -154,7 +157,43 @@ def test_the_card_says_what_is_known_and_no_place_on_this_machine(tmp_path: Path
     assert "hr@10_best_lowest" not in card
     assert "license:" not in card.split("---")[1]
     kept = json.loads((folder / "manifest.json").read_text())["facts"]
-    assert kept["config"] == {"logs": "ratings.csv", "steps": 20}
+    assert kept["config"] == {"steps": 20}
+
+
+PLACES = (
+    "/home/alice/items.parquet", "~/alice/items.parquet", "../alice/items.parquet",
+    r"C:\Users\alice\items.parquet", "s3://alice/items.parquet", "file:///home/alice/items.parquet",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_tables_of_the_schema_lie_nowhere_on_this_machine(place: str, tmp_path: Path):
+    """The schema is a text within the facts."""
+    schema = replace(SCHEMA, items=ItemTable(path=place, id="id"), quality="play / length")
+    policy = replace(checkpoint("catalogue"), facts={"schema": schema.to_json()})
+    folder = save_pretrained(policy, tmp_path / "films")
+    assert b"alice" not in b"".join(path.read_bytes() for path in folder.iterdir())
+    kept = LogSchema.from_json(from_pretrained(folder).facts["schema"])
+    assert kept == replace(schema, items=ItemTable(path="items.parquet", id="id"))
+
+
+@pytest.mark.parametrize("ids", [[7, 9, 8], ["a@b.org", "c@d.org", "e@f.org"]])
+def test_users_who_are_a_context_are_not_published_by_the_way(hub: FakeHub, tmp_path: Path, ids):
+    policy = checkpoint("catalogue")
+    users = replace(policy.users, context=torch.tensor([[2], [0], [1]]))
+    named = replace(policy, contexts=[Catalogue(ids)], users=users)
+    for publish in (
+        lambda **said: save_pretrained(named, tmp_path / "films", **said),
+        lambda **said: push_to_hub(named, "me/films", **said),
+    ):
+        with pytest.raises(ValueError, match=r"context column 1, which has a value of its own for"):
+            publish()
+    assert not (tmp_path / "films").exists()
+    assert hub.made == []
+    save_pretrained(named, tmp_path / "films", users=True)
+    save_pretrained(
+        replace(named, contexts=[Catalogue([str(each) for each in (*ids, "x")])]), tmp_path / "more"
+    )
 
 
 def test_the_cards_own_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ from torchrl_drpo import BehaviorCloningLoss, DRPOLoss, make_gaussian_actor
 from torchrl_drpo.files import seal
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.trainer import OfflineTrainer
+from torchrl_drpo.rewards import AnnotatedBuffer
 
 
 def make_buffer(seed=0, sampler=None):
@@ -130,6 +131,20 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, sampler):
     for name, value in whole.loss_module.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, resumed.loss_module.state_dict()[name]), name
+
+
+def test_a_buffer_that_draws_ahead_is_not_trained_with_a_checkpoint(tmp_path):
+    """What it has drawn is lost with a kill, and the batches after it were others."""
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(4), batch_size=2, prefetch=2, generator=torch.Generator()
+    )
+    buffer.extend(TensorDict({"observation": torch.ones(4, 3), "action": torch.ones(4, 2)}, [4]))
+    loss = BehaviorCloningLoss(make_gaussian_actor(state_dim=3, action_dim=2))
+    config = TrainerConfig(steps=2, batch_size=2)
+    for each in (buffer, AnnotatedBuffer(buffer, TensorDict({"note": torch.ones(4)}, [4]))):
+        with pytest.raises(ValueError, match=r"draws batches ahead \(prefetch\)"):
+            OfflineTrainer(loss, each, config, checkpoint=tmp_path / "state")
+    OfflineTrainer(loss, buffer, config).run()
 
 
 def test_loggers_and_progress_are_told(tmp_path):

@@ -8,6 +8,8 @@ that a file can say nothing that a command line could not. ``results.json`` of a
 from __future__ import annotations
 
 import json
+import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import date
@@ -18,6 +20,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from torchrl_drpo.spelling import did_you_mean
 
 FLAG = "--config"
+#: Numbers that are the same in YAML 1.1, in YAML 1.2 and to everybody.
+_PLAIN_NUMBER = re.compile(
+    r"[-+]?((0|[1-9][0-9_]*)?(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.(inf|nan))", re.I
+)
 #: What its help says.
 HELP = (
     "YAML or JSON file with options by their names, or the results.json of a run; options that are "
@@ -132,7 +138,8 @@ def _entries(
             if place in parts:
                 if not isinstance(value, Mapping):
                     raise ConfigFileError(
-                        f"{path}: {'.'.join(place)}: expected options by their names, got {value!r}"
+                        f"{path}: {'.'.join(place)}: expected options by their names, got "
+                        f"{_shown(value)}"
                     )
                 yield from walk(value, place)
                 continue
@@ -168,6 +175,10 @@ def _read(path: Path) -> Mapping[Any, Any]:
         raise ConfigFileError(f"{path} is nested too deeply to be read") from None
     except UnicodeDecodeError as error:
         raise ConfigFileError(f"{path} is not text in UTF-8: {error}") from None
+    except ConfigFileError:
+        raise
+    except ValueError as error:  # a number of thousands of digits, a day that no calendar has
+        raise ConfigFileError(f"{path}: {error}") from None
     data = {} if data is None else data
     if not isinstance(data, Mapping):
         raise ConfigFileError(
@@ -205,12 +216,20 @@ def _of_yaml(path: Path, text: str) -> Any:
     class Loader(yaml.SafeLoader):
         """Plain data alone: numbers, texts, dates, lists and mappings."""
 
+    def number(loader: Any, node: Any) -> Any:
+        # YAML 1.1 has 010 for eight and 1:30 for ninety; of such a number, nobody knows.
+        plain = _PLAIN_NUMBER.fullmatch(node.value)
+        kind = node.tag.rpartition(":")[2]
+        return getattr(loader, f"construct_yaml_{kind}")(node) if plain else node.value
+
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:
         pairs = [(loader.construct_object(k, True), v) for k, v in node.value]
         found = _named_once(path, pairs)
         return {key: loader.construct_object(value, True) for key, value in found.items()}
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", number)
     try:
         return yaml.load(text, Loader)  # a SafeLoader
     except yaml.YAMLError as error:
@@ -219,11 +238,12 @@ def _of_yaml(path: Path, text: str) -> Any:
 
 def _named_once(path: Path, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
     """A mapping of pairs; of a name that stands there twice, JSON and YAML would take the last."""
-    names = [str(name) for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigFileError(f"{path}: {twice} is set twice")
-    return dict(pairs)
+    found: dict[Any, Any] = {}
+    for name, value in pairs:
+        if str(name) in found:
+            raise ConfigFileError(f"{path}: {name} is set twice")
+        found[str(name)] = value
+    return found
 
 
 def _words(option: Option, value: Any, where: str) -> list[str]:
@@ -243,6 +263,9 @@ def _words(option: Option, value: Any, where: str) -> list[str]:
         if get_origin(kind) is tuple and isinstance(value, list | tuple):
             inner = get_args(kind)[0]
             words = [_word(each, inner) for each in value]
+            dashed = next((word for word in words if str(word).startswith("--")), None)
+            if dashed is not None:
+                raise ConfigFileError(f"{where}: {dashed!r} would be read as an option of its own")
             if None not in words:
                 return [f"--{option.flag}", *map(str, words)]
         word = _word(value, kind)
@@ -250,9 +273,14 @@ def _words(option: Option, value: Any, where: str) -> list[str]:
             return [f"--{option.flag}={word}"]
     wanted = " or ".join(_describe(kind) for kind in kinds)
     quote = "; write it in quotes" if str in kinds and not isinstance(value, list | dict) else ""
-    raise ConfigFileError(
-        f"{where}: expected {wanted}, got {json.dumps(value, default=str)}{quote}"
-    )
+    raise ConfigFileError(f"{where}: expected {wanted}, got {_shown(value)}{quote}")
+
+
+def _shown(value: Any) -> str:
+    """A value for messages; of lists and mappings the beginning, since YAML's can be endless."""
+    if isinstance(value, list | tuple | dict):
+        return reprlib.repr(value)
+    return json.dumps(value, default=str)
 
 
 def _word(value: Any, kind: Any) -> str | None:

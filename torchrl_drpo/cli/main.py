@@ -1,7 +1,7 @@
 """``drpo``: a command's name and options in; tables, files or JSON out.
 
 Bad input ends with exit code 2 and one line that says what was wrong. An error of any other kind is
-a fault of this program, and the line says so.
+a fault of this program, and the line says so; or of code of the user's own, and it says where.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from torchrl_drpo import __version__
 from torchrl_drpo.cli.commands import COMMANDS
 from torchrl_drpo.cli.options import OptionError, parse
+from torchrl_drpo.references import place_in_own_code
 from torchrl_drpo.spelling import did_you_mean, printable
 
 #: What bad input raises. Of other kinds are faults: they are not expected to happen.
@@ -83,6 +84,9 @@ def _one_line(error: BaseException) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     if isinstance(error, MemoryError):
         return f"out of memory ({text or 'no more is known'}); ask for less at a time"
+    place = place_in_own_code(error)
+    if place:
+        return f"{place}: {type(error).__name__}: {text} (DRPO_TRACEBACK=1 shows all of it)"
     if isinstance(error, _REFUSALS):
         return text or type(error).__name__
     return (

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchrl_drpo_kernels.linear_log_prob.reference import accumulation_dtype, scaled_logits
 
 from torchrl_drpo.distributions._tiles import finite_or_zero, row_blocks, score_tiles
-from torchrl_drpo.functional.checks import is_finite
+from torchrl_drpo.functional.checks import DivergedError, is_finite
 from torchrl_drpo.functional.host import reads_are_free
 from torchrl_drpo.functional.masks import without
 from torchrl_drpo.functional.sampling import DrawnLists, draw_lists, nucleus
@@ -25,7 +25,7 @@ _DRAWN_FROM = 1 << 22
 
 
 def check_scores(found: Tensor | None, first_row: int = 0) -> None:
-    """Raises ``ValueError`` where a row's best score, or their sum, is no finite number.
+    """Raises :class:`DivergedError` where a row's best score, or their sum, is no finite number.
 
     Args:
         found: one number a row that is NaN or infinite if the row's scores are, ``[N, ...]``; of
@@ -40,7 +40,7 @@ def check_scores(found: Tensor | None, first_row: int = 0) -> None:
         worst = found[row].reshape(-1)
         value = worst[~worst.isfinite()][0].item()
         what = "every item is excluded" if value == -math.inf else f"its scores hold {value}"
-        raise ValueError(
+        raise DivergedError(
             f"row {first_row + row} has no distribution over items: {what} ({int(bad.sum())} of "
             f"{len(bad)} rows); has the policy diverged?"
         )

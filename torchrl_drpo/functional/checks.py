@@ -70,6 +70,21 @@ def is_finite(values: Tensor) -> bool:
     return math.isfinite((values.sum() if values.ndim else values).item())
 
 
+class DivergedError(ValueError):
+    """A policy whose scores or probabilities are no numbers any more."""
+
+
+def check_policy(name: str, values: Tensor) -> None:
+    """Raises :class:`DivergedError` naming the first row of what a policy gave that is not finite.
+
+    On an accelerator this waits for the device.
+    """
+    try:
+        check_finite(name, values, hint="has the policy diverged?")
+    except ValueError as error:
+        raise DivergedError(str(error)) from None
+
+
 def check_finite(name: str, values: Tensor, mask: Tensor | None = None, hint: str = "") -> None:
     """Raises ``ValueError`` naming the first row of ``values`` that is NaN or infinite.
 

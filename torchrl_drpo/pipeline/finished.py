@@ -10,6 +10,7 @@ from typing import Any
 
 from torchrl_drpo.evaluation.ranking import QUALITY_LIST, CatalogueScores
 from torchrl_drpo.files import fingerprint, read_sealed_json, write_sealed_json
+from torchrl_drpo.functional.checks import DivergedError
 from torchrl_drpo.pipeline import table as report
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint, saved_fingerprint
 from torchrl_drpo.pipeline.config.kinds import KINDS
@@ -19,7 +20,7 @@ from torchrl_drpo.pipeline.following import FINISHED, forget, run_state, word_of
 from torchrl_drpo.pipeline.kinds.training import Course, PolicyTraining, Progress, Trained
 from torchrl_drpo.pipeline.measured import context_rates
 from torchrl_drpo.pipeline.objectives.named import following_model
-from torchrl_drpo.pipeline.objectives.own import file_name
+from torchrl_drpo.pipeline.objectives.own import digests_of_code, file_name
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue
 from torchrl_drpo.pipeline.scores import (
@@ -30,7 +31,7 @@ from torchrl_drpo.pipeline.scores import (
     policy_scores,
 )
 from torchrl_drpo.pipeline.validation.runs import InnerRuns
-from torchrl_drpo.references import is_reference, source_digest
+from torchrl_drpo.references import is_reference
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ class TrainRuns:
         held_out = counted_rows(
             data.test_batches(ROWS_SCORED), f"{name}, held-out rows", len(data.test), self.progress
         )
-        scores = policy_scores(trained.actor, held_out, longest=longest)
+        try:
+            scores = policy_scores(trained.actor, held_out, longest=longest)
+        except DivergedError as error:
+            raise DivergedError(f"{name}: {error}") from None
         metrics, half_widths = metrics_of(scores, data, self.config)
         found: dict[str, Any] = {"metrics": report.metrics_json(metrics)}
         if half_widths:
@@ -141,6 +145,9 @@ class TrainRuns:
         facts = {**run, "config": config.settings(), "data": data.facts}
         if self.training.reward is not None:  # evaluation knows it again, whoever follows it
             facts["reward_fingerprint"] = self.training.reward.fingerprint
+        if is_reference(config.model.encoder):  # which may change; loading says so
+            (code,) = digests_of_code("", config.model.encoder)
+            facts["code"] = {config.model.encoder: code}
         if config.model.history_times:  # other logs may count time otherwise
             facts["ticks_per_second"] = data.log.ticks_per_second
         PolicyCheckpoint(
@@ -159,8 +166,7 @@ class TrainRuns:
         known = [objective, seed, config.settings(), data.identity, data.log.schema.to_json()]
         known += self.training.depends_on(objective)
         known += [config.options[objective]] if config.options.get(objective) else []
-        named = {"objective": objective, "encoder": config.model.encoder}
-        known += [source_digest(each, what) for what, each in named.items() if is_reference(each)]
+        known += digests_of_code(objective, config.model.encoder)
         # Runs that finished before there were these metrics are not to be read for them.
         known += ["lift, GAUC and rows within contexts"] if data.context_sizes else []
         # Nor those that finished before there were values.

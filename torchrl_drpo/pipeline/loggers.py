@@ -2,13 +2,17 @@
 
 Each run of a command is a run of its own there. What says to whom it goes is the service's own
 business: ``WANDB_MODE=offline``, ``WANDB_PROJECT``, ``MLFLOW_TRACKING_URI``.
+
+A run that goes on after a kill logs some steps again, and TorchRL's loggers only ever append. So
+files are begun anew with every command, and told first what the run had reported
+(:func:`tell_again`): they end as those of a run that was never killed.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,7 +62,13 @@ def loggers(config: TrainConfig, run: str, state: Path) -> Iterator[list[Logger]
         return
     folder = config.output / "curves"
     if config.logger in _FILES:
-        yield [_FILES[config.logger](exp_name=run, log_dir=str(folder))]
+        kind, ours = _FILES[config.logger]
+        for path in (folder / run).glob(ours):
+            path.unlink()
+        logger = kind(exp_name=run, log_dir=str(folder))
+        yield [logger]
+        if config.logger == "tensorboard":
+            logger.experiment.close()
         return
     folder.mkdir(parents=True, exist_ok=True)
     opened = _wandb if config.logger == "wandb" else _mlflow
@@ -71,7 +81,30 @@ def loggers(config: TrainConfig, run: str, state: Path) -> Iterator[list[Logger]
     end(True)
 
 
-_FILES = {"csv": CSVLogger, "tensorboard": TensorboardLogger}
+def tell_again(
+    loggers: Iterable[Logger], reported: Mapping[str, Mapping[str, Iterable[tuple[int, float]]]]
+) -> None:
+    """Tells loggers what a run had reported before it was killed.
+
+    Weights & Biases keeps the run, whose steps it has; the others have begun anew.
+
+    Args:
+        loggers: of the run.
+        reported: by group (``train``, ``evaluation``) and name, steps and values.
+    """
+    told = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
+    for group, found in reported.items():
+        for name, values in found.items():
+            for step, value in values:
+                for logger in told:
+                    logger.log_scalar(f"{group}/{name}", value, step=step)
+
+
+#: Loggers of files, and which files of a run are theirs.
+_FILES = {
+    "csv": (CSVLogger, "scalars/**/*.csv"),
+    "tensorboard": (TensorboardLogger, "events.out.tfevents.*"),
+}
 #: Ends a run of a service; whether all went well.
 End = Callable[[bool], None]
 

@@ -11,12 +11,13 @@ users, who are people, stay out unless they are asked for.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.artifacts.folder import MANIFEST, ArtifactError
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
 from torchrl_drpo.pipeline.model_card import model_card
+from torchrl_drpo.pipeline.reward_model.folding import names_user
 
 CARD = "README.md"
+#: Settings that name files of the log, which may say whose it is.
+_FILES = ("logs", "schema")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 #: Files of a checkpoint, by what they hold and the beginning of their digest.
 _OWN_FILES = [
@@ -54,6 +58,9 @@ def save_pretrained(
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: without ``users``, for a policy that reads the users' ids as a context column.
     """
     directory = Path(directory)
     _published(checkpoint, users).save(directory, index=False)
@@ -129,15 +136,16 @@ def push_to_hub(
         Where the commit is found.
 
     Raises:
-        ValueError: for an id of another form.
+        ValueError: for an id of another form, or as of :func:`save_pretrained`.
         ModuleNotFoundError: without ``huggingface_hub``.
     """
     if not _HUB_ID.fullmatch(repo_id):
         raise ValueError(f"ids on the Hub are owner/name, got {repo_id!r}")
+    published = _published(checkpoint, users)  # which may be refused, before anything is made
     api = _hub("HfApi")(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        _published(checkpoint, users).save(folder, index=False)
+        published.save(folder, index=False)
         if not api.file_exists(repo_id, CARD, revision=revision):
             write_text(Path(folder) / CARD, model_card(checkpoint, repo_id))
         commit = api.upload_folder(
@@ -151,6 +159,7 @@ def _published(checkpoint: PolicyCheckpoint, users: bool) -> PolicyCheckpoint:
     """What others get: no place on this machine, and no users unless they are asked for."""
     known = checkpoint.users
     if not users:
+        _check_contexts(checkpoint)
         known = UserHistories(
             ids=Catalogue([]),
             items=known.items[:0],
@@ -163,15 +172,51 @@ def _published(checkpoint: PolicyCheckpoint, users: bool) -> PolicyCheckpoint:
     return replace(checkpoint, users=known, facts=_without_places(checkpoint.facts))
 
 
+def _check_contexts(checkpoint: PolicyCheckpoint) -> None:
+    """Refuses a context column whose values are the users: the policy cannot be without them."""
+    users = torch.arange(len(checkpoint.users.ids))
+    latest = checkpoint.users.context
+    for place, values in enumerate(checkpoint.contexts):
+        if len(users) < 2 or len(values) != len(users) or bool((latest[:, place] < 0).any()):
+            continue
+        if names_user(users, latest[:, place : place + 1]):
+            raise ValueError(
+                f"the policy reads context column {place + 1}, which has a value of its own for "
+                f"each of {len(users):,} users: its values are their ids, or as good, and belong to"
+                " the policy. Train one without that column, or say users=True"
+            )
+
+
 def _without_places(value: Any) -> Any:
-    """Facts in which paths are names alone."""
+    """Facts in which paths are names alone, and the log and its schema's file have none."""
     if isinstance(value, dict):
-        return {name: _without_places(each) for name, each in value.items()}
+        kept = {name: each for name, each in value.items() if name != "config"}
+        kept = {name: _without_places(each) for name, each in kept.items()}
+        if isinstance(value.get("config"), dict):
+            config = {name: each for name, each in value["config"].items() if name not in _FILES}
+            kept["config"] = _without_places(config)
+        if isinstance(value.get("schema"), str):  # JSON, whose tables have paths
+            kept["schema"] = _schema_without_places(value["schema"])
+        return kept
     if isinstance(value, list | tuple):
         return [_without_places(each) for each in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
-    return value
+    return _name_of(value) if isinstance(value, str) else value
+
+
+def _schema_without_places(text: str) -> str:
+    try:
+        found = json.loads(text)
+    except ValueError:  # of somebody's own making
+        return _name_of(text)
+    return json.dumps(_without_places(found), indent=2)
+
+
+def _name_of(text: str) -> str:
+    """The last part of a path that leads into this machine or a store; other texts as they are."""
+    leads = Path(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    if leads or "://" in text or text.startswith("~") or ".." in PurePosixPath(text).parts:
+        return PureWindowsPath(text).name  # which takes both kinds of slashes
+    return text
 
 
 def _hub(name: str) -> Callable[..., Any]:

@@ -63,7 +63,8 @@ class OfflineTrainer:
     Args:
         loss_module: any TorchRL loss; every ``loss_*`` entry of its output is minimised.
         buffer: a replay buffer made with its own ``generator``, without which a resumed run could
-            not draw the batches that the interrupted one would have drawn.
+            not draw the batches that the interrupted one would have drawn. With ``checkpoint``
+            none that prefetches, for the same reason.
         config: the numbers of the run.
 
     Keyword Args:
@@ -133,6 +134,12 @@ class OfflineTrainer:
         self._forward = loss_module if self._team is None else self._team.forward
         if self._team is not None and self._team.ranks.rank > 0:
             self.loggers, self.progress = [], None
+        if self.checkpoint is not None and getattr(buffer, "_prefetch", False):
+            raise ValueError(
+                "the replay buffer draws batches ahead (prefetch), which a checkpoint does not "
+                "hold: a run that resumes from it skips them. Make the buffer without prefetch, or "
+                "train without checkpoint="
+            )
         if self.checkpoint is not None and self.checkpoint.exists():
             self.load(self.checkpoint)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pickle
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import NonTensorData, TensorDict, load_memmap
 from torchrl.checkpoint import CheckpointError
 from torchrl.data import LazyTensorStorage, OfflineToOnlineReplayBuffer, TensorDictReplayBuffer
 from torchrl.record.loggers import CSVLogger
@@ -135,6 +138,38 @@ def online(loss: DRPOLoss, **options):
         loss, mixed, CONFIG, collector=served(actor), optim_steps_per_batch=4, **options
     )
     return trainer, mixed, actor
+
+
+class Planted:
+    """What says, unpickled, that it was."""
+
+    def __init__(self, told: Path) -> None:
+        self.told = told
+
+    def __reduce__(self):
+        return Path.touch, (self.told,)
+
+
+def test_a_checkpoint_into_which_code_was_put_is_refused(tmp_path: Path):
+    """tensordict unpickles a file that a state's own meta.json names."""
+    folder, told = tmp_path / "run", tmp_path / "told"
+    DRPOTrainer(make_loss(), log(), CONFIG, checkpoint=folder).train()
+    state = next(folder.glob("components/*-loss_module/state"))
+    meta = json.loads((state / "meta.json").read_text())
+    (state / "meta.json").write_text(json.dumps(meta | {"more": {"type": "NonTensorData"}}))
+    TensorDict({"more": NonTensorData("x")}, []).memmap(tmp_path / "plain")
+    shutil.copytree(tmp_path / "plain" / "more", state / "more")
+    (state / "more" / "other.pickle").write_bytes(pickle.dumps({"data": Planted(told)}))
+    longer = replace(CONFIG, decay="constant")
+    with pytest.raises(
+        ValueError, match=r"other\.pickle is no part of a checkpoint of DRPOTrainer"
+    ):
+        DRPOTrainer(make_loss(), log(), longer, checkpoint=folder)
+    assert not told.exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load_memmap(state)  # or else this test looks for nothing
+    assert told.exists()
 
 
 def test_a_collectors_rows_are_learned_from_and_it_acts_by_the_new_weights():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from torchrl_drpo.report.methods import METHODS, OWN, method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODULE = """
+import functools
 from typing import Literal
 
 from torchrl_drpo import BehaviorCloningLoss, DRPOLoss
@@ -38,6 +40,22 @@ def nothing(actor):
     return actor
 
 NUMBER = 3
+
+class Inherits(BehaviorCloningLoss):
+    pass
+
+class Raises(BehaviorCloningLoss):
+    def forward(self, tensordict):
+        raise RuntimeError("of mine")
+
+class Lacks(BehaviorCloningLoss):
+    def forward(self, tensordict):
+        return super().forward(tensordict.exclude("action"))
+
+def unmade(actor):
+    raise RuntimeError("of mine")
+
+third = functools.partial(DRPOLoss, kappa=1 / 3)
 """
 
 
@@ -83,6 +101,41 @@ def test_an_own_loss_trains_as_the_same_loss_by_name(log: Path, tmp_path: Path, 
     assert cli.main(["evaluate", *policy, "--logs", str(log / "log.parquet"), "--ks", "5"]) == 0
 
 
+@pytest.mark.parametrize(
+    "line", ["Named = torchrl_drpo.{}", "Named = functools.partial(torchrl_drpo.{})"]
+)
+def test_a_module_that_names_what_lies_elsewhere_is_looked_at(
+    tmp_path: Path, monkeypatch, line: str
+) -> None:
+    """Both losses lie in files that do not change; which of them is meant says the module."""
+    monkeypatch.chdir(tmp_path)
+    path, found = tmp_path / f"own_{tmp_path.name}.py", []
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for loss in ("RepulsiveLoss", "DRPOLoss", "RepulsiveLoss"):
+        path.write_text(f"import functools\nimport torchrl_drpo\n{line.format(loss)}\n")
+        sys.modules.pop(path.stem, None)
+        found.append(source_digest(f"{path.stem}:Named", "objective"))
+    sys.modules.pop(path.stem, None)
+    assert found[0] == found[2] != found[1]
+    assert source_digest("builtins:len", "function") == ""  # of no file
+
+
+def test_a_loss_whose_annotations_are_for_type_checkers_is_one(log, tmp_path, module) -> None:
+    inherits, third, named = f"{module}:Inherits", f"{module}:third", "torchrl_drpo:AWRLoss"
+    assert vars(find_objective(inherits).options)["level"] == "step"
+    assert "over" not in vars(
+        find_objective(inherits).options
+    )  # of a type that is imported nowhere
+    assert vars(find_objective(named).options)["temperature"] == 1.0
+    plan = config(
+        log, tmp_path / "run", objectives=("bc", "drpo", inherits, third), steps=20,
+        set=(f"drpo.kappa={1 / 3}",),
+    )  # fmt: skip
+    found = run_train(plan)
+    assert found.runs[inherits] == found.runs["bc"]
+    assert found.runs[third] == found.runs["drpo"]
+
+
 def test_its_options_are_its_annotated_arguments(module) -> None:
     name = f"{module}:Mine"
     found = find_objective(name, {"share": 0.25})
@@ -105,6 +158,30 @@ def test_its_options_are_its_annotated_arguments(module) -> None:
 def test_what_is_no_objective_is_refused(module, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_objective(name.format(module))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{}:Raises", r"^drpo: own_\w+.py, line \d+, in forward: RuntimeError: of mine"),
+        ("{}:Lacks", r"^drpo: own_\w+.py, line \d+, in forward: KeyError: "),
+        ("{}:unmade", r"^drpo: .*own_\w+:unmade made no loss of the actor, it raised Runtime"),
+        ("operator:neg", "operator:neg made no loss of the actor, it raised TypeError: bad op"),
+        ("broken:Loss", "objective 'broken:Loss': importing broken raised SyntaxError: invalid"),
+        ("divides:Loss", "objective 'divides:Loss': importing divides raised ZeroDivisionError"),
+    ],
+)
+def test_what_own_code_raises_is_no_fault_of_ours(
+    log: Path, tmp_path: Path, module, name: str, message: str, capsys
+) -> None:
+    (tmp_path / "broken.py").write_text("def (:")
+    (tmp_path / "divides.py").write_text("1 / 0")
+    words = ("--logs", str(log / "log.parquet"), "--schema", str(log / "schema.json"))
+    more = ("--output", str(tmp_path / "run"), "--steps", "2", "--batch-size", "64")
+    assert cli.main(["train", *words, *more, "--objectives", name.format(module)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said, re.MULTILINE), said
+    assert "a fault of drpo" not in said
 
 
 def test_what_makes_no_loss_is_refused_before_anything_is_trained(log, tmp_path, module) -> None:

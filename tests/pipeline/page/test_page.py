@@ -225,3 +225,34 @@ def test_a_page_that_cannot_be_drawn_ends_nothing_and_leaves_no_old_one(
     (folder / "report.html").write_text("my own notes")
     command.page_beside(folder)
     assert (folder / "report.html").read_text() == "my own notes"
+
+
+def test_a_report_of_somebody_else_stays(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody has named it: `report.html` is what other programs write, too."""
+    other = make_run(folder.parent / "other")
+    monkeypatch.chdir(folder.parent)
+    for page, runs in ((folder / "report.html", [folder]), (Path("report.html"), [folder, other])):
+        page.write_text("coverage")
+        assert cli.main(["report", *map(str, runs)]) == 2
+        assert "is no page of a run: it stays" in capsys.readouterr().err
+        assert page.read_text() == "coverage"
+        assert cli.main(["report", *map(str, runs), "--output", str(page)]) == 0
+        assert cli.main(["report", *map(str, runs)]) == 0  # it is ours now
+    (folder / "report.html").write_text("coverage")
+    assert not command.page_beside(folder)
+    assert "what lies there is no page of a run" in capsys.readouterr().err
+    assert (folder / "report.html").read_text() == "coverage"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"reward_model": -1}, {"reward_calibration": [1.0]}, {"contexts": {"groups": 1}}]
+)
+def test_numbers_of_another_form_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], changes: dict
+) -> None:
+    change(folder, **changes)
+    assert cli.main(["report", str(folder)]) == 2
+    assert "results.json is not what drpo train writes" in capsys.readouterr().err
+    assert not (folder / "report.html").exists()

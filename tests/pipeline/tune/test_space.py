@@ -62,8 +62,11 @@ def test_what_cannot_be_read_is_said(text: str, message: str) -> None:
         ({"space": ("drpo.kapa=0..1",)}, "no option 'kapa' .did you mean 'kappa'"),
         ({"space": ("drpo.weighting=linear,best",)}, "expected linear, uniform"),
         ({"space": ("dim=8..9", "dim=8,9")}, "names dim twice"),
+        ({"space": ("layers=1..3",)}, "layers=1..3: all its values train the same run"),
         ({"trials": 0}, "trials must be at least 1"),
         ({"keep": 0.0}, "keep must lie in"),
+        # Else its choice, of fewer steps than warm up, could not be written when all is done.
+        ({"warm_up": 101}, "best at its first look, after 100 steps.*warm_up is 101 steps"),
         ({"metrics": ("a", "b", "c")}, "name one metric, or two others"),
     ],
 )
@@ -73,7 +76,7 @@ def test_what_cannot_be_searched_is_said(changes: dict, message: str) -> None:
 
 
 def test_a_schedule_is_looked_at_when_it_has_ended() -> None:
-    config = TuneConfig(**LOG, objectives=("bc",), steps=700, decay="cosine")
+    config = TuneConfig(**LOG, objectives=("bc",), steps=700, decay="cosine", warm_up=300)
     assert config.stopping.evaluate_every == 700
 
 

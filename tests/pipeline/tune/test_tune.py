@@ -14,6 +14,7 @@ from tests.pipeline.topic_log import DAYS, config
 from torchrl_drpo import cli
 from torchrl_drpo.pipeline.config.stopping import StoppingConfig
 from torchrl_drpo.pipeline.config.tune import TuneConfig
+from torchrl_drpo.pipeline.objectives.own import own_options
 from torchrl_drpo.pipeline.train import run_train
 from torchrl_drpo.pipeline.tune.command import run_tune
 
@@ -93,6 +94,42 @@ def test_a_killed_search_goes_on_within_its_trial(log: Path, tmp_path: Path) -> 
     assert "| trial | drpo.kappa | learning_rate | steps |" in (
         (tmp_path / "whole" / "table.md").read_text()
     )
+
+
+def test_another_objective_and_other_code_are_other_searches(
+    log: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """In one folder, where all but the objective's name is the same."""
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    code = "import torchrl_drpo\n\ndef mine(actor):\n    return torchrl_drpo.{}(actor)\n"
+    name = f"own_{tmp_path.name}"
+    rate = {"space": ("learning_rate=1e-3..1e-1:log",), "trials": 1, "steps": 15}
+
+    def tuned(objective: str, folder: str) -> list[tuple[float, ...]]:
+        own_options.cache_clear()
+        sys.modules.pop(name, None)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        plan = settings(log, tmp_path / folder, objectives=(objective,), **rate)
+        return [trial.metrics for trial in run_tune(plan).trials]
+
+    found = {each: tuned(each, "same") for each in ("bc", "drpo")}
+    for each, loss in {"bc": "BehaviorCloningLoss", "drpo": "DRPOLoss"}.items():
+        (tmp_path / f"{name}.py").write_text(code.format(loss))
+        assert tuned(f"{name}:mine", "same") == found[each]
+    assert found["bc"] != found["drpo"]
+    sys.modules.pop(name, None)
+
+
+def test_a_trial_that_diverges_ends_no_search(log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = ("learning_rate=1e-2,1e30",)
+    plan = settings(log, tmp_path / "tune", space=space, trials=6)
+    found = run_tune(plan)
+    by_rate = {trial.values["learning_rate"]: trial.metrics for trial in found.trials}
+    assert by_rate["1e30"] == ()
+    assert by_rate["1e-2"] == found.choice.metrics
+    assert run_tune(replace(plan, trials=7)).trials[:6] == found.trials
 
 
 def test_without_the_extra_it_says_which(log: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.pipeline.topic_log import DAYS, config
+from tests.pipeline.topic_log import DAYS, SCHEMA, config, make_log
 from torchrl_drpo import cli
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.stopping import StoppingConfig
@@ -198,3 +198,47 @@ def test_from_the_command_line(log: Path, tmp_path: Path, capsys) -> None:
     assert cli.main(["train", *again, "--output", str(tmp_path / "b")]) == 0
     one, two = (json.loads((tmp_path / each / "results.json").read_text()) for each in "ab")
     assert one == two
+
+
+DIVERGES = """
+from torchrl_drpo import BehaviorCloningLoss
+
+class Diverges(BehaviorCloningLoss):
+    \"\"\"From its 26th step on.\"\"\"
+    steps = 0
+
+    def forward(self, tensordict):
+        self.steps += self.training
+        out = super().forward(tensordict)
+        if self.steps > 25:
+            out["loss_actor"] = out["loss_actor"] * float("nan")
+        return out
+"""
+
+
+def test_a_policy_that_diverges_was_best_before(log, tmp_path, monkeypatch) -> None:
+    (tmp_path / f"own_{tmp_path.name}.py").write_text(DIVERGES)
+    monkeypatch.chdir(tmp_path)
+    name = f"own_{tmp_path.name}:Diverges"
+    plan = settings(log, tmp_path / "run", objectives=(name,), learning_rate=1e-3, seeds=1)
+    (facts,) = run_train(plan).stops[name]
+    unknown = [value is None for _, value in facts["curve"]]
+    assert unknown[:3] == [False, False, True]
+    assert all(unknown[2:])
+    assert facts["step"] in (10, 20)
+    with pytest.raises(
+        ValueError, match=rf"^{name}, seed 0: the catalogue's logits must be finite"
+    ):
+        run_train(replace(plan, output=tmp_path / "whole", stopping=StoppingConfig(), steps=30))
+
+
+def test_a_metric_that_can_be_no_number_is_refused_before_anything_is_trained(tmp_path) -> None:
+    """Where all validation rows are poor: none is among the best, whoever is judged."""
+    frame = make_log()
+    late = frame.time >= (DAYS - 5) * 86_400
+    frame.loc[late & (frame.time < (DAYS - 3) * 86_400), "play"] = 0.0
+    frame.to_parquet(tmp_path / "log.parquet")
+    (tmp_path / "schema.json").write_text(SCHEMA.to_json())
+    with pytest.raises(ValueError, match=rf"{METRIC} is no number on these \d+ validation rows"):
+        run_train(settings(tmp_path, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("runs/*"))

@@ -34,6 +34,22 @@ class Peeks(Sums):
     def forward(self, embedded):
         return super().forward(embedded) + embedded.mean(1, keepdim=True)
 
+class PeeksAtTheNext(Sums):
+    # Into the middle of a history: its last item changes no state before it.
+    def forward(self, embedded):
+        states = super().forward(embedded)
+        states[:, 1] += embedded[:, 1]
+        return states
+
+class Mixes(Sums):
+    def forward(self, embedded):
+        states = super().forward(embedded)
+        return states - states.mean(0, keepdim=True)
+
+class Divides(Sums):
+    def forward(self, embedded):
+        return super().forward(embedded) / 0
+
 class Short(Sums):
     def forward(self, embedded):
         return super().forward(embedded)[:, 1:]
@@ -71,10 +87,19 @@ def test_states_are_those_of_the_items_that_are_there(module: str) -> None:
     torch.testing.assert_close(places[2, 3], expected[2])
 
 
+@pytest.mark.parametrize("length", [1, 2, 5, 130])
+@pytest.mark.parametrize("name", ["Sums", "same_gru"])
+def test_what_is_causal_is_taken_at_every_length(module: str, name: str, length: int) -> None:
+    encoder(f"{module}:{name}", length)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("Peeks", "a later item changes the states before it"),
+        ("PeeksAtTheNext", "a later item changes the states before it"),
+        ("Mixes", "another history of the batch changes the states of this one"),
+        ("Divides", "states that are not finite"),
         (
             "Short",
             r"it made \(2, 5, 4\); expected the states after 0, 1, ..., 5 items, \(2, 6, 4\)",
@@ -132,6 +157,10 @@ def test_from_training_to_a_list(tmp_path: Path, module: str, capsys) -> None:
     same = ("recommend", "--checkpoint", str(tmp_path / "gru" / "bc"), *words[3:])
     assert cli.main(list(same)) == 0
     assert capsys.readouterr().out == listed
+    with (tmp_path / f"{module}.py").open("a") as file:
+        file.write("# changed")
+    with pytest.warns(UserWarning, match=f"the code of {reference} has changed since"):
+        PolicyCheckpoint.load(folder, allow_code=[reference])
     (tmp_path / f"{module}.py").unlink()
     sys.modules.pop(module)
     assert cli.main([*words, "--allow-code", reference]) == 2

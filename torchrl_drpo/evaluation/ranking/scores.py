@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchrl_drpo.distributions import CatalogueCategorical
 from torchrl_drpo.distributions.code_trie import TrieCategorical
-from torchrl_drpo.functional.checks import check_finite
+from torchrl_drpo.functional.checks import check_finite, check_policy
 
 #: Logits held at one time while a catalogue is scored (64 MiB of float32).
 LOGITS_AT_A_TIME = 2**24
@@ -59,7 +59,7 @@ def scores_from_logits(logits: Tensor, target: Tensor) -> CatalogueScores:
     _check_target(target, logits.shape[-1])
     own = logits.gather(-1, target.unsqueeze(-1))
     lse = torch.logsumexp(logits, -1)  # NaN wherever the row holds one
-    check_finite("the catalogue's logits", lse, hint="has the policy diverged?")
+    check_policy("the catalogue's logits", lse)
     return CatalogueScores(
         log_prob=own.squeeze(-1) - lse,
         better=(logits > own).sum(-1),
@@ -137,7 +137,7 @@ def searched_scores(
     _check_target(target, dist.num_items)
     with torch.no_grad():
         log_prob = dist.log_prob(target)
-        check_finite("the policy's log-probabilities", log_prob, hint="has the policy diverged?")
+        check_policy("the policy's log-probabilities", log_prob)
         found = dist.topk(min(longest, dist.num_items), beam=beam)
     own = found.indices == target.unsqueeze(-1)
     value = found.values.masked_fill(~own, -torch.inf).amax(-1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from torchrl_drpo.policies.catalogue import CataloguePolicy
 from torchrl_drpo.policies.retrieval import RetrievalPolicy
 from torchrl_drpo.policies.semantic_id import SemanticIDPolicy
 from torchrl_drpo.policies.served import ServedPolicy
-from torchrl_drpo.references import allowing
+from torchrl_drpo.references import allowing, source_digest
 
 KIND = "torchrl-drpo catalogue policy"
 VERSION = 1
@@ -241,7 +242,8 @@ class PolicyCheckpoint:
         Args:
             directory: where it lies.
             allow_code: encoders of a user's own that it may name (``mymodule:make_encoder``), whose
-                modules are then imported; see :mod:`torchrl_drpo.references`.
+                modules are then imported; see :mod:`torchrl_drpo.references`. One whose file has
+                changed since the policy was trained is warned of.
 
         Raises:
             ValueError: if it names code that is not allowed, or not to be had.
@@ -251,7 +253,17 @@ class PolicyCheckpoint:
         artifact = Artifact(directory, kind=KIND, version=VERSION)
         try:
             with allowing(*allow_code):
-                return cls._from_artifact(artifact)
+                found = cls._from_artifact(artifact)
+            trained_with = found.facts.get("code", {})
+            for reference in allow_code:
+                code = trained_with.get(reference)
+                if code is not None and code != source_digest(reference, "encoder"):
+                    warnings.warn(
+                        f"the code of {reference} has changed since {directory} was trained: what "
+                        "it serves may be another policy; take the module as it was, or train anew",
+                        stacklevel=2,
+                    )
+            return found
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ArtifactError(
                 f"{directory}: its parts do not fit each other: {error}; copy it again, or train "

@@ -68,13 +68,25 @@ class TuneConfig(TrainConfig):
         super().__post_init__()
         if self.trials < 1:
             raise ValueError(f"trials must be at least 1, got {self.trials}")
+        if self.warm_up > self.stopping.evaluate_every:
+            raise ValueError(
+                f"a trial may be best at its first look, after {self.stopping.evaluate_every} steps"
+                f", and the learning rate would still rise there: warm_up is {self.warm_up} steps; "
+                "look later (--evaluate-every), or warm up in fewer"
+            )
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep must lie in (0, 1], got {self.keep}")
         if self.search_seed < 0:
             raise ValueError(f"search_seed must be at least 0, got {self.search_seed}")
         for dimension in self.dimensions:
-            for value in dimension.ends:
-                applied(self.trained, {dimension.name: value})
+            made = [applied(self.trained, {dimension.name: value}) for value in dimension.ends]
+            runs = [(each.settings(), each.options) for each in made]
+            if len(runs) > 1 and all(run == runs[0] for run in runs):
+                raise ValueError(
+                    f"--space {dimension}: all its values train the same run, as {self.policy} "
+                    f"policies with the encoder {self.model.encoder!r} have no other use for it; "
+                    "leave it out"
+                )
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict, deque
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tensordict import TensorDict, TensorDictBase
 from torch import nn
@@ -25,6 +26,9 @@ from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.trainer import Evaluate, make_optimizer
 
 from .hooks import Evaluations, RateStepper, SameRun
+
+#: What a checkpoint is made of: numbers and JSON.
+_PLAIN = (".json", ".memmap")
 
 
 class DRPOTrainer(Trainer):
@@ -153,6 +157,22 @@ class DRPOTrainer(Trainer):
         self._stop_training = False
         if self.step < self.config.steps:
             super().train()
+
+    def load_from_file(self, file: str | os.PathLike[str], **kwargs: Any) -> Trainer:
+        """Takes up the run of a checkpoint, as TorchRL's, which see.
+
+        Raises:
+            ValueError: for a checkpoint with files of other kinds than it consists of. tensordict
+                unpickles some that it finds within a state, and so runs what they say.
+        """
+        for path in sorted(Path(file).rglob("*")):
+            if path.suffix not in _PLAIN and not path.is_dir():
+                raise ValueError(
+                    f"{path} is no part of a checkpoint of {type(self).__name__}, which holds "
+                    f"{' and '.join(_PLAIN)} files alone; it was changed by somebody, and loading "
+                    "it may run code: delete the checkpoint to start anew"
+                )
+        return super().load_from_file(file, **kwargs)
 
     @property
     def step(self) -> int:

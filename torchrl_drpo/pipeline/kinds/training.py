@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives.common import LossModule
 
+from torchrl_drpo.functional.checks import DivergedError
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.crew import team
-from torchrl_drpo.pipeline.loggers import loggers
+from torchrl_drpo.pipeline.loggers import loggers, tell_again
 from torchrl_drpo.pipeline.objectives.named import following_model
 from torchrl_drpo.pipeline.reward_model.log_reward import LogReward
 from torchrl_drpo.pipeline.rows import SplitLog
@@ -54,11 +55,13 @@ class Course:
         judge: looks at the served policy every so many steps.
         stopping: what its looks are told, and what ends the run; with a judge alone. The policy is
             then that of the best step.
+        curves: what its curves are called; by default the objective and the seed.
     """
 
     until: int | None = None
     judge: Judge | None = None
     stopping: EarlyStopping | None = None
+    curves: str = ""
 
 
 #: All steps, with nobody looking.
@@ -170,7 +173,7 @@ def run_trainer(
             stopping.look(step, found, weights)
         return found
 
-    with loggers(config, run, state) as into:
+    with loggers(config, course.curves or run, state) as into:
         trainer = OfflineTrainer(
             loss,
             buffer,
@@ -194,7 +197,14 @@ def run_trainer(
             checkpoint=state,
             mesh=team(),
         )
-        history = trainer.run(course.until)
+        before = trainer.history
+        tell_again(into, {"train": before.training, "evaluation": before.evaluation})
+        try:
+            history = trainer.run(course.until)
+        except DivergedError:
+            if stopping is None:
+                raise
+            history = trainer.history  # an earlier look may have been the best
     if stopping is not None:
         stopping.restore(weights)
     return history

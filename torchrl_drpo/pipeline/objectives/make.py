@@ -166,7 +166,15 @@ def _plainly(loss: Callable[..., LossModule]) -> Callable[..., LossModule]:
 
 
 def _own(actor: ProbabilisticActor, options: Any) -> LossModule:
-    loss = load(options.reference)(actor, **asdict(options))
+    try:
+        loss = load(options.reference)(actor, **asdict(options))
+    except ValueError:
+        raise
+    except Exception as error:  # of whatever it does
+        raise ValueError(
+            f"{options.reference} made no loss of the actor, it raised {type(error).__name__}: "
+            f"{error}"
+        ) from error
     if not isinstance(loss, LossModule):
         raise ValueError(
             f"{options.reference} made a {type(loss).__name__} of the actor; expected a TorchRL "

@@ -6,15 +6,16 @@ of its objective is a text.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import field, make_dataclass
-from functools import lru_cache
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torchrl_drpo.pipeline.objectives.options import ObjectiveOptions
-from torchrl_drpo.references import load_reference
+from torchrl_drpo.references import is_reference, load_reference, source_digest
 
 #: What a reference is to be, for messages.
 WHAT = "objective"
@@ -35,7 +36,13 @@ def load(reference: str) -> Callable[..., Any]:
     return load_reference(reference, WHAT)
 
 
-@lru_cache
+def digests_of_code(objective: str, encoder: str) -> list[str]:
+    """Digests of the user's own code that a run consists of: none of names that are ours."""
+    named = {WHAT: objective, "encoder": encoder}
+    return [source_digest(each, what) for what, each in named.items() if is_reference(each)]
+
+
+@functools.lru_cache
 def own_options(reference: str) -> ObjectiveOptions:
     """The options of an own objective: its annotated keyword arguments that have defaults.
 
@@ -46,7 +53,7 @@ def own_options(reference: str) -> ObjectiveOptions:
     call = made.__init__ if inspect.isclass(made) else made
     parameters = list(inspect.signature(call).parameters.values())
     parameters = parameters[1:] if inspect.isclass(made) else parameters
-    hints = get_type_hints(call)
+    hints = _types(call)
     options = []
     for place, each in enumerate(parameters):
         if place == 0 or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
@@ -65,6 +72,22 @@ def own_options(reference: str) -> ObjectiveOptions:
         frozen=True,
         namespace={"reference": reference},
     )()
+
+
+def _types(call: Any) -> dict[str, Any]:
+    """The types of what is called, but for annotations that only a type checker can follow.
+
+    Such as those of a name that is imported under ``TYPE_CHECKING``, as torchrl_drpo's losses have.
+    """
+    while isinstance(call, functools.partial):
+        call = call.func
+    call = call.__init__ if inspect.isclass(call) else inspect.unwrap(call)
+    found = {}
+    for name, said in getattr(call, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: said})
+        with contextlib.suppress(NameError, AttributeError, TypeError, SyntaxError):
+            found |= get_type_hints(one, globalns=getattr(call, "__globals__", {}))
+    return found
 
 
 def _can_be_read(hint: Any) -> bool:

@@ -17,16 +17,26 @@ def command(config: ReportConfig) -> None:
     runs = [read_run(folder) for folder in config.runs]
     if config.page.is_dir():
         raise ValueError(f"--output must be a file, and {config.page} is a folder")
+    if config.output is None and _is_foreign(config.page):
+        raise ValueError(
+            f"{config.page} is there and is no page of a run: it stays; name another file by "
+            "--output"
+        )
     for run in runs:
         for line in run.lost:
             note(line)
-    if len(runs) == 1:
-        write_text(config.page, run_page(runs[0]))
-    else:
-        warning = rows_differ(runs)
-        if warning:
-            note(warning)
-        write_text(config.page, comparison_page(runs))
+    warning = rows_differ(runs) if len(runs) > 1 else ""
+    if warning:
+        note(warning)
+    try:
+        page = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # numbers that do not fit
+        named = " or ".join(str(run.folder / "results.json") for run in runs)
+        raise ValueError(
+            f"{named} is not what drpo train writes ({type(error).__name__}: {error}); was it "
+            "edited? Give drpo train again, and finished runs are read"
+        ) from error
+    write_text(config.page, page)
     say(f"page: {config.page}")
 
 
@@ -38,6 +48,9 @@ def page_beside(folder: Path) -> bool:
     show other numbers, and does not stay.
     """
     path = folder / PAGE
+    if _is_foreign(path):
+        note(f"{path} was not drawn: what lies there is no page of a run, and stays")
+        return False
     try:
         write_text(path, run_page(read_run(folder)))
     except Exception as error:
@@ -46,6 +59,11 @@ def page_beside(folder: Path) -> bool:
             path.unlink()
         return False
     return True
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is there, and somebody else's."""
+    return path.exists() and not _is_page(path)
 
 
 def _is_page(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from torchrl_drpo.pipeline.crew import found_device
 from torchrl_drpo.pipeline.kinds.training import Progress
 from torchrl_drpo.pipeline.loggers import check_logger
 from torchrl_drpo.pipeline.objectives.make import check_options
+from torchrl_drpo.pipeline.objectives.own import digests_of_code
 from torchrl_drpo.pipeline.stopping import NoBestStepError
 from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
 from torchrl_drpo.pipeline.tune.results import TuneResults
@@ -71,11 +72,12 @@ def run_tune(config: TuneConfig, progress: Progress = lambda *_: None) -> TuneRe
     for metric in config.wanted:
         inner.judge.check(metric)
     trials: list[Trial] = []
+    carried = _Carried(config, inner, progress, trials)
     for trial in search(
-        _Carried(config, inner, progress),
+        carried,
         config.dimensions,
         journal=config.output / "trials.log",
-        name=_identity(config, inner),
+        name=carried.identity,
         metrics=len(config.wanted),
         trials=config.trials,
         seed=config.search_seed,
@@ -102,10 +104,23 @@ def run_tune(config: TuneConfig, progress: Progress = lambda *_: None) -> TuneRe
 
 
 class _Carried:
-    """Carries out trials: runs of all seeds, and what their best looks found on average."""
+    """Carries out trials: runs of all seeds, and what their best looks found on average.
 
-    def __init__(self, config: TuneConfig, inner: InnerRuns, progress: Progress) -> None:
-        self._config, self._inner, self._progress = config, inner, progress
+    Args:
+        config: what is searched.
+        inner: the rows.
+        progress: called while a trial's reward model is fitted.
+        ended: the trials so far; the next one's number is how many they are.
+
+    Attributes:
+        identity: what they all depend on.
+    """
+
+    def __init__(
+        self, config: TuneConfig, inner: InnerRuns, progress: Progress, ended: Sequence[Trial]
+    ) -> None:
+        self._config, self._inner, self._progress, self._ended = config, inner, progress, ended
+        self.identity = _identity(config, inner)
 
     def __call__(self, values: dict[str, Any]) -> tuple[tuple[float, ...], int]:
         """See :data:`~torchrl_drpo.pipeline.tune.search.Carry`."""
@@ -117,7 +132,8 @@ class _Carried:
             for seed, state in zip(self._config.every_seed, states, strict=True):
                 quietly = partial(_quiet, seed)
                 patience, name = config.stopping.patience, self._config.name
-                runs.append(self._inner.run(training, patience, name, seed, state, quietly))
+                curves = f"trial-{len(self._ended)}-{seed}"
+                runs.append(self._inner.run(training, patience, name, seed, state, quietly, curves))
         except NoBestStepError:
             means, steps = (), config.steps
         else:
@@ -130,7 +146,7 @@ class _Carried:
 
     def _state(self, config: TrainConfig, seed: int) -> Path:
         """Where the state of a run lies until its trial has been told."""
-        known = [config.settings(), config.options.get(self._config.name, {}), seed]
+        known = [self.identity, config.settings(), config.options.get(self._config.name, {}), seed]
         return self._config.output / "runs" / f"{fingerprint(known)[:16]}.state"
 
 
@@ -140,7 +156,8 @@ def _quiet(seed: int, step: int, steps: int) -> None:
 
 def _identity(config: TuneConfig, inner: InnerRuns) -> str:
     """What a search depends on; more trials of the same go on from those that there are."""
-    asked = [config.settings(), config.options, [str(each) for each in config.dimensions]]
+    asked = [config.name, *digests_of_code(config.name, config.model.encoder)]
+    asked += [config.settings(), config.options, [str(each) for each in config.dimensions]]
     asked += [list(config.wanted), config.search_seed, config.first_seed, config.seeds]
     asked += [inner.training.depends_on(config.name), inner.data.log.schema.to_json()]
     return fingerprint([asked, inner.data.identity])

@@ -6,6 +6,7 @@ be had the log ended with its training rows.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torchrl.modules import ProbabilisticActor
 
 from torchrl_drpo.evaluation.ranking import QUALITY_LIST
+from torchrl_drpo.functional.checks import DivergedError
 from torchrl_drpo.pipeline.config.log import SHARE, split_of
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.kinds.training import Progress
@@ -103,21 +105,33 @@ class Judge:
         self._held_out = data.held_out.take(self._rows)
 
     def __call__(self, actor: ProbabilisticActor) -> dict[str, float]:
-        """Metrics of an actor, as ``drpo train`` gives them on the rows of its table."""
+        """Metrics of an actor, as ``drpo train`` gives them on the rows of its table.
+
+        All are NaN of a policy that has diverged: no look at it is the best.
+        """
         blocks = (
             self._data.rows_at(self._data.test.part, rows) for rows in self._rows.split(ROWS_SCORED)
         )
         longest = max(*self._ks, QUALITY_LIST)
-        return self._metrics(policy_scores(actor, blocks, longest=longest))
+        try:
+            return self._metrics(policy_scores(actor, blocks, longest=longest))
+        except DivergedError:
+            return dict.fromkeys(self._of_chance(), math.nan)
 
     def check(self, metric: str) -> None:
         """Raises ``ValueError`` for a metric that cannot be made as large as possible here."""
-        of_chance = self._metrics(random_scores(self._data.num_items, self._held_out.action))
+        of_chance = self._of_chance()
         known = [name for name in of_chance if not name.endswith("_rows")]
         if metric not in known:
             raise ValueError(
                 f"no metric {metric!r}{did_you_mean(metric, known)} of these validation rows; "
                 f"there are {', '.join(known)}"
+            )
+        if math.isnan(of_chance[metric]) and not metric.startswith("lift"):
+            raise ValueError(
+                f"{metric} is no number on these {len(self._rows):,} validation rows, whoever is "
+                "judged: they have too few good rows, or poor ones; hold out more "
+                "(--validation-days, --validation-share), or choose another metric"
             )
         if "_worst" in metric and not metric.startswith("gauc"):
             raise ValueError(
@@ -134,6 +148,9 @@ class Judge:
             f"{some}{counted(every, 'validation row')} held out of the training rows; what was "
             f"judged by them learned from {others}"
         )
+
+    def _of_chance(self) -> dict[str, float]:
+        return self._metrics(random_scores(self._data.num_items, self._held_out.action))
 
     def _metrics(self, scores: Any) -> dict[str, float]:
         return held_out_metrics(scores, self._held_out, self._data.bounds, self._ks)

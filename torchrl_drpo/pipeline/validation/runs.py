@@ -91,6 +91,7 @@ class InnerRuns:
         seed: int,
         state: Path,
         progress: Callable[[int, int], None],
+        curves: str = "",
     ) -> Stopped:
         """Trains one policy until it is no longer getting better.
 
@@ -101,9 +102,10 @@ class InnerRuns:
             seed: of the run.
             state: of the run under way; a killed run goes on from it.
             progress: called with the step and the last step.
+            curves: what its curves are called; by default the objective and the seed.
         """
         stopping = EarlyStopping(self.metric, patience)
-        course = Course(judge=self.judge, stopping=stopping)
+        course = Course(judge=self.judge, stopping=stopping, curves=curves)
         trained = training.train(objective, seed, state, progress, course)
         best = stopping.best
         assert best is not None  # else restoring it was refused
