@@ -6,7 +6,7 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.serve import ExportConfig
 from torchrl_drpo.pipeline.exporting import export_policy, load_exported
 from torchrl_drpo.pipeline.kinds.served import turned
-from torchrl_drpo.pipeline.terminal import print_json, say
+from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say
 
 
 def command(config: ExportConfig) -> None:
@@ -17,14 +17,16 @@ def command(config: ExportConfig) -> None:
         guidance=config.guidance,
         uphill_step=config.uphill_step,
     )
-    export_policy(
-        checkpoint,
-        config.output,
-        k=config.k,
-        beam=config.beam,
-        exclude=config.exclude,
-        formats=config.formats,
-    )
+    with progress_bars() as progress:
+        export_policy(
+            checkpoint,
+            config.output,
+            k=config.k,
+            beam=config.beam,
+            exclude=config.exclude,
+            formats=config.formats,
+            progress=progress,
+        )
     facts = load_exported(config.output).facts  # what cannot be read back was not exported
     if config.json:
         print_json(facts)

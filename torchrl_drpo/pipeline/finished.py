@@ -61,7 +61,7 @@ class TrainRuns:
 
         Its ``metrics`` and, where there is a judge, its ``off_policy`` estimates, among the rest.
         """
-        config, name = self.config, f"{objective}, seed {seed}"
+        config, name = self.config, run_name(objective, seed)
         identity = self._identity(objective, seed)
         folder = config.output / file_name(objective)
         path = config.output / "runs" / f"{folder.name}-{seed}.json"
@@ -99,7 +99,7 @@ class TrainRuns:
         self, objective: str, seed: int, state: Path
     ) -> tuple[Trained, dict[str, Any] | None]:
         """The policy; and where training stopped early, which step was best."""
-        name = f"{objective}, seed {seed}"
+        name = run_name(objective, seed)
         if self.inner is None:
             progress = partial(self.progress, name)
             return self.training.train(objective, seed, state, progress), None
@@ -109,7 +109,7 @@ class TrainRuns:
             objective,
             seed,
             _inner_state(state),
-            partial(self.progress, f"{name}, looked at"),
+            partial(self.progress, looked_at(name)),
         )
         refit = self.config.stopping.refit
         facts = stopped.facts | {"refit": refit}
@@ -172,6 +172,16 @@ class TrainRuns:
         # Nor those that finished before there were values.
         known += ["off-policy value"] if has_value(data, config) else []
         return fingerprint(known)
+
+
+def run_name(objective: str, seed: int) -> str:
+    """What a run is called where its progress is told."""
+    return f"{objective}, seed {seed}"
+
+
+def looked_at(name: str) -> str:
+    """What a run is called while it is trained to find its best step."""
+    return f"{name}, looked at"
 
 
 def has_value(data: SplitLog, config: TrainConfig) -> bool:

@@ -22,7 +22,7 @@ from torchrl_drpo.pipeline.serving.recommender import (
 from torchrl_drpo.pipeline.serving.service import serve_standard_input
 from torchrl_drpo.pipeline.serving.tables import first_column
 from torchrl_drpo.pipeline.serving.user_files import write_lists
-from torchrl_drpo.pipeline.terminal import note, print_json, say, show
+from torchrl_drpo.pipeline.terminal import note, print_json, progress_bars, say, show
 from torchrl_drpo.report.tables import Table
 
 __all__ = ["DrawnRecommendation", "Recommendation", "command", "recommend", "run_recommend"]
@@ -35,7 +35,8 @@ def command(config: RecommendConfig) -> None:
         serve_standard_input(recommender, _request(config))
     elif config.users is not None:
         assert config.output is not None  # the settings say so
-        done = write_lists(recommender, _request(config), config.users, config.output)
+        with progress_bars() as progress:
+            done = write_lists(recommender, _request(config), config.users, config.output, progress)
         if config.json:
             print_json(done | _searched(recommender))
         else:

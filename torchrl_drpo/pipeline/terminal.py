@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,36 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[name], completed=step)
 
         yield progress
+
+
+class AllRuns:
+    """A progress of single runs, which also tells how far all of them together are.
+
+    Args:
+        progress: told of each run as it is, and of all of them on a bar of its own where there are
+            several.
+        names: of the runs, as they are told; other tasks are told as they are.
+        steps: of each run; one that ends earlier has done as many.
+    """
+
+    def __init__(
+        self, progress: Callable[[str, int, int], None], names: Sequence[str], steps: int
+    ) -> None:
+        self._progress, self._steps = progress, steps
+        self._done = dict.fromkeys(names, 0)
+        self._tell()
+
+    def __call__(self, name: str, step: int, steps: int) -> None:
+        """Tells of one task."""
+        self._progress(name, step, steps)
+        if name in self._done:
+            self._done[name] = self._steps if step >= steps else step
+            self._tell()
+
+    def _tell(self) -> None:
+        if len(self._done) > 1:
+            done, of = sum(self._done.values()), self._steps * len(self._done)
+            self._progress("all runs, steps", done, of)
 
 
 def show(table: Table) -> None:

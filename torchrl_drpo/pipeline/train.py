@@ -20,7 +20,7 @@ from torchrl_drpo.pipeline.config.kinds import KINDS
 from torchrl_drpo.pipeline.config.report import PAGE
 from torchrl_drpo.pipeline.config.train import SCHEMA_COPY, TrainConfig
 from torchrl_drpo.pipeline.crew import Crew, found_device, torchrun
-from torchrl_drpo.pipeline.finished import TrainRuns, has_value, metrics_of
+from torchrl_drpo.pipeline.finished import TrainRuns, has_value, looked_at, metrics_of, run_name
 from torchrl_drpo.pipeline.following import follow
 from torchrl_drpo.pipeline.kinds.training import PolicyTraining, Progress, check_quality
 from torchrl_drpo.pipeline.loggers import check_logger
@@ -34,7 +34,7 @@ from torchrl_drpo.pipeline.reward_model.log_reward import LogReward, reward_warn
 from torchrl_drpo.pipeline.rows import SplitLog
 from torchrl_drpo.pipeline.run_value import LoggedValue, ValueColumns, Values, static_policy
 from torchrl_drpo.pipeline.scores import ROWS_SCORED
-from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
+from torchrl_drpo.pipeline.terminal import AllRuns, print_json, progress_bars, say, show
 from torchrl_drpo.pipeline.validation.runs import InnerRuns
 from torchrl_drpo.spelling import counted
 
@@ -128,7 +128,11 @@ def run_train(
     judge = _judge(data, config, training)
     values = {} if judge is None else _values_of_rankings(judge, data)
     inner, objectives, notes = _inner(config, data, training, progress)
-    made = TrainRuns(data, config, training, judge, inner, progress, crew)
+    names = [run_name(objective, seed) for objective in objectives for seed in config.every_seed]
+    if inner is not None and not config.stopping.refit:  # of which there is nothing else to tell
+        names = [looked_at(name) for name in names]
+    told = AllRuns(progress, names, config.steps)
+    made = TrainRuns(data, config, training, judge, inner, told, crew)
     stops = {}
     for objective in objectives:
         found = [made.finished(objective, seed) for seed in config.every_seed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import warnings
@@ -36,6 +37,7 @@ def export_policy(
     beam: int | None = None,
     exclude: int = 0,
     formats: Sequence[Format] = ("pt2",),
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Path:
     """Writes a policy as a graph from observations to items; replaces an older one.
 
@@ -48,6 +50,7 @@ def export_policy(
             leaves the input away.
         formats: ``"pt2"`` is ``torch.export``'s own archive, which ``torch.export.load`` reads;
             ``"onnx"`` needs the extra ``[onnx]``. The batch is of any size in both.
+        progress: called with a name, the graphs that are traced or written, and of how many.
 
     Returns:
         The folder: the graphs; ``item_ids`` and, with a context, ``contexts`` (JSON); and
@@ -67,14 +70,26 @@ def export_policy(
     inputs = inputs_of(checkpoint, exclude)
     if "onnx" in formats:
         _check_onnx(lists)
+    parts = itertools.count(1)
+
+    def tell() -> None:
+        progress("graphs, traced and written", next(parts), 2 * len(set(formats)))
+
+    def writer(graph: Any, write: Callable[[Any, Path], None]) -> Callable[[Path], None]:
+        def run(path: Path) -> None:
+            write(graph, path)
+            tell()
+
+        tell()
+        return run
+
+    progress("graphs, traced and written", 0, 2 * len(set(formats)))
     writers: dict[str, Callable[[Path], None]] = {}
     if "pt2" in formats:
-        graph = traced(lists, inputs, lists.num_items)
-        writers["policy.pt2"] = lambda path: _write_pt2(graph, path)
+        writers["policy.pt2"] = writer(traced(lists, inputs, lists.num_items), _write_pt2)
     if "onnx" in formats:
         portable = PolicyLists(lists.policy, k, beam=beam, portable=True).eval()
-        plain = traced(portable, inputs, lists.num_items)
-        writers["policy.onnx"] = lambda path: _write_onnx(plain, path)
+        writers["policy.onnx"] = writer(traced(portable, inputs, lists.num_items), _write_onnx)
     with telling_full_disk(f"exporting to {directory}"):
         return save_artifact(
             directory,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torchrl_drpo.pipeline.artifacts.users import RawId
 from torchrl_drpo.pipeline.serving.lists import FoundLists
 from torchrl_drpo.pipeline.serving.recommender import Recommender, Request
 from torchrl_drpo.pipeline.serving.situations import log_columns, numbers_of, unknown_user
-from torchrl_drpo.pipeline.serving.tables import blocks, id_column, raw_values
+from torchrl_drpo.pipeline.serving.tables import blocks, id_column, raw_values, rows_of
 from torchrl_drpo.pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ USERS_AT_A_TIME = 1024
 
 
 def write_lists(
-    recommender: Recommender, request: Request, users: Path, out: Path
+    recommender: Recommender,
+    request: Request,
+    users: Path,
+    out: Path,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, int]:
     """Writes a row for each place of each user's list, in the order of the file.
 
@@ -44,6 +48,8 @@ def write_lists(
             ``user``, or the only one. Columns of the names of the log's context columns and
             features say what is so now; where they hold nothing, what the log knows counts.
         out: Parquet, or CSV by its name.
+        progress: called with a name, the rows of ``users`` that are done, and all of them (of CSV
+            and text the lines).
 
     Returns:
         Numbers of users and of places written.
@@ -62,11 +68,14 @@ def write_lists(
         replacing(out) as file,
         _Writer(file, out.suffix.lower(), recommender.checkpoint, request) as writer,
     ):
+        every = 0
         for block in blocks(users, USERS_AT_A_TIME):
             names, rows, context, features = reader.read(block)
             found = _lists_of(recommender, request, rows, context, features, everyone)
             counts["users"] += len(names)
             counts["places"] += writer.write(names, found)
+            every = every or rows_of(users)
+            progress("users", counts["users"], max(every, counts["users"]))
     return counts
 
 
