@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from torchrl_drpo.pipeline.doctor.packages import EXTRAS
-
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
 ROOT = Path(__file__).parents[1]
@@ -37,11 +35,6 @@ def imported(folder: Path) -> dict[str, Path]:
                 found.setdefault(name.partition(".")[0], path)
     outside = OURS | set(sys.stdlib_module_names) | {"__future__"}
     return {name: path for name, path in found.items() if name not in outside}
-
-
-def test_the_doctor_knows_every_extra_of_users() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(EXTRAS) == set(project["optional-dependencies"]) - DEVELOPERS
 
 
 def test_what_the_package_imports_is_brought_by_an_extra_of_users() -> None:
