@@ -196,6 +196,15 @@ def test_the_unit_of_times_is_found(unit):
     assert any("2020 to 2020" in reason for reason in draft.reasons)
 
 
+def test_days_that_may_be_months_are_asked_for():
+    days = [f"{day:02}/{month:02}/2024 10:25" for month in (1, 2) for day in range(1, 13)]
+    draft = draft_schema(frame(user=WHO[:24], item=WHAT[:24], when=days, click=[0, 1] * 12))
+    assert any(
+        f"the draft says {draft.schema.time_format!r}, as time_format" in asked
+        for asked in draft.questions
+    )
+
+
 def test_rows_without_an_item_are_counted(tmp_path):
     (tmp_path / "log.csv").write_text("user,item,time,click\n1,,1600000000,1\n1,p1,1600000100,0\n"
                                       "2,p1,1600000200,0\n")  # fmt: skip
@@ -284,7 +293,7 @@ def test_the_command_writes_a_schema_that_the_next_command_reads(tmp_path, capsy
         "1~caf\u00e9~1600000000\n1~th\u00e9~1600000100\n2~caf\u00e9~1600000200\n".encode("latin-1")
     )
     assert main(["schema", str(latin)]) == 2
-    assert "latin-1" in capsys.readouterr().err
+    assert "--encoding latin-1" in capsys.readouterr().err
     options = ["--encoding", "latin-1", "--delimiter", "~", "--header", "user", "item", "time"]
     assert main(["schema", str(latin), *options]) == 0
     schema = LogSchema.from_json(capsys.readouterr().out)

@@ -82,6 +82,9 @@ def test_the_command_prints_its_table_and_refuses_nonsense(tmp_path, capsys):
     error = capsys.readouterr().err.strip()
     assert "calm" in error
     assert "\n" not in error
+    assert main(["demo", "--step", "3"]) == 2
+    said = "unknown --step (did you mean '--steps'?) 3; `drpo demo --help` explains the options"
+    assert capsys.readouterr().err == f"drpo: {said}\n"
     assert main(["dmeo"]) == 2
     assert "unknown command 'dmeo'" in capsys.readouterr().err
     assert main(["--help"]) == 0

@@ -110,7 +110,9 @@ def test_the_command_line_from_train_to_recommend(
     assert len(listed["recommendations"]) == 3
 
     assert cli.main(["recommend", "--checkpoint", str(output), "--user", "1003"]) == 2
-    assert "holds no torchrl-drpo catalogue policy" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds no torchrl-drpo catalogue policy" in said
+    assert f"name one of {output / 'drpo'}" in said
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def _one_line(drawn: str, config: type, options: Sequence[str]) -> str:
     out = []
     for lines in parts:
         first, *rest = lines
-        if first.startswith("For full helptext"):
+        if first.startswith(("For full helptext", "Perhaps you meant")):  # which has all of --help
             continue
         if first.startswith("Missing from"):
             out.append("missing " + "; ".join(_flags(rest)))
@@ -147,7 +147,7 @@ def _flags(lines: list[str]) -> list[str]:
         if line.startswith("--"):
             out.append(line)
         elif out and ":" not in out[-1]:
-            out[-1] += f": {line.removesuffix('(required)').strip()}"
+            out[-1] += f": {line.removesuffix('(required)').strip().removesuffix('.')}"
     return out
 
 

@@ -33,6 +33,7 @@ code { background: var(--soft); border-radius: 3px; padding: .1em .3em; font-siz
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; font-size: 1rem; padding-bottom: .4rem; }
+caption span { position: sticky; left: 0; display: inline-block; max-width: calc(100vw - 3rem); }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
 th { background: var(--soft); }
@@ -105,7 +106,7 @@ def html_row(cells: Sequence[str], attributes: str = "") -> str:
 
 def table_of(caption: str, head: Sequence[str], rows: Sequence[str], *, prose: bool) -> str:
     """A table of rows that are HTML already; ``prose`` has sentences, which stand to the left."""
-    title = f"<caption>{caption}</caption>" if caption else ""
+    title = f"<caption><span>{caption}</span></caption>" if caption else ""
     names = "".join(f'<th scope="col">{name}</th>' for name in head)
     header = f"<thead><tr>{names}</tr></thead>" if head else ""
     kind = ' class="prose"' if prose else ""

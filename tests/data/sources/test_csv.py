@@ -194,7 +194,7 @@ def test_files_are_read_alike_everywhere(tmp_path, where, name, sign):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("u,i,t,r\n1,2,3,4".encode("utf-16"), "is text in UTF-16; say so in the schema"),
+        ("u,i,t,r\n1,2,3,4".encode("utf-16"), "is text in UTF-16; .*--encoding utf-16"),
         (b"u,i,t,r\n1,2,3\n", "cannot be read: .*Expected 4 columns, got 3"),
         (
             "u,i,t,r\n\u00e9,2,3,4\n".encode("latin-1"),

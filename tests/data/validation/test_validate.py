@@ -69,6 +69,8 @@ def test_every_fault_is_counted_with_places(clean, tmp_path):
         ("b.parquet", first + k) for k in range(3)
     ]
     assert [f.severity for f in report.faults] == ["error"] * 3 + ["warning"] * 2
+    droppable = [fault.advice.endswith("leaves such rows out") for fault in report.faults]
+    assert droppable == [True] * 3 + [False] * 2
     data = json.loads(report.to_json())
     assert data["ok"] is False
     assert {f["kind"]: f["count"] for f in data["faults"]} == kinds(report)

@@ -206,6 +206,10 @@ def test_what_does_not_fit_is_refused():
         DRPOTrainer(actor, log(), collector=served(actor))
     with pytest.raises(ValueError, match="optim_steps_per_batch is 1 offline"):
         DRPOTrainer(actor, log(), optim_steps_per_batch=2)
+    numbered = RecReplayBuffer.from_tensordict(ROWS.select("observation", "action", "next"))
+    mixed = OfflineToOnlineReplayBuffer(numbered, online_capacity=10)
+    with pytest.raises(ValueError, match=r"rows of the log hold 'index', .* sample_index=False"):
+        DRPOTrainer(actor, mixed, CONFIG, collector=served(actor)).train()
     windows = TensorDictReplayBuffer(storage=LazyTensorStorage(6))
     windows.extend(ROWS[:24].select("observation", "action", "next").reshape(6, 4))
     with pytest.raises(ValueError, match=r"is \(8, 4\), 32 rows where batch_size is 8"):

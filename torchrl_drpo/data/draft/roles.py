@@ -80,7 +80,10 @@ def find_time(columns: Sequence[Profile], notes: Notes) -> dict[str, str]:
             out["time_format"] = form
             if len(best.time_forms) > 1:
                 forms = " or ".join(map(repr, best.time_forms))
-                notes.ask(f"is {example!r} of the form {forms}? Nothing in the rows decides")
+                notes.ask(
+                    f"is {example!r} of the form {forms}? Nothing in the rows decides; the draft "
+                    f"says {form!r}, as time_format"
+                )
     if others:
         notes.ask(f"is {best.name!r} when the row was logged, or is it {' or '.join(others)}?")
     return out

@@ -139,8 +139,8 @@ class TextFile:
             head = guard(self.name, lambda: stream.read(HEADER_BYTES))
         if self._files.encoding is None and head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise LogError(
-                f"{self.name} is text in UTF-16; say so in the schema, as "
-                '"files": {"encoding": "utf-16"}, or save it as UTF-8'
+                f"{self.name} is text in UTF-16; say so to drpo schema (--encoding utf-16) or in "
+                'the schema ("files": {"encoding": "utf-16"}), or save it as UTF-8'
             )
         try:
             return head.decode(self._encoding)
@@ -155,8 +155,8 @@ class TextFile:
         number, line = next((n, line) for n, line in numbered if not _is_utf8(line))
         raise LogError(
             f"{self.name}, line {number}: {line[:60]!r} is no UTF-8 text, but probably Latin-1 or "
-            "Windows' form of it; say so in the schema, as "
-            '"files": {"encoding": "latin-1"} (or "cp1252"), or save it as UTF-8'
+            "Windows' form of it (cp1252); say so to drpo schema (--encoding latin-1) or in the "
+            'schema ("files": {"encoding": "latin-1"}), or save it as UTF-8'
         )
 
     def _lines(self) -> Iterator[bytes]:

@@ -120,6 +120,7 @@ class Checks:
     def _observe(self, batch: Batch, kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
         rows = np.flatnonzero(bad)
         examples = [self._place(batch, row, show(int(row))) for row in rows[: self.max_examples]]
+        advice += "; --bad-rows drop (in Python bad_rows='drop') leaves such rows out"
         self.add(kind, "error", len(rows), advice, examples)
 
     def _place(self, batch: Batch, row: int, value: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ leaves the old directory or the new one. Weights are safetensors: nothing is unp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -72,6 +73,16 @@ def save_artifact(
     return directory
 
 
+def _within(directory: Path, kind: str) -> str:
+    """Where it is, if the folder above was named."""
+    found = []
+    for manifest in sorted(directory.glob(f"*/{MANIFEST}")):
+        with contextlib.suppress(OSError, ValueError):
+            if read_sealed_json(manifest).get("kind") == kind:
+                found.append(str(manifest.parent))
+    return f"; name one of {', '.join(found)}" if found else ""
+
+
 class Artifact:
     """A directory written by :func:`save_artifact`, opened.
 
@@ -90,7 +101,10 @@ class Artifact:
         try:
             self.facts = read_sealed_json(manifest)
         except (FileNotFoundError, NotADirectoryError):
-            raise ArtifactError(f"{self.directory} holds no {kind}: no {MANIFEST} there") from None
+            raise ArtifactError(
+                f"{self.directory} holds no {kind}: no {MANIFEST} there"
+                + _within(self.directory, kind)
+            ) from None
         except ValueError as error:
             raise ArtifactError(str(error)) from None
         found = self.facts.get("kind")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torchrl.trainers import Trainer
+from torchrl.trainers.algorithms.offline_to_online import OfflineToOnlineReplayBufferHook
 from torchrl.trainers.trainers import DefaultOptimizationStepper, TrainerHookBase
 
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
@@ -79,6 +80,25 @@ class Evaluations(TrainerHookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up what another run had found."""
         self.values, self._evaluated = dict(state_dict["values"]), state_dict["evaluated"]
+
+
+class BothParts(OfflineToOnlineReplayBufferHook):
+    """TorchRL's hook, which names what a collector does not bring of the log's entries."""
+
+    def extend(self, batch: TensorDictBase) -> TensorDictBase:
+        """Stores a collector's rows; raises ``ValueError`` for those without an entry of the log.
+
+        TorchRL would store them, and fail when it joins rows of both parts.
+        """
+        brought = set(batch.keys(include_nested=True, leaves_only=True))
+        missing = [key for key in self._aligned_keys() or () if key not in brought]
+        if missing:
+            raise ValueError(
+                f"rows of the log hold {', '.join(map(repr, missing))}, which the collector's do "
+                "not; open the log with columns=() and sample_index=False, or name in columns= "
+                "what the collector brings"
+            )
+        return super().extend(batch)
 
 
 class SameRun(TrainerHookBase):

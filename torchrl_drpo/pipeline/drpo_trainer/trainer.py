@@ -17,7 +17,6 @@ from torchrl.data import OfflineToOnlineReplayBuffer, ReplayBuffer
 from torchrl.objectives.common import LossModule
 from torchrl.record.loggers.common import Logger
 from torchrl.trainers import Trainer
-from torchrl.trainers.algorithms.offline_to_online import OfflineToOnlineReplayBufferHook
 from torchrl.trainers.trainers import UpdateWeights
 
 from torchrl_drpo.data import BufferSource
@@ -25,7 +24,7 @@ from torchrl_drpo.objectives import DRPOLoss
 from torchrl_drpo.pipeline.config.trainer import TrainerConfig
 from torchrl_drpo.pipeline.trainer import Evaluate, make_optimizer
 
-from .hooks import Evaluations, RateStepper, SameRun
+from .hooks import BothParts, Evaluations, RateStepper, SameRun
 
 #: What a checkpoint is made of: numbers and JSON.
 _PLAIN = (".json", ".memmap")
@@ -71,7 +70,7 @@ class DRPOTrainer(Trainer):
             collector.
         CheckpointError: TorchRL's, for a checkpoint of a run with other numbers.
         ValueError: while training, for batches of more than ``batch_size`` rows, whose frames would
-            not count steps.
+            not count steps, and for a collector's rows without an entry that the log's have.
 
     Examples:
         >>> import torch
@@ -186,7 +185,7 @@ class DRPOTrainer(Trainer):
 
     def _go_online(self, buffer: OfflineToOnlineReplayBuffer, anneal_steps: int | None) -> None:
         """Stores a collector's rows, draws from both parts, hands the collector new weights."""
-        OfflineToOnlineReplayBufferHook(buffer, batch_size=self.config.batch_size).register(self)
+        BothParts(buffer, batch_size=self.config.batch_size).register(self)
         if anneal_steps is not None:
             self.register_op("post_steps", lambda: buffer.anneal(self.step, anneal_steps))
         weights = partial(TensorDict.from_module, self.loss_module.actor_network)

@@ -71,8 +71,9 @@ def situation(
 def unknown_user(checkpoint: PolicyCheckpoint, user: RawId) -> str:
     """What to say of a user whom the log does not know."""
     return (
-        f"user {user!r} is not among the {len(checkpoint.users.ids)} users of the log; pass the "
-        "items seen as a history, or ask for the cold-start list"
+        f"user {user!r} is not among the {len(checkpoint.users.ids)} users of the log; ask for the "
+        "cold-start list (--cold-start, in Python and in requests cold_start), or there pass the "
+        "items seen as history"
     )
 
 

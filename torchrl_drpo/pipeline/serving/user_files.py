@@ -151,7 +151,6 @@ class _UserRows:
             raise ValueError(
                 f"{self._path}, row {self._read + row} (from 0): "
                 + unknown_user(self._checkpoint, names[row])
-                + " (--cold-start)"
             )
         return rows
 
