@@ -268,8 +268,8 @@ Made by `python tests/benchmarks/semantic_ids.py` on {found["machine"]}.
 ## {USERS:,} users, beam {BEAM}: the search against a walk over dicts
 
 Processor seconds of one thread, least of three, states and decoder (D = {WIDTH}) the same.
-The decoder's own time neither can save: with a recurrent or a transformer head it alone is a tenth of
-the walk or more.
+The decoder's own time neither can save: with a recurrent or a transformer head it alone is a tenth
+of the walk or more.
 
 {table(found["search against dicts"])}
 

@@ -127,10 +127,14 @@ def describe_stop(name: str, facts: Mapping[str, Any]) -> str:
         >>> facts = {"metric": "lift@5", "step": 40, "value": 1.25, "trained": 90, "refit": True}
         >>> describe_stop("drpo, seed 0", facts)
         'drpo, seed 0: best after step 40 of 90 (lift@5 1.25); trained anew on all training rows.'
+        >>> describe_stop("bc", facts | {"step": 90, "refit": False})
+        'bc: best after step 90 of 90 (lift@5 1.25), the last: more --steps may be better; that ...'
     """
     value = facts["value"] if isinstance(facts["value"], str) else f"{facts['value']:.4g}"
     made = "trained anew on all training rows" if facts["refit"] else "that policy serves"
+    last = facts["step"] == facts["trained"]
+    more = ", the last: more --steps may be better" if last else ""
     return (
         f"{name}: best after step {facts['step']} of {facts['trained']} "
-        f"({facts['metric']} {value}); {made}."
+        f"({facts['metric']} {value}){more}; {made}."
     )

@@ -75,10 +75,11 @@ def show(table: Table) -> None:
     """Prints a table to stdout, as wide as it needs where stdout is not a terminal."""
     from rich.console import Console
 
-    console = Console()
+    console, drawn = Console(), table.to_rich()
     if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table.to_rich())
+        console = Console(width=10_000)
+        console.width = console.measure(drawn).maximum
+    console.print(drawn)
 
 
 def say(message: str) -> None:

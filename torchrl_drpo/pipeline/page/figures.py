@@ -110,10 +110,23 @@ def scatter(name: str, places: Sequence[Point], k: int, within: bool) -> Figure:
 
 
 def curve_figures(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> list[Figure]:
-    """A figure a quantity: every objective's mean over seeds with the seeds' range."""
+    """A figure a quantity: every objective's mean over seeds with the seeds' range.
+
+    What is nought throughout (a taper's, of objectives that have none) is left out.
+    """
+    curves = {name: moved for name, of in curves.items() if (moved := _moved(of))}
     first = [name for name in AXES if name in curves]
     rest = sorted(name for name in curves if name not in AXES)
     return [_curves(f"curve {n}", name, curves[name]) for n, name in enumerate([*first, *rest])]
+
+
+def _moved(of: Mapping[str, Sequence[Curve]]) -> dict[str, Sequence[Curve]]:
+    """The objectives of which any value is not 0."""
+    return {
+        objective: seeds
+        for objective, seeds in of.items()
+        if any(value != 0 for seed in seeds for _, value in seed)
+    }
 
 
 def _curves(stem: str, name: str, of: Mapping[str, Sequence[Curve]]) -> Figure:

@@ -37,6 +37,8 @@ def command(config: TuneConfig) -> None:
         return
     say(results.validation)
     show(results.table())
+    if len(results.trials) > 1 and results.choice.steps == config.steps:
+        say(f"it was best at its last step, {config.steps:,}: more --steps may be better")
     file, output = shlex.quote(str(config.output / "choice.json")), "runs/chosen"
     say(f"trial {results.choice.number} it is: drpo train --config {file} --output {output}")
 
