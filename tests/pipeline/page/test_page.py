@@ -256,3 +256,12 @@ def test_numbers_of_another_form_are_one_line(
     assert cli.main(["report", str(folder)]) == 2
     assert "results.json is not what drpo train writes" in capsys.readouterr().err
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("named", ["logs", "dataset"])
+def test_a_page_is_called_by_its_log(folder: Path, named: str) -> None:
+    settings = json.loads((folder / "results.json").read_text())["config"]
+    settings.pop("logs", None)
+    change(folder, config=settings | {named: "the-log"})
+    drawn(folder)
+    assert "<title>Run on the-log</title>" in (folder / "report.html").read_text()

@@ -49,7 +49,9 @@ def run_page(run: Run) -> str:
         ("next", "What to do next", _next(run)),
         ("settings", "Settings", _settings(run)),
     ]
-    return whole_page(str(run.results.config.get("logs", "")), made, str(run.folder))
+    settings = run.results.config
+    log = settings.get("logs") or settings.get("dataset") or ""
+    return whole_page(str(log), made, str(run.folder))
 
 
 def whole_page(
