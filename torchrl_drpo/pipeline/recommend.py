@@ -143,6 +143,7 @@ def _request(config: RecommendConfig) -> Request:
     return Request(
         user=config.user,
         k=config.k,
+        history=config.history or None,
         context=config.context or None,
         features=config.features or None,
         exclude=config.exclude,

@@ -123,6 +123,18 @@ def test_a_policy_over_semantic_ids_has_no_index() -> None:
         Recommender(checkpoint("semantic-id"), search="hnsw")
 
 
+def test_the_command_takes_a_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = checkpoint("catalogue")
+    model.save(tmp_path / "policy")
+    asked = f"recommend --checkpoint {tmp_path}/policy --k 4 --json --history v3 v5"
+    assert cli.main(asked.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    wanted = recommend(model, k=4, history=["v3", "v5"])
+    assert [each["item"] for each in found["recommendations"]] == [each.item for each in wanted]
+    assert cli.main([*asked.split(), "nowhere"]) == 2
+    assert "history names 'nowhere'" in capsys.readouterr().err
+
+
 def test_the_command_says_the_recall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("faiss", exc_type=ImportError)
     model = checkpoint("catalogue")

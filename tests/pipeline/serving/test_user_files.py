@@ -124,6 +124,7 @@ def test_a_file_that_does_not_fit_leaves_what_was_there(
     [
         ("--users u.txt", "--users and --output go together"),
         ("--users u.txt --output r.csv --user 7", "--user and --users exclude each other"),
+        ("--serve --history v1", "--history is of one user"),
         ("--serve --context 4", "--context and --features are of one user"),
         ("--user 7 --top-p 0.5", "are of drawn lists"),
         ("--user 7 --sample --top-p 0", "--top-p in (0, 1]"),

@@ -101,8 +101,10 @@ class RecommendConfig:
         checkpoint: directory of a trained policy, as `drpo train` writes it.
         user: the user's id, as in the log; left out, the list for somebody of whom nothing is
             known.
+        history: item ids that the user has seen, oldest first, instead of what the log knows; of
+            anybody, with no `--user`.
         k: how many items.
-        exclude_seen: leave out what the user has seen in the log.
+        exclude_seen: leave out what the user has seen.
         cold_start: give an unknown user the list for an empty history, instead of an error.
         json: print the list as JSON instead of a table.
         context: the user's situation now, instead of the latest one in the log: a value of each
@@ -136,6 +138,7 @@ class RecommendConfig:
 
     checkpoint: Path
     user: Id = None
+    history: tuple[str, ...] = ()
     k: int = 10
     exclude_seen: bool = True
     cold_start: bool = False
@@ -167,6 +170,11 @@ class RecommendConfig:
             raise ValueError(f"{' and '.join(several)} exclude each other: ask for one of them")
         if (self.users is None) != (self.output is None):
             raise ValueError("--users and --output go together: whom to serve, and where to write")
+        if (self.users is not None or self.serve) and self.history:
+            raise ValueError(
+                "--history is of one user: those of a file are the log's own, and each request of "
+                "--serve says its own"
+            )
         if (self.users is not None or self.serve) and (self.context or self.features):
             raise ValueError(
                 "--context and --features are of one user: give them in the file's columns, or in "

@@ -72,8 +72,8 @@ def unknown_user(checkpoint: PolicyCheckpoint, user: RawId) -> str:
     """What to say of a user whom the log does not know."""
     return (
         f"user {user!r} is not among the {len(checkpoint.users.ids)} users of the log; ask for the "
-        "cold-start list (--cold-start, in Python and in requests cold_start), or there pass the "
-        "items seen as history"
+        "cold-start list (--cold-start, in Python and in requests cold_start), or say what "
+        "was seen (--history of one user, history in Python and in requests)"
     )
 
 
