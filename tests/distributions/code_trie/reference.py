@@ -4,19 +4,17 @@ of nodes."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tests.conftest import DATA_ROOT
 from torchrl_drpo.distributions.code_trie import CodeTrie, TrieCategorical
 from torchrl_drpo.policies.semantic_id import make_decoder
 
 #: Public indexes of semantic IDs, where they are at hand.
-INDEXES = sorted(
-    (Path(os.environ.get("TORCHRL_DRPO_DATA", "nowhere")) / "amazon_semantic_ids").glob("*.json")
-)
+INDEXES = sorted((DATA_ROOT / "amazon_semantic_ids").glob("*.json"))
 HEADS = ("parallel", "gru", "transformer")
 V, D, N = 40, 8, 6
 

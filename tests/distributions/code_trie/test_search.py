@@ -130,7 +130,7 @@ def test_excluded_items_never_come_out_and_take_no_place(data):
             torch.testing.assert_close(found.values[row], left.sort(descending=True).values[:10])
 
 
-@pytest.mark.skipif(not INDEXES, reason="needs TORCHRL_DRPO_DATA")
+@pytest.mark.skipif(not INDEXES, reason="needs real logs")
 @pytest.mark.parametrize("path", INDEXES, ids=lambda path: path.name.split("_")[0])
 @heads
 def test_on_real_indexes_all_beams_are_the_teacher_forced_ranking(path, head):

@@ -120,7 +120,7 @@ def test_what_makes_no_trie_is_refused(codes, message):
         CodeTrie(codes)
 
 
-@pytest.mark.skipif(not INDEXES, reason="needs TORCHRL_DRPO_DATA")
+@pytest.mark.skipif(not INDEXES, reason="needs real logs")
 @pytest.mark.parametrize("path", INDEXES, ids=lambda path: path.name.split("_")[0])
 def test_real_indexes(path):
     """Sizes and collisions as their README counts them."""
