@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from torchrl_drpo.policies.decoding import FaissDecoder, MIPSDecoder
+from torchrl_drpo.policies.decoding.indices import IndexSettings, build, equally_long, load_faiss
 
 KINDS = ("flat", "ivf", "hnsw")
 
@@ -55,6 +56,35 @@ def test_recall_is_what_it_says(kind: str) -> None:
     assert decoder.recall.value == pytest.approx(sum(shared) / 1_000)
     assert decoder.recall.value > 0.9
     assert f"recall@20={decoder.recall.value:.3f}" in repr(decoder)
+
+
+def trained(count: int = 4_000, width: int = 32) -> torch.Tensor:
+    """As of a policy times a critic: items lie where queries look, and some are far longer."""
+    draw = torch.Generator().manual_seed(2)
+    directions = torch.nn.functional.normalize(
+        table(count, width) + 3 * torch.ones(width) / width**0.5, dim=-1
+    )
+    return directions * (0.35 * torch.randn(count, 1, generator=draw)).exp()
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("scattered", [True, False])
+@pytest.mark.usefixtures("faiss")
+def test_the_form_that_finds_more_is_indexed(kind: str, scattered: bool) -> None:
+    items, asked = (table(4_000, 32) if scattered else trained()), queries(200, 32)
+    asked = asked if scattered else asked + 4 / 32**0.5
+    decoder = FaissDecoder(items, kind, sample=asked, k=10)
+    scores, found = decoder.decode(asked, 20)
+    torch.testing.assert_close(scores, (asked.unsqueeze(1) * items[found]).sum(-1))
+    settings = IndexSettings(kind, nprobe=32, neighbours=32, ef=128)
+    exact = (asked @ items.T).topk(10).indices
+    shares = []
+    for pads, form in enumerate((items, equally_long(items))):
+        index, _ = build(load_faiss(), form, settings, None)
+        query = torch.nn.functional.pad(asked, (0, pads))
+        theirs = torch.from_numpy(index.search(query.numpy(), 10)[1])
+        shares.append((theirs.unsqueeze(-1) == exact.unsqueeze(1)).any(-1).double().mean().item())
+    assert decoder.recall.value == pytest.approx(max(shares), abs=1e-3)
 
 
 @pytest.mark.usefixtures("faiss")

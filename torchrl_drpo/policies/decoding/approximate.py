@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchrl_drpo.functional.similarity import unit
 from torchrl_drpo.policies.decoding.exact import Metric, MIPSDecoder
-
-#: How faiss finds items: all of them, lists of near ones, or a graph of neighbours.
-IndexKind = Literal["flat", "ivf", "hnsw"]
+from torchrl_drpo.policies.decoding.indices import IndexKind, IndexSettings, build, load_faiss
 
 #: Queries that recall is measured on, unless others are given.
 _SAMPLE = 256
-#: faiss wants so many vectors for each list that it learns, and says so where it has fewer.
-_VECTORS_A_LIST = 39
 
 
 class Recall(NamedTuple):
@@ -42,7 +38,9 @@ class FaissDecoder:
 
     - excluded items are dropped from lists that are as much longer, so that they take no place;
     - a row for which the index finds too few items, or whose query is not finite, is searched
-      exactly: a list is never shorter than the catalogue allows.
+      exactly: a list is never shorter than the catalogue allows;
+    - of ``"ivf"`` and ``"hnsw"`` that form of the items is indexed which finds more for ``sample``:
+      as they are, or made equally long (:func:`~.indices.build`).
 
     Args:
         items: embeddings, ``[V, d]``, floating point, finite; the index holds a copy in float32.
@@ -92,7 +90,7 @@ class FaissDecoder:
         for name, value in (("nprobe", nprobe), ("neighbours", neighbours), ("ef", ef)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        faiss = _faiss()
+        faiss = load_faiss()
         self.exact = MIPSDecoder(items, metric=metric)
         self.kind: IndexKind = kind
         vectors = items.detach().float().cpu()
@@ -103,11 +101,13 @@ class FaissDecoder:
             )
         vectors = unit(vectors) if metric == "cosine" else vectors
         self._ef = ef
-        self._index = _built(faiss, vectors, kind, nprobe=nprobe, neighbours=neighbours, ef=ef)
-        self._faiss = faiss
         if sample is None:
             step = max(1, self.num_items // _SAMPLE)
             sample = items.detach()[::step][:_SAMPLE].float()
+        settings = IndexSettings(kind, nprobe, neighbours, ef)
+        asked = sample.detach().float().cpu() if metric == "inner_product" else None
+        self._index, self._pads = build(faiss, vectors, settings, asked)
+        self._faiss = faiss
         self.recall = self.measure_recall(sample, min(k, self.num_items))
 
     @property
@@ -168,6 +168,7 @@ class FaissDecoder:
         """The index's lists without what is banned; -inf and -1 where they are short."""
         asked = min(self.num_items, k + banned.shape[1])
         query = unit(flat) if self.exact.metric == "cosine" else flat
+        query = torch.nn.functional.pad(query, (0, self._pads))
         score, item = self._index.search(
             query.contiguous().numpy(), asked, **self._parameters(asked)
         )
@@ -205,40 +206,6 @@ class FaissDecoder:
             f"FaissDecoder(items={shape}, kind={self.kind!r}, metric={self.exact.metric!r}, "
             f"recall@{k}={value:.3f} on {queries} queries)"
         )
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise
-        raise ModuleNotFoundError(
-            "an approximate index needs the extra for faiss: pip install 'torchrl-drpo[faiss]'; "
-            "the exact search (MIPSDecoder, --index exact) needs nothing",
-            name="faiss",
-        ) from None
-    return faiss
-
-
-def _built(
-    faiss: Any, vectors: Tensor, kind: IndexKind, *, nprobe: int, neighbours: int, ef: int
-) -> Any:
-    count, width = vectors.shape
-    if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(width, neighbours, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = ef
-    elif kind == "ivf":
-        lists = max(1, min(int(4 * count**0.5), count // _VECTORS_A_LIST))
-        index = faiss.IndexIVFFlat(
-            faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT
-        )
-        index.nprobe = min(nprobe, lists)
-        index.train(vectors.contiguous().numpy())
-    else:
-        index = faiss.IndexFlatIP(width)
-    index.add(vectors.contiguous().numpy())
-    return index
 
 
 def _among(item: Tensor, banned: Tensor) -> Tensor:
