@@ -137,6 +137,6 @@ def test_help_names_every_objective(
         cli.main(["train", "--help"])
     assert end.value.code == 0
     shown = "".join(c for c in capsys.readouterr().out if not (c.isspace() or c == "│"))
-    assert f"byname,of{','.join(NAMES)};random" in shown
+    assert f"byname,of{','.join(NAMES)},orofyourown" in shown
     modelled = ",".join(following_model(NAMES))
     assert f"Ofthese,{modelled}firstfit" in shown

@@ -132,7 +132,7 @@ def on_dark(colour: str) -> str:
 
     Example:
         >>> on_dark("#E69F00"), on_dark("#000000")
-        ('#e69f00', '#646464')
+        ('#e69f00', '#666666')
     """
     levels = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
     for white in range(101):
