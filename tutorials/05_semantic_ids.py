@@ -118,7 +118,7 @@ with open("schema.json", "w") as file:
 CODES = 16 if QUICK else 32
 drpo(
     f"tokenize --logs log.parquet --schema schema.json --test-share 0.2 --levels 3 --codes {CODES}"
-    " --out items.parquet"
+    " --output items.parquet"
 )
 
 # %% [markdown]
