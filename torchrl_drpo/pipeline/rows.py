@@ -13,7 +13,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import SamplerWithoutReplacement, TensorDictReplayBuffer
-from torchrl.envs.transforms import DeviceCastTransform, Transform
+from torchrl.envs.transforms import DeviceCastTransform
 
 from torchrl_drpo.data import Percentile, RecReplayBuffer
 from torchrl_drpo.data.catalogue import Catalogue
@@ -22,6 +22,7 @@ from torchrl_drpo.data.schema.times import implausible_times
 from torchrl_drpo.evaluation.quality_bounds import QualityBounds
 from torchrl_drpo.pipeline.artifacts.users import UserHistories
 from torchrl_drpo.pipeline.config.log import LogConfig, log_files, split_of
+from torchrl_drpo.pipeline.empty_history import EmptyHistory, empty_history
 from torchrl_drpo.pipeline.parts import HeldOut, PartCounts, PartFacts, check_parts
 from torchrl_drpo.spelling import did_you_mean
 
@@ -255,7 +256,7 @@ class SplitLog:
                 f"ask for smaller batches, by --batch-size {max(1, len(buffer) // 8)} for one"
             )
         if not self.has_histories:
-            buffer.append_transform(_EmptyHistory())
+            buffer.append_transform(EmptyHistory())
         if torch.device(device).type != "cpu":
             buffer.append_transform(DeviceCastTransform(device))
         return buffer
@@ -289,11 +290,11 @@ class SplitLog:
     def rows_at(self, part: str, index: Tensor) -> TensorDictBase:
         """Rows of a part by their positions in it."""
         rows = self.log.split(part)[index]
-        return rows if self.has_histories else _empty_history(rows)
+        return rows if self.has_histories else empty_history(rows)
 
     def _batches(self, part: RecReplayBuffer, rows: int) -> Iterator[TensorDictBase]:
         for block in part.batches(rows):
-            yield block if self.has_histories else _empty_history(block)
+            yield block if self.has_histories else empty_history(block)
 
     @property
     def has_histories(self) -> bool:
@@ -342,17 +343,6 @@ class SplitLog:
     def _at(self, rows: Tensor, key: NestedKey, there: bool) -> Tensor:
         """A column's values at some rows; no values where the log has no such column."""
         return self.log.storage.column(key, rows) if there else torch.zeros(len(rows), 0)
-
-
-class _EmptyHistory(Transform):
-    """Gives rows of a log without users the history of somebody who has done nothing yet."""
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return _empty_history(tensordict)
-
-
-def _empty_history(rows: TensorDictBase) -> TensorDictBase:
-    return rows.set(("observation", "history"), torch.full((*rows.shape, 1), -1))
 
 
 def _check_label(name: str, known: Sequence[str]) -> None:

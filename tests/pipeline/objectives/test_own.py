@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.own_module import own_module
 from tests.pipeline.topic_log import config
 from torchrl_drpo import cli
 from torchrl_drpo.pipeline.objectives.named import find_objective
@@ -61,12 +62,8 @@ third = functools.partial(DRPOLoss, kappa=1 / 3)
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The name of a module in the current folder, forgotten afterwards."""
-    name = f"own_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
+    with own_module(tmp_path, MODULE, monkeypatch) as name:
+        yield name
     own_options.cache_clear()
 
 

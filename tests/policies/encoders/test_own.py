@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.own_module import own_module
 from tests.pipeline.topic_log import SCHEMA, config, make_log
 from torchrl_drpo import cli
 from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
@@ -64,12 +65,8 @@ def number(dim, length):
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The name of a module in the current folder, forgotten afterwards."""
-    name = f"encoders_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
+    with own_module(tmp_path, MODULE, monkeypatch) as name:
+        yield name
 
 
 def encoder(reference: str, length: int = 5) -> HistoryEncoder:

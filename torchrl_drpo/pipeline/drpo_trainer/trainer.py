@@ -102,17 +102,7 @@ class DRPOTrainer(Trainer):
         progress_bar: bool = False,
     ) -> None:
         self.config = config = TrainerConfig() if config is None else config
-        if isinstance(replay_buffer, OfflineToOnlineReplayBuffer) != (collector is not None):
-            raise TypeError(
-                "a collector and an OfflineToOnlineReplayBuffer go together, got "
-                f"{type(replay_buffer).__name__} and collector={type(collector).__name__}; "
-                "offline, give the buffer's offline_buffer"
-            )
-        if optim_steps_per_batch < 1 or (collector is None and optim_steps_per_batch > 1):
-            raise ValueError(
-                f"optim_steps_per_batch is 1 offline and at least 1 with a collector, got "
-                f"{optim_steps_per_batch}"
-            )
+        _check_collector(collector, replay_buffer, optim_steps_per_batch)
         loss = loss if isinstance(loss, LossModule) else DRPOLoss(loss)
         if collector is None:
             source, frames = BufferSource(replay_buffer, config.batch_size), config.batch_size
@@ -203,3 +193,20 @@ class DRPOTrainer(Trainer):
     def _stop_after_last(self) -> None:
         if self.step >= self.config.steps:
             self.request_stop()
+
+
+def _check_collector(
+    collector: BaseCollector | None, replay_buffer: ReplayBuffer, optim_steps_per_batch: int
+) -> None:
+    """Raises the constructor's errors for a collector that does not fit what goes with it."""
+    if isinstance(replay_buffer, OfflineToOnlineReplayBuffer) != (collector is not None):
+        raise TypeError(
+            "a collector and an OfflineToOnlineReplayBuffer go together, got "
+            f"{type(replay_buffer).__name__} and collector={type(collector).__name__}; "
+            "offline, give the buffer's offline_buffer"
+        )
+    if optim_steps_per_batch < 1 or (collector is None and optim_steps_per_batch > 1):
+        raise ValueError(
+            f"optim_steps_per_batch is 1 offline and at least 1 with a collector, got "
+            f"{optim_steps_per_batch}"
+        )

@@ -17,10 +17,9 @@ from torchrl.modules import ProbabilisticActor
 from torchrl_drpo.objectives import AllPlaces
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
-from torchrl_drpo.pipeline.kinds.once import TrainedOnce
+from torchrl_drpo.pipeline.kinds.once import TrainsOnce
 from torchrl_drpo.pipeline.kinds.served import critic_shape, with_level
 from torchrl_drpo.pipeline.kinds.training import (
-    WHOLE,
     Course,
     Progress,
     Trained,
@@ -50,14 +49,14 @@ from torchrl_drpo.rewards import AnnotatedBuffer, CatalogueReward
 TAU = 1 / 3
 
 
-class CatalogueTraining:
+class CatalogueTraining(TrainsOnce):
     """Trains softmax policies over item numbers on one log; see :class:`PolicyTraining`."""
 
     def __init__(self, data: SplitLog, config: TrainConfig, progress: Progress) -> None:
-        self._data, self._config = data, config
+        super().__init__(config)
+        self._data = data
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
-        self._once = TrainedOnce(config)
         self._item_data = self._read_items()
         if config.train_places == "all":
             data.train_sequences(config.batch_size, 0, "cpu")  # refused before anything is fitted
@@ -79,19 +78,6 @@ class CatalogueTraining:
         """What a run depends on beside the settings, as JSON data."""
         reward = self._reward_of(objective)
         return [] if reward is None else [reward.fingerprint]
-
-    def train(
-        self,
-        objective: str,
-        seed: int,
-        state: Path,
-        progress: Callable[[int, int], None],
-        course: Course = WHOLE,
-    ) -> Trained:
-        """Trains one policy; goes on from the file ``state`` of a killed run."""
-        wanted = self._config.objective(objective)
-        learn = partial(self._learn, objective, wanted, seed, state, progress, course)
-        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress, course))
 
     def _learn(
         self,

@@ -16,9 +16,8 @@ from torch import Tensor
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.crew import team
 from torchrl_drpo.pipeline.kinds.item_vectors import item_vectors
-from torchrl_drpo.pipeline.kinds.once import TrainedOnce
+from torchrl_drpo.pipeline.kinds.once import TrainsOnce
 from torchrl_drpo.pipeline.kinds.training import (
-    WHOLE,
     Course,
     Trained,
     followed,
@@ -43,7 +42,7 @@ from torchrl_drpo.rewards import AnnotatedBuffer
 _ROWS_AT_A_TIME = 8192
 
 
-class EmbeddingTraining:
+class EmbeddingTraining(TrainsOnce):
     """Trains policies over item vectors on one log.
 
     Args:
@@ -62,8 +61,8 @@ class EmbeddingTraining:
         config: TrainConfig,
         progress: Callable[[str, int, int], None],
     ) -> None:
-        self._data, self._config = data, config
-        self._once = TrainedOnce(config)
+        super().__init__(config)
+        self._data = data
         for name in config.objectives:
             tilt = config.objective(name).tilt
             if tilt is not None and tilt.tau is not None:
@@ -101,30 +100,10 @@ class EmbeddingTraining:
         reward = self._reward_of(objective)
         return known if reward is None else [*known, reward.fingerprint]
 
-    def train(
-        self,
-        objective: str,
-        seed: int,
-        state: Path,
-        progress: Callable[[int, int], None],
-        course: Course = WHOLE,
-    ) -> Trained:
-        """Trains one policy.
-
-        Args:
-            objective: its name.
-            seed: of the initial weights and of the batches.
-            state: file of the run under way; a killed run goes on from it.
-            progress: called with the step and the last step.
-            course: how far it goes.
-        """
-        wanted = self._config.objective(objective)
-        learn = partial(self._learn, objective, seed, state, progress, course)
-        return self._served(wanted, self._once.get(wanted.trained, seed, learn, progress, course))
-
     def _learn(
         self,
-        objective: str,
+        name: str,
+        wanted: Objective,
         seed: int,
         state: Path,
         progress: Callable[[int, int], None],
@@ -138,22 +117,21 @@ class EmbeddingTraining:
         policy.items = template.items  # nothing writes to it, so one table serves all policies
         policy.state.load_state_dict(template.state.state_dict())
         gaussian = gaussian_actor(policy).to(device)  # moves the head; rows are made on the CPU
-        reward = self.reward if config.objective(objective).learns_from_model else None
+        reward = self.reward if wanted.learns_from_model else None
         served = None
         if course.judge is not None:
-            wanted = config.objective(objective)
             served = self._served(wanted, Trained(actor.to(device), self._model, {})).actor
         history = run_trainer(
             make_objective(
-                objective,
+                name,
                 gaussian,
                 reward and reward.model,
-                config.options.get(objective),
+                config.options.get(name),
                 over=team(),
             ).to(device),
-            self.rows(objective, seed),
+            self.rows(name, seed),
             config,
-            run=f"{file_name(objective)}-{seed}",
+            run=f"{file_name(name)}-{seed}",
             state=state,
             progress=progress,
             served=served,
