@@ -218,7 +218,7 @@ for name, (_, curve) in runs.items():
 #
 # Positive-only learning leaves out every row below average, which is most of the log. But such a
 # row says something: *not in this direction*. Pushing away from it is what makes policies blow up
-# (tutorial 01). The recipe lets it teach a reward model instead.
+# (tutorial 03). The recipe lets it teach a reward model instead.
 #
 # ### A reward model that has not seen the row
 #
