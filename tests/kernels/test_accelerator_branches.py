@@ -10,6 +10,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchrl_drpo_kernels import _common
 from torchrl_drpo_kernels.drpo_loss import catalogue, gather, gaussian
 from torchrl_drpo_kernels.gather_log_prob import op as gather_op
@@ -94,10 +95,43 @@ def test_drpo_catalogue_loss(d, max_rows, dtype, launched):
         catalogue._drpo_catalogue_loss,
         *head, True, meta(70), mask, meta(1), max_rows, *Rule().parts,
     )  # fmt: skip
-    _, log_prob, lse, mean, index, _, _, counts = found
+    _, _, slope, lse, mean, index, _, _, counts = found
     for need in ((True, True, True), (True, False, False), (False, True, False)):
-        run(catalogue._backward, log_prob, *head, lse, mean, index, counts, *need)
-    assert "select_kernel" in launched
+        run(catalogue._backward, slope, *head, lse, mean, index, counts, *need)
+    assert {"select_kernel"} <= set(launched)
+    assert ("loss_kernel" in launched) == (dtype != DOUBLE)
+
+
+class Written(TorchDispatchMode):
+    """Adds to ``names`` what ATen would launch: whatever is neither a view nor memory alone."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.names = names
+
+    def __torch_dispatch__(self, op, types, arguments=(), options=None):
+        found = op(*arguments, **(options or {}))
+        free = op.is_view or "empty" in op.name()
+        if isinstance(found, torch.Tensor) and not free:
+            self.names.append(op.name().split("::")[1].split(".")[0])
+        return found
+
+
+@pytest.mark.parametrize("max_rows", [410, 4096])
+def test_a_step_over_a_catalogue_is_few_launches(max_rows, launched):
+    head = meta(4096, 256, dtype=HALF), meta(5000, 256, dtype=HALF), meta(4096, dtype=torch.int64)
+    selected = meta(4096), None, meta(1), max_rows, *Rule().parts
+    with Written(launched):
+        found = catalogue._drpo_catalogue_loss._init_fn(*head, None, 1.0, True, *selected)
+    pack = ["index_select"] * 2
+    assert launched == ["select_kernel", *pack, "sweep_kernel", "merge_kernel", "loss_kernel"]
+    launched.clear()
+    _, _, slope, lse, mean, index, _, _, counts = found
+    rest = lse, mean, index, counts, True, True, False
+    with Written(launched):
+        catalogue._backward._init_fn(slope, *head, None, 1.0, *rest)
+    hidden = ["neg", "new_zeros", "hidden_kernel"]
+    assert launched == [*pack, *hidden, "order_kernel", "items_kernel"]
 
 
 @pytest.mark.parametrize("n", [1, 320, 40_000])

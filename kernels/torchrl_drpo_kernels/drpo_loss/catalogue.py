@@ -86,7 +86,7 @@ def drpo_catalogue_loss(
     options = Rule.of(**rule)
     kappa, places = step.checked(quality, mask, kappa, hidden, max_rows)
     need_mean = torch.is_grad_enabled() and hidden.requires_grad
-    loss, log_prob, _, _, *selection = _drpo_catalogue_loss(
+    loss, log_prob, _, _, _, *selection = _drpo_catalogue_loss(
         hidden, items, action, bias, float(inverse_temperature), need_mean,
         quality.detach(), mask, kappa, places, *options.parts,
     )  # fmt: skip
@@ -109,8 +109,11 @@ def _drpo_catalogue_loss(
     ties: str,
     normalize: bool,
     numbers: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns (loss, log_prob [M], lse [M], mean [M, D] or [0, D], and the selection's four)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns (loss, log_prob [M], slope [M], lse [M], mean [M, D] or [0, D], a selection's four).
+
+    slope is the loss's derivative by each log_prob.
+    """
     rule = Rule.from_parts(weighting, ties, normalize, numbers)
     index, weight, stats, counts = step.selected(quality, mask, kappa, rule, max_rows)
     packed, logged, n_rows = _packed(hidden, items, action, index, counts)
@@ -118,8 +121,8 @@ def _drpo_catalogue_loss(
     log_prob, lse, mean, _ = dispatch.forward(problem, need_mean)
     log_prob, lse = padded(log_prob, max_rows), padded(lse, max_rows)
     mean = padded(mean, max_rows) if need_mean else mean
-    loss = step.weighted_loss(log_prob, weight, counts)
-    return loss, log_prob, lse, mean, index, weight, stats, counts
+    loss, slope = step.loss_and_slope(log_prob, weight, counts)
+    return loss, log_prob, slope, lse, mean, index, weight, stats, counts
 
 
 @_drpo_catalogue_loss.register_fake
@@ -138,7 +141,7 @@ def _(
 ) -> tuple[Tensor, ...]:
     row = hidden.new_empty(max_rows, dtype=reference.accumulation_dtype(hidden.dtype))
     mean = row.new_empty(max_rows if need_mean else 0, hidden.shape[1])
-    rows = row, torch.empty_like(row), mean
+    rows = row, torch.empty_like(row), torch.empty_like(row), mean
     return row.new_empty(()), *rows, *step.empty_selection(quality, max_rows)
 
 
@@ -182,17 +185,17 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, items, action, bias, ctx.inverse_temperature, *_ = inputs
-    _, _, lse, mean, index, weight, _, counts = output
+    _, _, slope, lse, mean, index, _, _, counts = output
     step.one_gradient(ctx, output)
-    ctx.save_for_backward(hidden, items, action, bias, lse, mean, index, weight, counts)
+    ctx.save_for_backward(hidden, items, action, bias, slope, lse, mean, index, counts)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 14
-    hidden, items, action, bias, lse, mean, index, weight, counts = ctx.saved_tensors
+    hidden, items, action, bias, slope, lse, mean, index, counts = ctx.saved_tensors
     need = (*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[3])
-    slope = step.slopes(grad, weight, counts)
+    slope = grad * slope
     found: Any
     if torch.is_grad_enabled():  # create_graph=True: somebody will differentiate this again
         log_prob = reference.linear_log_prob(

@@ -72,7 +72,7 @@ def drpo_gather_loss(
     kappa, places = step.checked(quality, mask, kappa, logits, max_rows)
     if logits.ndim == 2:
         logits, action = logits.unsqueeze(1), action.unsqueeze(1)
-    loss, log_prob, _, *selection = _drpo_gather_loss(
+    loss, log_prob, _, _, *selection = _drpo_gather_loss(
         logits, action, token_mask, quality.detach(), mask, kappa, places, *options.parts
     )
     return DRPOStep(loss, log_prob, Selection(*selection))
@@ -91,13 +91,16 @@ def _drpo_gather_loss(
     ties: str,
     normalize: bool,
     numbers: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns (loss, log_prob [M], lse [M, T], index [M], weight [M], stats, counts)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns (loss, log_prob [M], slope [M], lse [M, T], index [M], weight [M], stats, counts).
+
+    slope is the loss's derivative by each log_prob.
+    """
     rule = Rule.from_parts(weighting, ties, normalize, numbers)
     index, weight, stats, counts = step.selected(quality, mask, kappa, rule, max_rows)
     log_prob, lse = gather.run(logits, action, token_mask, index, counts[:1])
-    loss = step.weighted_loss(log_prob, weight, counts)
-    return loss, log_prob, lse, index, weight, stats, counts
+    loss, slope = step.loss_and_slope(log_prob, weight, counts)
+    return loss, log_prob, slope, lse, index, weight, stats, counts
 
 
 @_drpo_gather_loss.register_fake
@@ -113,20 +116,21 @@ def _(
 ) -> tuple[Tensor, ...]:
     log_prob = logits.new_empty(max_rows, dtype=accumulation_dtype(logits))
     lse = log_prob.new_empty(max_rows, logits.shape[1])
-    return log_prob.new_empty(()), log_prob, lse, *step.empty_selection(quality, max_rows)
+    rows = log_prob, torch.empty_like(log_prob), lse
+    return log_prob.new_empty(()), *rows, *step.empty_selection(quality, max_rows)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, lse, index, weight, _, counts = output
+    _, _, slope, lse, index, _, _, counts = output
     step.one_gradient(ctx, output)
-    ctx.save_for_backward(*inputs[:3], lse, index, weight, counts)
+    ctx.save_for_backward(*inputs[:3], slope, lse, index, counts)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 11
-    logits, action, token_mask, lse, index, weight, counts = ctx.saved_tensors
-    slope = step.slopes(grad, weight, counts)
+    logits, action, token_mask, slope, lse, index, counts = ctx.saved_tensors
+    slope = grad * slope
     grad_logits = gather._backward(slope, logits, lse, action, token_mask, index, counts[:1])
     return grad_logits, *([None] * 10)
 

@@ -77,7 +77,7 @@ def drpo_gaussian_loss(
     gaussian.check(mean, log_std, action)
     options = Rule.of(**rule)
     kappa, places = step.checked(quality, mask, kappa, mean, max_rows)
-    loss, log_prob, *selection = _drpo_gaussian_loss(
+    loss, log_prob, _, *selection = _drpo_gaussian_loss(
         mean, log_std, action, quality.detach(), mask, kappa, places, *options.parts
     )
     return DRPOStep(loss, log_prob, Selection(*selection))
@@ -96,13 +96,16 @@ def _drpo_gaussian_loss(
     ties: str,
     normalize: bool,
     numbers: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns (loss, log_prob [M], index [M], weight [M], stats, counts)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns (loss, log_prob [M], slope [M], index [M], weight [M], stats, counts).
+
+    slope is the loss's derivative by each log_prob.
+    """
     rule = Rule.from_parts(weighting, ties, normalize, numbers)
     index, weight, stats, counts = step.selected(quality, mask, kappa, rule, max_rows)
     log_prob, _ = gaussian.run(mean, log_std, action, index, counts[:1])
-    loss = step.weighted_loss(log_prob, weight, counts)
-    return loss, log_prob, index, weight, stats, counts
+    loss, slope = step.loss_and_slope(log_prob, weight, counts)
+    return loss, log_prob, slope, index, weight, stats, counts
 
 
 @_drpo_gaussian_loss.register_fake
@@ -117,20 +120,21 @@ def _(
     *_: Any,
 ) -> tuple[Tensor, ...]:
     log_prob = mean.new_empty(max_rows, dtype=accumulation_dtype(mean, log_std, action))
-    return log_prob.new_empty(()), log_prob, *step.empty_selection(quality, max_rows)
+    rows = log_prob, torch.empty_like(log_prob)
+    return log_prob.new_empty(()), *rows, *step.empty_selection(quality, max_rows)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, index, weight, _, counts = output
+    _, _, slope, index, _, _, counts = output
     step.one_gradient(ctx, output)
-    ctx.save_for_backward(*inputs[:3], index, weight, counts)
+    ctx.save_for_backward(*inputs[:3], slope, index, counts)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 11
-    mean, log_std, action, index, weight, counts = ctx.saved_tensors
-    slope = step.slopes(grad, weight, counts)
+    mean, log_std, action, slope, index, counts = ctx.saved_tensors
+    slope = grad * slope
     grad_mean, grad_log_std = gaussian._backward(slope, mean, log_std, action, index, counts[:1])
     grad_action = (-grad_mean).to(action.dtype) if ctx.needs_input_grad[2] else None
     return grad_mean, grad_log_std, grad_action, *([None] * 8)

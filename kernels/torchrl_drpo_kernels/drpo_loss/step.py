@@ -1,7 +1,7 @@
 r"""What the fused steps share: the result, the checks, the loss of the kept rows and its slope.
 
 loss            = -1/K sum_j w_j log_prob_j         over the places that hold a kept row
-d loss / d lp_j = -w_j / K
+slope_j         = d loss / d log_prob_j = -w_j / K
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchrl_drpo_kernels._common import check_shape
+from torchrl_drpo_kernels._common import HAS_TRITON, check_shape, uses_triton
 from torchrl_drpo_kernels.select import op as select_op
 from torchrl_drpo_kernels.select.rule import Count, Rule, Selection, Stat
+
+if HAS_TRITON:
+    from torchrl_drpo_kernels.drpo_loss import kernel
+
+#: Places up to which one launch of kernel.py sums the loss; beyond, ATen's many programs do.
+MAX_PLACES = 16_384
 
 
 class DRPOStep(NamedTuple):
@@ -80,23 +86,24 @@ def empty_selection(quality: Tensor, max_rows: int) -> tuple[Tensor, Tensor, Ten
     return index, weight, stats, index.new_empty(len(Count))
 
 
-def weighted_loss(log_prob: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """The loss, 0-dim; a place of weight 0 may hold any log-probability.
+def loss_and_slope(log_prob: Tensor, weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, 0-dim, and its derivative by each place's log-probability, ``[M]``.
+
+    A place of weight 0 may hold any log-probability.
 
     >>> counts = torch.tensor([2, 2, 4, 1, 1])  # K = 2
-    >>> weighted_loss(torch.tensor([-1.0, -torch.inf]), torch.tensor([3.0, 0.0]), counts)
-    tensor(1.5000)
+    >>> loss_and_slope(torch.tensor([-1.0, -torch.inf]), torch.tensor([3.0, 0.0]), counts)
+    (tensor(1.5000), tensor([-1.5000, -0.0000]))
     """
+    few = log_prob.dtype == torch.float32 and log_prob.shape[0] <= MAX_PLACES
+    if few and uses_triton(log_prob):
+        return kernel.loss_and_slope(log_prob, weight, counts)
+    quota = counts[Count.QUOTA].clamp_min(1)
     kept = torch.where(weight != 0, weight * log_prob, 0.0)
-    return -kept.sum() / counts[Count.QUOTA].clamp_min(1)
+    return -kept.sum() / quota, -weight.to(log_prob.dtype) / quota
 
 
 def one_gradient(ctx: Any, outputs: tuple[Tensor, ...]) -> None:
     """Only the loss is differentiable, and no zeros are made up for what is not."""
     ctx.mark_non_differentiable(*outputs[1:])
     ctx.set_materialize_grads(False)
-
-
-def slopes(grad: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """The gradient of the places' log-probabilities, given that of the loss; ``[M]``."""
-    return -(grad / counts[Count.QUOTA].clamp_min(1)) * weight.to(grad.dtype)

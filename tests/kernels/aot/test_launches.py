@@ -15,6 +15,7 @@ import torch
 triton = pytest.importorskip("triton")
 
 from torchrl_drpo_kernels._common import INTERPRETED  # noqa: E402
+from torchrl_drpo_kernels.drpo_loss import kernel as loss  # noqa: E402
 from torchrl_drpo_kernels.gather_log_prob import kernel as gather  # noqa: E402
 from torchrl_drpo_kernels.gaussian_log_prob import kernel as gaussian  # noqa: E402
 from torchrl_drpo_kernels.linear_log_prob import kernel as linear  # noqa: E402
@@ -178,6 +179,13 @@ def test_gaussian_log_prob(compiled, shape, shared, dtype, selected):
     log_prob, _ = gaussian.forward(*rest)
     gaussian.backward(log_prob, *rest)
     assert compiled == ["forward_kernel", "backward_kernel"]
+
+
+@pytest.mark.parametrize("places", [1, 410, 16_384])
+def test_loss_and_slope(compiled, places):
+    row = torch.zeros(places)
+    loss.loss_and_slope(row, row, torch.zeros(5, dtype=torch.int32))
+    assert compiled == ["loss_kernel"]
 
 
 @pytest.mark.parametrize("n", [1, pytest.param(320, marks=slow)])

@@ -1,4 +1,4 @@
-"""The Gaussian, gather and taper kernels compile for every architecture, without spills."""
+"""The Gaussian, gather, taper and loss kernels compile for every architecture, without spills."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from torchrl_drpo_kernels.drpo_loss import kernel as loss
 from torchrl_drpo_kernels.gather_log_prob import kernel as gather
 from torchrl_drpo_kernels.gaussian_log_prob import kernel as gaussian
 from torchrl_drpo_kernels.signed_taper import kernel as taper
@@ -35,6 +36,12 @@ TAPER = {
 }  # fmt: skip
 
 
+LOSS = {
+    "log_prob_ptr": "*fp32", "weight_ptr": "*fp32", "counts_ptr": "*i32", "loss_ptr": "*fp32",
+    "slope_ptr": "*fp32", "places": "i32",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("d", [1024, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
 def test_gaussian_log_prob(build, name, d):
@@ -56,3 +63,8 @@ def test_gather_log_prob(build, name):
 def test_signed_taper(build, kind):
     constants = {"KIND": kind, "PER_ROW": True, "TAPERED": True, "TILE": taper.TILE}
     build(taper.signed_taper_kernel, TAPER, constants).check()
+
+
+def test_drpo_loss(build):
+    constants = {"QUOTA": 1, "BLOCK": loss.BLOCK}
+    build(loss.loss_kernel, LOSS, constants, num_warps=8).check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torchrl_drpo_kernels import Count, backend
-from torchrl_drpo_kernels.drpo_loss import catalogue, gather, gaussian
+from torchrl_drpo_kernels.drpo_loss import catalogue, gather, gaussian, step
 from torchrl_drpo_kernels.select.rule import Rule
 
 from tests.gpu import captured, no_host_reads
@@ -44,9 +44,24 @@ def test_the_catalogue_s_backward_is_well_formed(need, device):
     found = catalogue._drpo_catalogue_loss(
         hidden, items, family.action, bias, 1.3, True, quality, None, kappa, 9, *Rule().parts
     )
-    _, _, lse, mean, index, weight, _, counts = found
+    _, _, slope, lse, mean, index, _, _, counts = found
     arguments = (hidden, items, family.action, bias, 1.3, lse, mean, index, counts, *need)
-    torch.library.opcheck(catalogue._backward, (weight, *arguments))
+    torch.library.opcheck(catalogue._backward, (slope, *arguments))
+
+
+@pytest.mark.parametrize("places", [1, 1024, 5000, step.MAX_PLACES, step.MAX_PLACES + 1])
+def test_loss_and_slope_of_many_places(places, device):
+    log_prob = -torch.rand(places, device=device)
+    weight = torch.rand(places, device=device)
+    log_prob[places // 2 :: 3], weight[places // 2 :: 3] = -torch.inf, 0
+    counts = torch.tensor([places, 7, places, 7, 0], dtype=torch.int32, device=device)  # K = 7
+    loss, slope = step.loss_and_slope(log_prob, weight, counts)
+    kept = weight.double() * torch.where(weight > 0, log_prob.double(), 0)
+    torch.testing.assert_close(loss.double(), -kept.sum() / 7, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(slope.double(), -weight.double() / 7, rtol=1e-6, atol=0)
+    assert torch.equal(step.loss_and_slope(log_prob, weight, counts)[0], loss)
+    nothing = step.loss_and_slope(log_prob, 0 * weight, 0 * counts)  # K = 0
+    assert [x.abs().max().item() for x in nothing] == [0, 0]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
