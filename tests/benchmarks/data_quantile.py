@@ -52,20 +52,21 @@ def run(arm: Arm, seed: int, weighting: str, steps: int) -> dict[str, float]:
 
     from torchrl_drpo import DRPOLoss, RecSimEnv, make_gaussian_actor
     from torchrl_drpo.data import QuantileSampler, RecReplayBuffer
+    from torchrl_drpo.envs.streams import stream, stream_seed
     from torchrl_drpo.evaluation.simulator import evaluate_policy
 
     env = RecSimEnv("table", seed=seed)
-    log = env.simulate_log(3_000, "extreme", seed=seed + 1, propensity=False)
+    log = env.simulate_log(3_000, "extreme", seed=stream_seed(seed, "log"), propensity=False)
     sampler = QuantileSampler(KAPPA) if arm.in_sampler else RandomSampler()
     buffer = RecReplayBuffer.from_tensordict(
         log.select("observation", "action", ("next", "reward")), batch_size=arm.batch,
-        sampler=sampler, generator=torch.Generator().manual_seed(seed),
+        sampler=sampler, generator=stream(seed, "batches"),
     )  # fmt: skip
-    torch.manual_seed(seed)
+    torch.manual_seed(stream_seed(seed, "policy"))
     actor = make_gaussian_actor(env.setting.state_dim, env.setting.action_dim)
     loss = DRPOLoss(actor, kappa=1.0 if arm.in_sampler else KAPPA, weighting=weighting)
     optimizer = torch.optim.Adam(loss.parameters(), lr=3e-4)
-    users = env.draw_states(1_024, seed=seed + 2)
+    users = env.draw_states(1_024, seed=stream_seed(seed, "users"))
     interest = env.world.interest(users)
     seconds, late, steps = 0.0, [], round(arm.share * steps)
     for step in range(1, steps + 1):

@@ -28,6 +28,7 @@ FIRST_SEED, STEPS, NEW_USERS = 300, 2_000, 1_024
 def run(setting: str, scenario: str, seed: int, steps: int) -> dict[str, float]:
     """Latent reward of what each objective's policy serves to new users, and the oracle's."""
     from torchrl_drpo import RecSimEnv, cli
+    from torchrl_drpo.envs.streams import stream_seed
     from torchrl_drpo.evaluation import oracle_reward, random_reward
 
     with tempfile.TemporaryDirectory(prefix="drpo-recsim-") as scratch:
@@ -40,7 +41,7 @@ def run(setting: str, scenario: str, seed: int, steps: int) -> dict[str, float]:
         train += " --learning-rate 3e-4 --json --objectives"
         _do(cli.main, [*train.split(), *OBJECTIVES])
         env = RecSimEnv(setting, seed=seed)
-        users = env.draw_states(NEW_USERS, seed=seed + 2)
+        users = env.draw_states(NEW_USERS, seed=stream_seed(seed, "users"))
         interest = env.world.interest(users)
         found = {
             "random": random_reward(interest, env.items, delta=env.setting.delta).mean(),

@@ -22,6 +22,7 @@ from torchrl_drpo import (
     RepulsiveLoss,
     make_gaussian_actor,
 )
+from torchrl_drpo.envs.streams import stream, stream_seed
 from torchrl_drpo.policies.gaussian import GaussianHead
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
 from torchrl_drpo.reproduction.simulator.rules import (
@@ -33,7 +34,6 @@ from torchrl_drpo.reproduction.simulator.rules import (
     Signed,
     TopFraction,
 )
-from torchrl_drpo.reproduction.simulator.streams import stream, stream_seed
 from torchrl_drpo.reproduction.simulator.training import Schedule, train
 from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
 

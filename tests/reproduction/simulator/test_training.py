@@ -19,10 +19,10 @@ from tests.reproduction.simulator.small_worlds import (
     make_worlds,
     rows_of,
 )
+from torchrl_drpo.envs.streams import stream
 from torchrl_drpo.reproduction.simulator import training
 from torchrl_drpo.reproduction.simulator.rules import Imitation, Signed, TopFraction
 from torchrl_drpo.reproduction.simulator.runs import METHODS, method_cell, run_method
-from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.training import Run, Schedule, train
 from torchrl_drpo.reproduction.target import Options
 

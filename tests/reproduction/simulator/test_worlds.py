@@ -10,6 +10,7 @@ import torch
 from tests.reproduction.simulator.small_worlds import SEEDS, SETUP, make_worlds, rows_of
 from torchrl_drpo.envs.settings import RecSimSetting, Scenario
 from torchrl_drpo.envs.simulate import simulate_log
+from torchrl_drpo.envs.streams import stream, stream_seed
 from torchrl_drpo.envs.world import RecSimWorld
 from torchrl_drpo.evaluation.simulator import (
     action_distance,
@@ -18,7 +19,6 @@ from torchrl_drpo.evaluation.simulator import (
     raw_reward,
     retrieved_reward,
 )
-from torchrl_drpo.reproduction.simulator.streams import stream, stream_seed
 from torchrl_drpo.reproduction.simulator.worlds import Setup, Worlds
 
 

@@ -19,6 +19,7 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from torchrl_drpo.envs import RecSimEnv
+from torchrl_drpo.envs.streams import stream, stream_seed
 from torchrl_drpo.evaluation.simulator import evaluate_policy, oracle_reward, random_reward
 from torchrl_drpo.objectives import BehaviorCloningLoss, DRPOLoss, RepulsiveLoss
 from torchrl_drpo.pipeline.config.demo import DemoConfig
@@ -60,16 +61,18 @@ def run_cell(
 ) -> Cell:
     """One method on one seed: simulate the log, train, evaluate on fresh users."""
     env = RecSimEnv(config.setting, seed=seed)
-    log = env.simulate_log(config.log_size, config.scenario, seed=seed + 1, propensity=False)
+    log = env.simulate_log(
+        config.log_size, config.scenario, seed=stream_seed(seed, "log"), propensity=False
+    )
     buffer = TensorDictReplayBuffer(
         storage=LazyTensorStorage(config.log_size),
-        generator=torch.Generator().manual_seed(seed),
+        generator=stream(seed, "batches"),
     )
     buffer.extend(log.select("observation", "action", ("next", "reward")))
-    torch.manual_seed(seed)
+    torch.manual_seed(stream_seed(seed, "policy"))
     actor = make_gaussian_actor(env.setting.state_dim, env.setting.action_dim)
     loss = METHODS[method](actor)
-    users = env.draw_states(config.users, seed=seed + 2)
+    users = env.draw_states(config.users, seed=stream_seed(seed, "users"))
     interest = env.world.interest(users)
 
     def evaluate(step: int) -> dict[str, float]:
@@ -99,7 +102,7 @@ def late_window(history: History, steps: int) -> dict[str, float]:
 def ends_of(config: DemoConfig, seed: int) -> tuple[float, float]:
     """Mean reward of the random policy and of the oracle on a seed's users."""
     env = RecSimEnv(config.setting, seed=seed)
-    interest = env.world.interest(env.draw_states(config.users, seed=seed + 2))
+    interest = env.world.interest(env.draw_states(config.users, seed=stream_seed(seed, "users")))
     delta = env.setting.delta
     return (
         random_reward(interest, env.items, delta=delta).mean().item(),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchrl_drpo.reproduction.simulator.streams import stream_seed
+from torchrl_drpo.envs.streams import stream_seed
 
 
 class CriticEnsemble:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchrl_drpo.envs.streams import stream_seed
 from torchrl_drpo.policies.gaussian import GaussianHead, make_gaussian_actor
-from torchrl_drpo.reproduction.simulator.streams import stream_seed
 
 _LOW, _HIGH = -5.0, 2.0  # of log sigma; those of make_gaussian_actor
 

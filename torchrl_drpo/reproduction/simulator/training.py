@@ -10,10 +10,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from torchrl_drpo.envs.streams import stream
 from torchrl_drpo.evaluation.statistics import late_window
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
 from torchrl_drpo.reproduction.simulator.rules import Rule
-from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 _DRAWN = 256  # steps whose rows are drawn together

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from torchrl_drpo.envs.settings import RecSimSetting, Scenario
 from torchrl_drpo.envs.simulate import simulate_log
+from torchrl_drpo.envs.streams import stream, stream_seed
 from torchrl_drpo.envs.world import RecSimWorld
 from torchrl_drpo.evaluation.simulator import oracle_reward, random_reward
 from torchrl_drpo.functional.similarity import cosine_reward, unit
-from torchrl_drpo.reproduction.simulator.streams import stream, stream_seed
 
 #: Rows of a log: the table setting learns from few (a rich log brings all sane methods together).
 LOG_SIZE = {"table": 3_000, "collapse": 10_000}
@@ -64,7 +64,7 @@ class Worlds:
     """Worlds, logs and held-out users of S seeds.
 
     World, log and users of a seed have a stream each
-    (:mod:`torchrl_drpo.reproduction.simulator.streams`). A seed's numbers do not depend on which
+    (:mod:`torchrl_drpo.envs.streams`). A seed's numbers do not depend on which
     other seeds are there.
 
     Args:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.reproduction.simulator.small_worlds import SEEDS, SETUP, make_policies, make_worlds
+from torchrl_drpo.envs.streams import stream
 from torchrl_drpo.functional.similarity import unit
 from torchrl_drpo.reproduction.simulator.critics import CriticEnsemble
 from torchrl_drpo.reproduction.simulator.online.audience import Audience, make_buffer
 from torchrl_drpo.reproduction.simulator.online.served import run_served, shares
 from torchrl_drpo.reproduction.simulator.runs import METHODS
-from torchrl_drpo.reproduction.simulator.streams import stream
 
 NUMBERS = {"offline_steps": 4, "online_steps": 12, "serve_every": 3, "served": 8}
 

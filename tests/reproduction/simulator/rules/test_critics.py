@@ -14,6 +14,7 @@ from tests.reproduction.simulator.small_worlds import (
     rows_of,
 )
 from torchrl_drpo import ExponentialTaper
+from torchrl_drpo.envs.streams import stream_seed
 from torchrl_drpo.functional.weights import crr_weights
 from torchrl_drpo.reproduction.simulator.critics import CriticEnsemble
 from torchrl_drpo.reproduction.simulator.rules import (
@@ -22,7 +23,6 @@ from torchrl_drpo.reproduction.simulator.rules import (
     PolicyAdvantage,
     TopFraction,
 )
-from torchrl_drpo.reproduction.simulator.streams import stream_seed
 
 STEPS = 12
 

@@ -15,10 +15,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from torchrl_drpo.envs.streams import stream
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble, Scores
 from torchrl_drpo.reproduction.simulator.rules import Rule
 from torchrl_drpo.reproduction.simulator.runs import build_rule, build_setup
-from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.training import Schedule, train
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 

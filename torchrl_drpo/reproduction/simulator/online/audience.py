@@ -13,8 +13,8 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, OfflineToOnlineReplayBuffer, ReplayBuffer
 
+from torchrl_drpo.envs.streams import stream
 from torchrl_drpo.reproduction.simulator.ensemble import PolicyEnsemble
-from torchrl_drpo.reproduction.simulator.streams import stream
 from torchrl_drpo.reproduction.simulator.worlds import Worlds
 
 _BUFFER_STREAM = 106
