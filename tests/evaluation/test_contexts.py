@@ -17,9 +17,12 @@ from torchrl_drpo.evaluation.ranking import ranking_metrics, scores_from_logits,
 
 
 def by_pandas(frame: pd.DataFrame, columns: list[str], least: int) -> tuple[float, ...]:
-    """Lift within contexts, lowest hit rate, contexts compared, their rows, those of the lowest."""
-    above = below = 0.0
-    contexts = rows = 0
+    """Lift within contexts, lowest hit rate, contexts compared, their rows, those of the lowest.
+
+    And hits of worst rows in the contexts compared, and these rows.
+    """
+    above = below = hits = 0.0
+    contexts = rows = poor = 0
     served = []
     for _, group in frame.groupby(columns):
         best, worst = group.loc[group["best"], "hit"], group.loc[group["worst"], "hit"]
@@ -27,11 +30,12 @@ def by_pandas(frame: pd.DataFrame, columns: list[str], least: int) -> tuple[floa
             above += len(group) * best.mean()
             below += len(group) * worst.mean()
             contexts, rows = contexts + 1, rows + len(group)
+            hits, poor = hits + worst.sum(), poor + len(worst)
         if len(best) >= least:
             served.append((best.mean(), -len(best)))
     lift = above / below if below else (math.inf if above else math.nan)
     lowest, behind = min(served, default=(math.nan, 0))
-    return lift, lowest, contexts, rows, -behind
+    return lift, lowest, contexts, rows, -behind, hits, poor
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 150), st.integers(1, 3), st.integers(1, 8))
@@ -57,6 +61,30 @@ def test_one_pass_equals_a_loop_over_the_contexts(seed, rows, columns, values) -
     if columns == 1:
         flat = within_contexts(hit, best, worst, context[:, 0], best_rows_needed=3)
         assert [a.item() for a in flat] == pytest.approx(expected, nan_ok=True)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 60), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_worst_hit_that_is_wanting_is_one_of_any_worst_row(seed, rows, values) -> None:
+    """The lift without a hit is that over the mean of what each single hit would make of it."""
+    rng = np.random.default_rng(seed)
+    quality, context = torch.tensor(rng.random(rows)), torch.tensor(rng.integers(0, values, rows))
+    best, worst = quality > 0.6, quality < 0.4
+    hit = torch.tensor(rng.integers(0, 2, rows) / 1.0)
+    plain = within_contexts(hit, best, worst, context)
+    bounded = within_contexts(hit, best, worst, context, least_worst_hits=1)
+    if plain.worst_hits >= 1 or math.isnan(plain.lift):
+        torch.testing.assert_close(bounded.lift, plain.lift, rtol=0, atol=0, equal_nan=True)
+        return
+    assert plain.lift == math.inf
+    inverse = []
+    for row in worst.nonzero().flatten():
+        one = hit.clone()
+        one[row] = 1.0
+        found = within_contexts(one, best, worst, context)
+        inverse += [1 / found.lift.item()] if found.worst_hits == 1 else []
+    assert len(inverse) == plain.worst_rows
+    assert bounded.lift.item() == pytest.approx(1 / np.mean(inverse))
 
 
 def simpson() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -185,3 +213,5 @@ def test_the_rest_of_the_input_is_checked_too() -> None:
         within_contexts(torch.tensor([0.0, math.nan]), best, best, context)
     with pytest.raises(ValueError, match="best_rows_needed must be at least 1, got 0"):
         within_contexts(hit, best, best, context, best_rows_needed=0)
+    with pytest.raises(ValueError, match="least_worst_hits must be finite and at least 0, got -1"):
+        within_contexts(hit, best, best, context, least_worst_hits=-1)

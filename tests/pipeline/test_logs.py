@@ -73,7 +73,7 @@ def test_a_faulty_log_is_reported_with_counts_and_refused(tmp_path, capsys):
     schema.write_text(LogSchema(user="u", item="i", time="t", quality="click").to_json())
     options = ["--logs", str(path), "--schema", str(schema)]
     assert main(["validate", *options]) == 1
-    assert "reward is not finite: 2" in capsys.readouterr().out
+    assert "reward is not finite in click: 2" in capsys.readouterr().out
     assert main(["convert", *options, "--root", str(tmp_path / "c")]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("drpo: ")

@@ -149,13 +149,13 @@ def test_coveo_goes_from_its_file_to_a_list(drpo, tmp_path, capsys):
     held_out = ("--test-share", 0.3, "--bad-rows", "drop")
     found = ten_minutes(drpo, log, tmp_path, user, *held_out, steps=3, k=3)
     assert found["data"]["rows"] == len(rows) - pages
-    assert found["data"]["dropped"]["missing id"] == pages
+    assert found["data"]["dropped"]["missing id in product_sku_hash"] == pages
     assert found["config"]["bad_rows"] == "drop"
     schema = json.loads((tmp_path / "schema.json").read_text())
     assert (schema["user"], schema["item"]) == ("session_id_hash", "product_sku_hash")
     words = ("--logs", log, "--schema", tmp_path / "schema.json")
     assert cli.main(["validate", *map(str, words)]) == 1
-    assert f"missing id: {pages}" in capsys.readouterr().out
+    assert f"missing id in product_sku_hash: {pages}" in capsys.readouterr().out
     assert cli.main(["train", *map(str, words), "--output", str(tmp_path / "other")]) == 2
     assert "to leave them out: --bad-rows drop" in capsys.readouterr().err
 

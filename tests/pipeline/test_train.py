@@ -115,6 +115,24 @@ def test_the_command_line_from_train_to_recommend(
     assert f"name one of {output / 'drpo'}" in said
 
 
+def test_rows_left_out_are_told_by_the_column_that_is_at_fault(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.read_parquet(log / "log.parquet").astype({"user": "Int64"})
+    frame.loc[[3, 4], "user"] = None
+    frame.loc[[4, 5, 6], "video"] = ""
+    frame.to_parquet(tmp_path / "log.parquet")
+    output = tmp_path / "run"
+    words = ("--logs", tmp_path / "log.parquet", "--schema", log / "schema.json", "--ks", 5)
+    words += ("--objectives", "bc", "--steps", 1, "--batch-size", 64, "--bad-rows", "drop")
+    assert cli.main(["train", *map(str, words), "--output", str(output)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    told = "4 faulty rows left out: missing id in video (3), missing id in user (2); some have "
+    assert told in said
+    page = (output / "report.html").read_text()
+    assert "faulty rows left out: missing id in user" in page
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -10,6 +10,7 @@ so the lowest hit rate on the best rows of any context stands beside it.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,8 @@ class WithinContexts(NamedTuple):
         rows: number of all rows in those contexts, int64 scalar.
         best_lowest_rows: number of best rows behind ``best_lowest``, int64 scalar; 0 where there
             is none. Of several contexts with that hit rate, those of the largest.
+        worst_hits: expected number of worst rows in those contexts that are hit, float64 scalar.
+        worst_rows: number of worst rows in those contexts, int64 scalar.
     """
 
     lift: Tensor
@@ -41,6 +44,8 @@ class WithinContexts(NamedTuple):
     contexts: Tensor
     rows: Tensor
     best_lowest_rows: Tensor
+    worst_hits: Tensor
+    worst_rows: Tensor
 
 
 def context_groups(context: Tensor, rows: int) -> Tensor:
@@ -85,6 +90,7 @@ def within_contexts(
     context: Tensor,
     *,
     best_rows_needed: int = BEST_ROWS_NEEDED,
+    least_worst_hits: float = 0.0,
 ) -> WithinContexts:
     r"""Lift at one mix of contexts, and the hit rate of the context that is served worst.
 
@@ -106,13 +112,15 @@ def within_contexts(
         context: any integers, shape ``[N]`` or ``[N, C]``; see :func:`context_groups`.
         best_rows_needed: contexts with fewer best rows are not asked for the lowest hit rate,
             which would be that of the smallest context by chance.
+        least_worst_hits: so many worst rows at least count as hit, whichever they are: the lift is
+            never infinite then; see :func:`~.ranking.ranking_metrics`.
 
     Returns:
         The :class:`WithinContexts`.
 
     Raises:
         ValueError: if shapes differ, a hit is not finite, the context does not hold integers, or
-            ``best_rows_needed`` lies below 1.
+            ``best_rows_needed`` lies below 1, or ``least_worst_hits`` below 0.
 
     Example:
         Everything is hit in context 0 and nothing in context 1, where two rows in three are poor.
@@ -129,28 +137,67 @@ def within_contexts(
     check_finite("hit", hit)
     if best_rows_needed < 1:
         raise ValueError(f"best_rows_needed must be at least 1, got {best_rows_needed}")
+    check_least(least_worst_hits)
     group = context_groups(context, len(hit))
     size = torch.bincount(group)
-    best_rows, best_rate = _rates(hit, best, group, len(size))
-    worst_rows, worst_rate = _rates(hit, worst, group, len(size))
+    best_rows, best_hits = _hits(hit, best, group, len(size))
+    worst_rows, worst_hits = _hits(hit, worst, group, len(size))
+    best_rate, worst_rate = best_hits / best_rows, worst_hits / worst_rows
     both = (best_rows > 0) & (worst_rows > 0)
     weight = size[both]
     large = best_rows >= best_rows_needed
     lowest = best_rate[large].min() if large.any() else best_rate.new_tensor(torch.nan)
+    compared = worst_rows[both].sum()
+    # A hit adds n_c over the worst rows of its context; a worst row anywhere, N over all of them.
+    lift = bounded_lift(
+        (weight * best_rate[both]).sum(),
+        (weight * worst_rate[both]).sum(),
+        worst_hits[both].sum(),
+        weight.sum() / compared,
+        least_worst_hits,
+    )
     return WithinContexts(
-        lift=(weight * best_rate[both]).sum() / (weight * worst_rate[both]).sum(),
+        lift=lift,
         best_lowest=lowest,
         contexts=both.sum(),
         rows=weight.sum(),
         best_lowest_rows=(best_rows * (large & (best_rate == lowest))).max()
         if large.any()
         else best_rows.new_tensor(0),
+        worst_hits=worst_hits[both].sum(),
+        worst_rows=compared,
     )
 
 
-def _rates(hit: Tensor, chosen: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Number of chosen rows of each group, and their mean hit; NaN where there are none."""
+def bounded_lift(
+    best_rate: Tensor, worst_rate: Tensor, worst_hits: Tensor, of_one_hit: Tensor, least: float
+) -> Tensor:
+    """A lift, with at least so many worst rows counted as hit; NaN where nothing is hit at all.
+
+    Args:
+        best_rate: hit rate on the best rows, scalar as all of them.
+        worst_rate: on the worst rows.
+        worst_hits: expected number of hits behind it.
+        of_one_hit: what one more hit adds to ``worst_rate``.
+        least: number of hits below which so many are counted.
+    """
+    lift = best_rate / worst_rate
+    if not worst_hits < least or lift.isnan():
+        return lift
+    return best_rate / torch.maximum(worst_rate, least * of_one_hit.to(worst_rate.dtype))
+
+
+def check_least(least_worst_hits: float) -> None:
+    """Raises ``ValueError`` for what is no number of hits."""
+    if not 0 <= least_worst_hits < math.inf:
+        raise ValueError(
+            f"least_worst_hits must be finite and at least 0, got {least_worst_hits}; 1 counts one "
+            "worst row as hit where none was"
+        )
+
+
+def _hits(hit: Tensor, chosen: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Number of chosen rows of each group, and how many of them are hit."""
     chosen = chosen.bool()
     rows = torch.bincount(group[chosen], minlength=groups)
-    hits = torch.bincount(group[chosen], weights=hit[chosen].double(), minlength=groups)
-    return rows, hits / rows
+    return rows, torch.bincount(group[chosen], weights=hit[chosen].double(), minlength=groups)

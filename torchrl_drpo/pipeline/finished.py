@@ -30,6 +30,7 @@ from torchrl_drpo.pipeline.scores import (
     held_out_metrics,
     policy_scores,
 )
+from torchrl_drpo.pipeline.validation.inner import CHOSEN_BY
 from torchrl_drpo.pipeline.validation.runs import InnerRuns
 from torchrl_drpo.references import is_reference
 
@@ -171,6 +172,8 @@ class TrainRuns:
         known += ["lift, GAUC and rows within contexts"] if data.context_sizes else []
         # Nor those that finished before there were values.
         known += ["off-policy value"] if has_value(data, config) else []
+        by_lift = self.inner is not None and self.inner.metric.startswith("lift")
+        known += [CHOSEN_BY] if by_lift else []
         return fingerprint(known)
 
 

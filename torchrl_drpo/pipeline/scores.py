@@ -131,6 +131,7 @@ def held_out_metrics(
     rows: HeldOut,
     bounds: QualityBounds | None = None,
     ks: Sequence[int] = (10, 50),
+    least_worst_hits: float = 0.0,
 ) -> dict[str, float]:
     """:func:`~torchrl_drpo.evaluation.ranking.ranking_metrics` of held-out rows.
 
@@ -139,6 +140,7 @@ def held_out_metrics(
         rows: their columns.
         bounds: of the quality; percentiles' by default.
         ks: list lengths.
+        least_worst_hits: so many worst rows at least count as hit in a lift.
 
     Returns:
         The metrics of all rows; and, where some rows are of items that training never showed, the
@@ -155,9 +157,11 @@ def held_out_metrics(
         best=bounds.best,
         worst=bounds.worst,
         good=bounds.good,
+        least_worst_hits=least_worst_hits,
     )
     if rows.warm is None or bool(rows.warm.all()) or not bool(rows.warm.any()):
         return found
     some = rows.warm.nonzero().squeeze(1)
-    warm = held_out_metrics(scores.take(some), replace(rows.take(some), warm=None), bounds, ks)
+    of_warm = scores.take(some), replace(rows.take(some), warm=None)
+    warm = held_out_metrics(*of_warm, bounds, ks, least_worst_hits)
     return found | {f"{name}_warm": value for name, value in warm.items()}

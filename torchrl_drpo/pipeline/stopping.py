@@ -63,11 +63,11 @@ class EarlyStopping:
     def look(self, step: int, values: Mapping[str, float], weights: Mapping[str, Tensor]) -> None:
         """Takes in what a look at step ``step`` found of a policy with these ``weights``.
 
-        What is not a number is never best.
+        What is not finite is never best: an infinite ratio says only that nothing stood below it.
         """
         found = Look(step, values[self.metric])
         self.looks.append(found)
-        if math.isnan(found.value) or (self.best and found.value <= self.best.value):
+        if not math.isfinite(found.value) or (self.best and found.value <= self.best.value):
             return
         self.best = found
         self._weights = {name: each.detach().clone() for name, each in weights.items()}
@@ -89,8 +89,9 @@ class EarlyStopping:
         """
         if self.best is None:
             raise NoBestStepError(
-                f"{self.metric} was not a number at any of {len(self.looks)} looks at the "
-                "validation rows, so no step is best; choose another --validation-metric"
+                f"{self.metric} was not a finite number at any of {len(self.looks)} looks at the "
+                "validation rows, so no step is best; choose another --validation-metric, or hold "
+                "out more validation rows"
             )
         for name, best in self._weights.items():
             weights[name].copy_(best)
@@ -129,12 +130,31 @@ def describe_stop(name: str, facts: Mapping[str, Any]) -> str:
         'drpo, seed 0: best after step 40 of 90 (lift@5 1.25); trained anew on all training rows.'
         >>> describe_stop("bc", facts | {"step": 90, "refit": False})
         'bc: best after step 90 of 90 (lift@5 1.25), the last: more --steps may be better; that ...'
+        >>> describe_stop("bc", facts | {"worst_hits": 0.0, "worst_rows": 37})
+        'bc: best after step 40 of 90 (lift@5 1.25); trained anew on all training rows. It hit ...'
     """
     value = facts["value"] if isinstance(facts["value"], str) else f"{facts['value']:.4g}"
     made = "trained anew on all training rows" if facts["refit"] else "that policy serves"
     last = facts["step"] == facts["trained"]
     more = ", the last: more --steps may be better" if last else ""
+    few = ""
+    if "worst_hits" in facts:
+        few = f" {say_few(facts['worst_hits'], facts['worst_rows'])}"
     return (
         f"{name}: best after step {facts['step']} of {facts['trained']} "
-        f"({facts['metric']} {value}){more}; {made}."
+        f"({facts['metric']} {value}){more}; {made}.{few}"
+    )
+
+
+def say_few(hits: float, rows: int) -> str:
+    """That a lift which chose something is over less than one hit of a worst row.
+
+    Example:
+        >>> say_few(0.0, 37)
+        'It hit 0 of the 37 worst validation rows, and its lift counts one: ...'
+    """
+    return (
+        f"It hit {hits:.2g} of the {rows:,} worst validation rows, and its lift counts one: these "
+        "rows are too few to tell its size. Hold out more of them (--validation-days, "
+        "--validation-share), or choose by another metric."
     )

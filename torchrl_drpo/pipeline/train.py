@@ -60,7 +60,8 @@ def command(config: TrainConfig) -> None:
     if data["dropped"]:
         left = data["rows_read"] - data["rows"] - data["duplicates"]
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in data["dropped"].items())
-        say(f"{left:,} faulty rows left out: {kinds}")
+        several = sum(data["dropped"].values()) > left
+        say(f"{left:,} faulty rows left out: {kinds}{'; some have several' if several else ''}")
     for line in (
         *results.parts.sentences,
         *results.parts.warnings,

@@ -48,7 +48,7 @@ def test_a_bad_value_is_named_or_dropped(frame, tmp_path, column, value, message
     assert "log.parquet" in str(caught.value)
     report = convert_log(tmp_path / "log.parquet", tmp_path / "out", SCHEMA, bad_rows="drop")
     kind = message.split("row 17: ")[1].split(":")[0].replace("\\", "")
-    assert report.dropped == {kind: 1}
+    assert report.dropped == {f"{kind} in {column}": 1}
     assert report.rows + report.duplicates == len(frame) - 1
 
 

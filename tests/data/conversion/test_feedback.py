@@ -84,7 +84,7 @@ def test_an_event_that_is_missing_is_a_fault(quality):
     with pytest.raises(LogError, match="row 4: missing text: type is null"):
         RecReplayBuffer.from_parquet(log, SCHEMA.replace(quality=quality))
     found = RecReplayBuffer.from_parquet(log, SCHEMA.replace(quality=quality), bad_rows="drop")
-    assert (len(found), found.report.dropped) == (4, {"missing text": 1})
+    assert (len(found), found.report.dropped) == (4, {"missing text in type": 1})
 
 
 def test_texts_within_other_kinds_of_quality():

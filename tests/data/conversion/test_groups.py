@@ -154,15 +154,16 @@ def test_a_missing_id_is_no_group(ids, role):
     with pytest.raises(LogError, match="row 1: missing id: s is null"):
         RecReplayBuffer.from_parquet(table(s=ids), schema)
     kept = RecReplayBuffer.from_parquet(table(s=ids), schema, bad_rows="drop")
-    assert (len(kept), kept.report.dropped) == (2, {"missing id": 2})
+    assert (len(kept), kept.report.dropped) == (2, {"missing id in s": 2})
     assert validate_log(table(s=ids), schema).fault("missing id").count == 2
 
 
 def test_names_that_are_probably_none_are_told():
     frame = pd.DataFrame({"u": ["ann", "NULL"], "i": ["a", "nan"], "t": [1, 2], "r": [1.0, 1.0]})
-    fault = validate_log(frame, SCHEMA).fault("ids that read as missing")
-    assert fault.count == 2
-    assert {"ids": "users", "value": "NULL"} in fault.examples
+    report, kind = validate_log(frame, SCHEMA), "ids that read as missing"
+    assert {fault.column for fault in report.faults if fault.kind == kind} == {"u", "i"}
+    assert report.fault(kind, "u").examples == [{"ids": "users", "value": "NULL"}]
+    assert report.fault(kind, "i").examples == [{"ids": "items", "value": "nan"}]
     lists = pd.DataFrame({"i": [5, 6], "r": [1.0, 0.0], "h": [[0, 6], [0, 0]]})
     schema = LogSchema(item="i", quality="r", history="h", duplicates="keep")
     assert (

@@ -95,7 +95,7 @@ def test_a_label_that_cannot_stay_what_it_is_is_a_fault(tmp_path, one, other, me
     kind = message.split(": ")[1]
     assert validate_log(tmp_path, SCHEMA).fault(kind).count == 1
     dropped = convert_log(tmp_path, tmp_path / "out", SCHEMA, bad_rows="drop")
-    assert dropped.dropped == {kind: 1}
+    assert dropped.dropped == {f"{kind} in x": 1}
 
 
 def logged(values, logarithms=False):

@@ -127,7 +127,7 @@ def test_an_empty_id_is_a_missing_id_in_every_format(empty, column):
     table = pa.table({**ROWS, "s": [1, 2, 3], column: empty})
     schema = SCHEMA.replace(session="s")
     log = RecReplayBuffer.from_parquet(table, schema, bad_rows="drop")
-    assert (len(log), log.report.dropped) == (1, {"missing id": 2})
+    assert (len(log), log.report.dropped) == (1, {f"missing id in {column}": 2})
     assert validate_log(table, schema).fault("missing id").count == 2
 
 
@@ -242,7 +242,7 @@ def test_times_that_no_integer_holds_are_missing():
     for times in ([1e300, 1.0, 2.0], [np.inf, 1.0, 2.0], [np.nan, 1.0, 2.0]):
         table = pa.table({**ROWS, "t": times})
         log = RecReplayBuffer.from_parquet(table, SCHEMA, bad_rows="drop")
-        assert log.report.dropped == {"missing time": 1}
+        assert log.report.dropped == {"missing time in t": 1}
 
 
 GAPS = [1.0, None, 2.0]
@@ -263,7 +263,7 @@ def test_integers_with_gaps_are_integers_and_the_gaps_are_counted(tmp_path, ids,
     """As pandas writes them: in Parquet as floats, in CSV as 1.0, 2.0."""
     log = save(tmp_path / f"log{suffix}", **{column: ids})
     found = RecReplayBuffer.from_parquet(log, SCHEMA, bad_rows="drop")
-    assert found.report.dropped == {"missing id": 1}
+    assert found.report.dropped == {f"missing id in {column}": 1}
     names = found.users if column == "u" else found.items
     assert names.decode(range(2)) == [1, 2]
     assert validate_log(log, SCHEMA).fault("missing id").count == 1

@@ -145,7 +145,7 @@ def test_leading_zeros_stay_and_a_missing_name_is_missing(tmp_path):
     with pytest.raises(LogError, match="row 3: missing id: u is null"):
         RecReplayBuffer.from_parquet(tmp_path / "a.csv", SCHEMA)
     log = RecReplayBuffer.from_parquet(tmp_path / "a.csv", SCHEMA, bad_rows="drop")
-    assert log.report.dropped == {"missing id": 1}
+    assert log.report.dropped == {"missing id in u": 1}
     assert log.users.decode(range(3)) == ["007", "08", "7"]
     assert log.items.decode(log[:]["action"]) == ["0439893577", "0001", "0439893577"]
 

@@ -160,7 +160,7 @@ def test_json_lines_have_one_type_over_all_of_them(tmp_path, monkeypatch, block)
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, named)))
     log = RecReplayBuffer.from_parquet(tmp_path / "a.jsonl", SCHEMA, bad_rows="drop")
     assert log.items.decode(range(2)) == ["007", "2024-05-01"]
-    assert log.report.dropped == {"missing id": 1}
+    assert log.report.dropped == {"missing id in i": 1}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import mannwhitneyu, spearmanr
 
 from torchrl_drpo.data import (
+    InitialHistory,
     ItemTable,
     LogSchema,
     Percentile,
@@ -33,7 +34,7 @@ def clean(frame) -> pd.DataFrame:
 
 
 def kinds(report):
-    return {fault.kind: fault.count for fault in report.faults}
+    return {fault.name: fault.count for fault in report.faults}
 
 
 def test_a_clean_log_has_no_faults(clean, tmp_path):
@@ -57,8 +58,8 @@ def test_every_fault_is_counted_with_places(clean, tmp_path):
     report = validate_log(folder, SCHEMA)
     assert not report.ok
     assert kinds(report) == {
-        "propensity outside (0, 1]": 2, "reward is not finite": 3, "negative item id": 1,
-        "duplicate rows": 3, "out of time order": late_rows(bad),
+        "propensity outside (0, 1] in propensity": 2, "reward is not finite in click": 3,
+        "negative item id in item": 1, "duplicate rows": 3, "out of time order": late_rows(bad),
     }  # fmt: skip
     places = report.fault("propensity outside (0, 1]").examples
     assert [(p["row"], p["value"]) for p in places] == [(3, "0.0"), (9, "1.01")]
@@ -73,7 +74,8 @@ def test_every_fault_is_counted_with_places(clean, tmp_path):
     assert droppable == [True] * 3 + [False] * 2
     data = json.loads(report.to_json())
     assert data["ok"] is False
-    assert {f["kind"]: f["count"] for f in data["faults"]} == kinds(report)
+    told = {(f["kind"], f["column"]): f["count"] for f in data["faults"]}
+    assert told == {(f.kind, f.column): f.count for f in report.faults}
     assert "row 3" in str(report)
 
 
@@ -94,13 +96,73 @@ def test_what_a_conversion_drops_is_what_validation_counts(clean, tmp_path):
     bad.loc[[20, 21], "mood"] = [np.inf, -1e39]
     bad["age"] = bad["age"].astype("Int64").mask(bad.index.isin([21, 22]))
     schema = SCHEMA.replace(features=("mood", "age"))
-    expected = {"propensity outside (0, 1]": 5, "feature is not finite": 3}  # row 21 but once
+    expected = {
+        "propensity outside (0, 1] in propensity": 5,
+        "feature is not finite in mood": 2,
+        "feature is not finite in age": 2,
+    }
     report = validate_log(bad, schema)
     assert kinds(report) == expected
-    assert [(e["row"], e["value"]) for e in report.fault("feature is not finite").examples] == [
-        (20, "mood is inf"), (21, "mood is -1e+39"), (22, "age is nan"),
-    ]  # fmt: skip
-    assert convert_log(bad, tmp_path, schema, bad_rows="drop").dropped == expected
+    for column, shown in {
+        "mood": [(20, "mood is inf"), (21, "mood is -1e+39")],
+        "age": [(21, "age is nan"), (22, "age is nan")],
+    }.items():
+        examples = report.fault("feature is not finite", column).examples
+        assert [(example["row"], example["value"]) for example in examples] == shown
+    found = convert_log(bad, tmp_path, schema, bad_rows="drop")
+    assert found.dropped == expected
+    assert found.rows == len(bad) - 8  # row 21 is left out but once
+
+
+def test_rows_without_ids_are_told_apart_by_their_columns(clean, tmp_path):
+    bad = clean.rename(columns={"user": "who is it", "item": "SKU"})
+    names, lacking = ["who is it", "SKU"], {"who is it": [2, 5, 7, 8], "SKU": [5, 8, 30]}
+    for name, rows in lacking.items():
+        bad[name] = bad[name].astype("Int64").mask(bad.index.isin(rows))
+    # A column of two roles, one of them twice, is one column: a row counts once.
+    schema = SCHEMA.replace(user=names[0], item=names[1], context=("tab", names[0]))
+    expected = {"missing id in SKU": 3, "missing id in who is it": 4}
+    report = validate_log(bad, schema, max_examples=9)
+    assert kinds(report) == expected
+    assert {f.column: [e["row"] for e in f.examples] for f in report.faults} == lacking
+    assert {(f["kind"], f["column"]) for f in json.loads(report.to_json())["faults"]} == {
+        ("missing id", name) for name in names
+    }
+    assert "error: missing id in who is it: 4; every row needs one" in str(report)
+    found = convert_log(bad, tmp_path, schema, bad_rows="drop")
+    assert found.dropped == expected
+    assert found.rows_read - found.rows - found.duplicates == 5  # of seven: two lack both
+
+
+def test_labels_and_columns_of_a_formula_are_told_apart(clean, tmp_path):
+    bad = clean.astype({"click": float}).assign(liked=1.0, shared=1.0)
+    bad.loc[[1, 2], "liked"] = np.nan
+    bad.loc[[2, 3, 4], "shared"] = np.nan
+    bad.loc[[4, 6], "click"] = np.inf
+    # The quality and what enters histories both read "click".
+    schema = SCHEMA.replace(
+        labels=("liked", "shared"), quality="click + liked", history_rows="click > 0"
+    )
+    expected = {
+        "missing label in liked": 2, "missing label in shared": 3,
+        "reward is not finite in click": 2, "reward is not finite in liked": 2,
+    }  # fmt: skip
+    assert kinds(validate_log(bad, schema)) == expected
+    found = convert_log(bad, tmp_path, schema, bad_rows="drop")
+    assert found.dropped == expected
+    assert found.rows == len(bad) - 5
+
+
+def test_tables_that_are_not_there_are_all_named(clean, tmp_path):
+    clean.to_parquet(tmp_path / "log.parquet")
+    tables = {
+        "items": ItemTable("things.parquet", "id", required=False),
+        "initial_history": InitialHistory("before.parquet", "id", "items", required=False),
+    }
+    report = validate_log(tmp_path / "log.parquet", SCHEMA.replace(**tables))
+    assert kinds(report) == {"missing table": 2}
+    assert "things.parquet" in report.faults[0].advice
+    assert "before.parquet" in report.faults[0].advice
 
 
 def test_a_log_that_cannot_be_read_is_one_fault(clean, tmp_path):
@@ -141,8 +203,8 @@ def test_durations_positions_and_strange_items(clean, tmp_path):
         items=ItemTable("items.parquet", "id"), position="position",
     )  # fmt: skip
     assert kinds(validate_log(tmp_path / "log.parquet", schema)) == {
-        "duration not positive": 2,
-        "negative position": 1,
+        "duration not positive in duration": 2,
+        "negative position in position": 1,
         "items not in the item table": int((bad["item"] == bad["item"][0]).sum()),
     }
 

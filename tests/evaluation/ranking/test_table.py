@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torchrl_drpo.evaluation.ranking import (
+    CatalogueScores,
     ranking_metrics,
     scores_from_logits,
     static_scores,
@@ -49,6 +54,35 @@ def test_what_the_rows_cannot_answer_is_nan() -> None:
     assert all(math.isnan(got[name]) for name in ("hr@3_best", "hr@3_worst", "gauc_quality"))
 
 
+@given(st.integers(0, 2**31 - 1), st.integers(1, 40), st.integers(1, 3))
+@settings(max_examples=80, deadline=None)
+def test_a_lift_over_less_than_one_worst_hit_is_what_one_hit_makes_it(seed, rows, k) -> None:
+    rng = np.random.default_rng(seed)
+    quality = rng.choice([0.0, 0.5, 1.0], rows)
+    better, tied = rng.integers(0, 6, rows), rng.choice([1, 1, 1, 4], rows)
+    scores = CatalogueScores(torch.zeros(rows), torch.tensor(better), torch.tensor(tied))
+    given_rows = (scores, torch.tensor(quality), torch.arange(rows))
+    plain = ranking_metrics(*given_rows, ks=(k,))
+    bounded = ranking_metrics(*given_rows, ks=(k,), least_worst_hits=1)
+    # A row's place is drawn among those that tie with it.
+    places = zip(better.tolist(), tied.tolist(), strict=True)
+    chance = [Fraction(min(max(k - above, 0), like), like) for above, like in places]
+    best, worst = ([c for c, q in zip(chance, quality, strict=True) if q == w] for w in (1.0, 0.0))
+    hits = sum(worst, Fraction(0))
+    assert bounded.pop(f"lift@{k}_worst_hits") == pytest.approx(float(hits))
+    assert bounded.pop(f"lift@{k}_worst_rows") == len(worst)
+    lift = bounded[f"lift@{k}"]
+    if not best or not worst or not (hits or sum(best)):
+        assert math.isnan(lift)
+    elif hits >= 1:
+        assert lift == plain[f"lift@{k}"]  # to the bit
+    else:
+        expected = sum(best) / len(best) / (Fraction(1) / len(worst))
+        assert lift == pytest.approx(float(expected))
+    bounded[f"lift@{k}"] = plain[f"lift@{k}"]
+    np.testing.assert_equal(bounded, plain)
+
+
 def test_ranking_metrics_check_their_input() -> None:
     scores = static_scores(torch.zeros(9), torch.tensor([1, 2]))
     user = torch.tensor([0, 1])
@@ -58,5 +92,8 @@ def test_ranking_metrics_check_their_input() -> None:
         ranking_metrics(scores, torch.tensor([0.1, math.nan]), user)
     with pytest.raises(ValueError, match="worst must lie below best"):
         ranking_metrics(scores, torch.rand(2), user, best=0.2, worst=0.3)
+    for least in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="least_worst_hits must be finite and at least 0"):
+            ranking_metrics(scores, torch.rand(2), user, least_worst_hits=least)
     with pytest.raises(ValueError, match="one shape"):
         top_k_quality(scores, torch.rand(3), 10)

@@ -17,7 +17,13 @@ from torchrl_drpo.cli.commands import COMMANDS
 from torchrl_drpo.cli.main import _load
 from torchrl_drpo.cli.options import parse
 from torchrl_drpo.pipeline.page import command
-from torchrl_drpo.pipeline.page.advice import best_policies, hints, still_falls
+from torchrl_drpo.pipeline.page.advice import (
+    best_policies,
+    commands,
+    hints,
+    hits_and_lift,
+    still_falls,
+)
 from torchrl_drpo.pipeline.page.folder import read_run
 
 SECTIONS = [
@@ -110,7 +116,20 @@ def test_a_log_without_users_and_a_lift_without_end(folder: Path) -> None:
     change(folder, data=data["data"], summary=data["summary"])
     page = drawn(folder)
     assert "Without a finite lift, and not drawn: drpo." in page.text
+    assert "Left out, their lift being infinite: drpo." in page.text
     assert best_policies(read_run(folder)) == ["bc"]
+    compared = drawn(folder, make_run(folder.parent / "other"))
+    assert f"Without a finite lift, and not drawn: drpo ({folder.name})." in compared.text
+
+
+def test_where_no_lift_is_finite_the_commands_go_by_hits(folder: Path) -> None:
+    summary = json.loads((folder / "results.json").read_text())["summary"]
+    for values in summary.values():
+        values["lift@5"] = {"mean": "inf", "half_width": None, "runs": 2}
+    change(folder, summary=summary)
+    run = read_run(folder)
+    assert best_policies(run) == []
+    assert [name for name, _ in commands(run)] == ["drpo", "bc"]
 
 
 # -- what to do next --------------------------------------------------------------------------
@@ -130,6 +149,29 @@ def test_the_commands_are_ones_that_the_command_line_reads(folder: Path) -> None
         config = parse(_load(COMMANDS[name].config), options, prog=name)
         assert config.checkpoint == folder / "drpo"
     assert "my logs/log.parquet" in lines[1]
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_an_infinite_lift_is_told_with_its_counts(folder: Path, within: bool) -> None:
+    """Of the first objective too, which says what policies are compared in."""
+    data = json.loads((folder / "results.json").read_text())
+    names = ["lift@5", "lift@5_within"][: 1 + within]
+    for method in ("random", "bc", "drpo"):
+        for name in names:
+            data["summary"][method][name] = {**data["summary"][method]["lift@5"]}
+            for seed in data["runs"][method]:
+                seed[name] = seed["lift@5"]
+    for name in names:
+        data["summary"]["bc"][name] = {"mean": "inf", "half_width": None, "runs": 2}
+        data["runs"]["bc"][1][name] = "inf"
+    change(folder, summary=data["summary"], runs=data["runs"])
+    run = read_run(folder)
+    assert hits_and_lift(run)[1] == names[-1]
+    assert best_policies(run) == ["drpo"]
+    (said,) = [hint for hint in hints(run) if "infinite" in hint]
+    assert "390 poor held-out rows" in said
+    assert "of bc (in 1 of 2 seeds)" in said
+    assert "Left out, their lift being infinite: bc." in drawn(folder).text
 
 
 def test_hints_follow_from_the_numbers(folder: Path) -> None:

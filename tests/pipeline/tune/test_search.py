@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from torchrl_drpo.pipeline.config.space import Dimension
-from torchrl_drpo.pipeline.tune.search import Trial, frontier, search
+from torchrl_drpo.pipeline.tune.search import Carried, Trial, frontier, search
 
 pytest.importorskip("optuna")
 SPACE = [
@@ -18,12 +18,13 @@ SPACE = [
 ]
 
 
-def near(values: dict[str, Any]) -> tuple[tuple[float, ...], int]:
-    return (-((values["x"] - 1) ** 2) - (values["n"] - 2) ** 2,), 7
+def near(values: dict[str, Any]) -> Carried:
+    return Carried((-((values["x"] - 1) ** 2) - (values["n"] - 2) ** 2,), 7)
 
 
-def far(values: dict[str, Any]) -> tuple[tuple[float, ...], int]:
-    return (values["x"], -(values["x"] ** 2)), 7
+def far(values: dict[str, Any]) -> Carried:
+    few = (0.25, 9) if values["x"] > 0 else None
+    return Carried((values["x"], -(values["x"] ** 2)), 7, few)
 
 
 def searched(journal: Path, carry: Any = near, trials: int = 12, **changes: Any) -> list[Trial]:
@@ -62,7 +63,7 @@ def test_it_finds_what_is_there(tmp_path: Path) -> None:
 
 def test_a_trial_without_numbers_counts_and_is_not_best(tmp_path: Path) -> None:
     def half(values: dict[str, Any]) -> Any:
-        return near(values) if values["x"] > 0 else ((), 9)
+        return near(values) if values["x"] > 0 else Carried((), 9)
 
     found = searched(tmp_path / "a", half)
     assert len(found) == 12

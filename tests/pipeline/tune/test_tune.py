@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -94,6 +95,31 @@ def test_a_killed_search_goes_on_within_its_trial(log: Path, tmp_path: Path) -> 
     assert "| trial | drpo.kappa | learning_rate | steps |" in (
         (tmp_path / "whole" / "table.md").read_text()
     )
+
+
+def test_an_infinite_lift_is_no_choice(log: Path, tmp_path: Path) -> None:
+    """On few validation rows a list of one may hit no poor row: that says nothing of the trial."""
+    pytest.importorskip("optuna")
+    metrics = ("hr@1_best", "lift@1")
+    plan = settings(log, tmp_path / "tune", ks=(1,), metrics=metrics, keep=0.1, seeds=2)
+    plan = replace(plan, stopping=replace(plan.stopping, validation_rows=60))
+    found = run_tune(plan)
+    values = [value for trial in found.trials for value in trial.metrics]
+    assert values
+    assert all(map(math.isfinite, values))
+    assert found.choice.few is not None
+    hits, rows = found.choice.few
+    assert hits < 1 <= rows
+    assert max(values) <= rows  # as if all best rows were hit, and one of the worst
+    data = read(plan.output, "tune.json")
+    chosen = data["trials"][data["choice"]]
+    assert (chosen["worst_hits"], chosen["worst_rows"]) == (hits, rows)
+    assert data["warning"] == found.warning
+    said = f"Trial {data['choice']}: It hit {hits:.2g} of the {rows:,} worst validation rows"
+    assert said in found.warning
+    assert said in (plan.output / "table.md").read_text()
+    assert "inf" not in found.table().to_markdown()
+    assert run_tune(plan).trials == found.trials  # read from the journal
 
 
 def test_another_objective_and_other_code_are_other_searches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from torchrl_drpo.pipeline.artifacts.checkpoint import PolicyCheckpoint
 from torchrl_drpo.pipeline.config.stopping import StoppingConfig
 from torchrl_drpo.pipeline.config.train import TrainConfig
 from torchrl_drpo.pipeline.results import TrainResults
+from torchrl_drpo.pipeline.stopping import EarlyStopping, Look
 from torchrl_drpo.pipeline.train import run_train
+from torchrl_drpo.pipeline.validation.inner import Judge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 METRIC = "ndcg@5_best"
@@ -167,6 +170,7 @@ def test_rows_in_no_order_are_drawn_and_few_of_them_looked_at(log: Path, tmp_pat
         ({"validation_days": 0}, "validation_days must be at least 1"),
         ({"validation_metric": "lift@7"}, r"no metric 'lift@7' \(did you mean 'lift@5'"),
         ({"validation_metric": "hr@5_worst"}, "choose hr@5_best or a lift"),
+        ({"validation_metric": "lift@5_worst_hits"}, "no metric 'lift@5_worst_hits'"),
         ({"validation_days": 30}, "hold out fewer"),
         ({"validation_days": None, "validation_share": 0.1}, "give validation_days"),
     ],
@@ -198,6 +202,58 @@ def test_from_the_command_line(log: Path, tmp_path: Path, capsys) -> None:
     assert cli.main(["train", *again, "--output", str(tmp_path / "b")]) == 0
     one, two = (json.loads((tmp_path / each / "results.json").read_text()) for each in "ab")
     assert one == two
+
+
+@pytest.mark.parametrize("metric", ["lift@1", "lift@1_within"])
+def test_a_lift_over_no_worst_hit_does_not_win_for_want_of_rows(
+    log: Path, tmp_path: Path, metric: str
+) -> None:
+    """Of 60 validation rows a list of one hits few or none that are poor."""
+    stopping = replace(EARLY, validation_metric=metric, validation_rows=60, patience=9)
+    plan = settings(log, tmp_path / "run", stopping, objectives=("drpo",), steps=60, ks=(1,))
+    told: dict[str, list[dict[str, float]]] = {}
+    plain = Judge.__call__
+
+    def watched(judge: Judge, actor: object) -> dict[str, float]:
+        found = plain(judge, actor)
+        told.setdefault("looks", []).append(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Judge, "__call__", watched)
+        found = run_train(plan)
+    (facts,) = found.stops["drpo"]
+    hits = [look[f"{metric}_worst_hits"] for look in told["looks"]]
+    rows = told["looks"][0][f"{metric}_worst_rows"]
+    assert min(hits) == 0 < rows  # such a lift was infinite
+    values = [value for _, value in facts["curve"]]
+    assert all(value is None or math.isfinite(value) for value in values)
+    best = int(np.argmax([-1 if value is None else value for value in values]))
+    assert (facts["step"], facts["value"]) == (10 * (best + 1), values[best])
+    if metric == "lift@1":
+        for value, look, few in zip(values, told["looks"], hits, strict=True):
+            expected = look["hr@1_best"] / (max(few, 1.0) / rows)
+            assert value == pytest.approx(expected) or (value is None and expected == 0)
+    assert hits[best] == 0
+    assert (facts["worst_hits"], facts["worst_rows"]) == (0, rows)
+    (line,) = found.stop_sentences
+    assert f"It hit 0 of the {int(rows)} worst validation rows" in line
+    assert "Hold out more of them (--validation-days" in line
+    written = json.loads((plan.output / "results.json").read_text())
+    assert written["early_stopping"]["drpo"] == [facts]
+    assert "Infinity" not in (plan.output / "results.json").read_text()
+
+
+def test_an_infinite_value_is_never_best() -> None:
+    weights = {"w": torch.zeros(1)}
+    stopping = EarlyStopping("ratio", patience=3)
+    for step, value in enumerate((math.inf, 1.5, math.inf, math.nan)):
+        stopping.look(step, {"ratio": value}, weights)
+    assert (stopping.best, stopping.done) == (Look(1, 1.5), False)
+    stopping = EarlyStopping("ratio", patience=3)
+    stopping.look(0, {"ratio": math.inf}, weights)
+    with pytest.raises(ValueError, match=r"not a finite number at any of 1 looks .* hold out more"):
+        stopping.restore(weights)
 
 
 DIVERGES = """
@@ -239,6 +295,12 @@ def test_a_metric_that_can_be_no_number_is_refused_before_anything_is_trained(tm
     frame.loc[late & (frame.time < (DAYS - 3) * 86_400), "play"] = 0.0
     frame.to_parquet(tmp_path / "log.parquet")
     (tmp_path / "schema.json").write_text(SCHEMA.to_json())
-    with pytest.raises(ValueError, match=rf"{METRIC} is no number on these \d+ validation rows"):
-        run_train(settings(tmp_path, tmp_path / "run"))
+    for metric in (METRIC, "lift@5", "lift@5_within"):
+        plan = settings(
+            tmp_path, tmp_path / "run", stopping=replace(EARLY, validation_metric=metric)
+        )
+        with pytest.raises(
+            ValueError, match=rf"{metric} is no number on these \d+ validation rows"
+        ):
+            run_train(plan)
     assert not list((tmp_path / "run").glob("runs/*"))

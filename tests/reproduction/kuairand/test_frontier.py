@@ -39,3 +39,10 @@ def test_what_another_method_also_reaches_is_no_contribution() -> None:
 
 def test_best_within_finds_nothing_where_nothing_keeps_the_share() -> None:
     assert best_within({1.0: (2.0, 0.1)}, least=0.2) is None
+
+
+def test_an_infinite_lift_neither_wins_nor_adds() -> None:
+    assert best_within({1.0: (math.inf, 0.3), 2.0: (1.5, 0.3)}, least=0.2) == 2.0
+    assert best_within({1.0: (math.inf, 0.3)}, least=0.2) is None
+    points = [(0.3, 2.0), (0.5, 1.5)]
+    assert dominated_area([*points, (0.4, math.inf)], (0, 0)) == dominated_area(points, (0, 0))

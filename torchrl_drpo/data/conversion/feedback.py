@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Show = Callable[[int], str]
-Fault = Callable[[str, np.ndarray, Show, str], None]
+#: Takes in the rows with a fault: its kind, the column whose values are wrong (``None`` where it is
+#: none alone), which rows, how to show one of them, and what to do.
+Fault = Callable[[str, str | None, np.ndarray, Show, str], None]
 
 
 class Texts:
@@ -49,11 +51,11 @@ def feedback(table: pa.RecordBatch, quality: Quality, fault: Fault) -> dict[str,
         if name in quality.texts:
             values[name], missing = _texts(table.column(name))
             shown, advice = f"{name} is null", "a formula compares it with a text; fill it"
-            fault("missing text", missing, lambda _, shown=shown: shown, advice)
+            fault("missing text", name, missing, lambda _, shown=shown: shown, advice)
             continue
         value = values[name] = to_float(table.column(name))
         fault(
-            "reward is not finite", ~np.isfinite(value),
+            "reward is not finite", name, ~np.isfinite(value),
             lambda row, n=name, v=value: f"{n} is {v[row]}", "rewards need finite columns",
         )  # fmt: skip
     return values
@@ -68,7 +70,7 @@ def entering(
         return value > 0
     found = np.broadcast_to(Formula(rows.formula)(feedback(table, rows, fault)), len(value))
     shown = lambda row: f"{rows.formula} gives {found[row]}"  # noqa: E731
-    fault("history_rows is not a number", np.isnan(found), shown, "guard the formula")
+    fault("history_rows is not a number", None, np.isnan(found), shown, "guard the formula")
     return found > 0
 
 
@@ -78,9 +80,9 @@ def event_values(column: pa.Array, quality: EventValues, fault: Fault) -> np.nda
     name, other = quality.column, np.nan if quality.other is None else quality.other
     worth = np.array([quality.values.get(word, other) for word in texts.words], dtype=np.float64)
     value = worth[texts.codes]
-    fault("missing text", missing, lambda _: f"{name} is null", "every row needs its event")
+    fault("missing text", name, missing, lambda _: f"{name} is null", "every row needs its event")
     fault(
-        "event without a value", np.isnan(value) & ~missing,
+        "event without a value", name, np.isnan(value) & ~missing,
         lambda row: f"{name} is {texts.words[texts.codes[row]]!r}",
         f"the schema's values name {sorted(quality.values)}; name it too (0 where it is worth "
         "nothing), or say what `other` events are worth",

@@ -18,6 +18,7 @@ from ..sources import Batch, LogError, LogSource
 from ..sources.arrow import item_lists, string_codes, to_float, to_int, to_time
 from ..sources.hashing import hash_column, row_hashes
 from ..sources.kinds import column_kind
+from ..store.report import fault_name
 from .days import row_days
 from .feedback import Fault, Show, entering, event_values, feedback
 from .labels import label_dtype, label_values
@@ -39,9 +40,11 @@ class Encoder:
         catalogues: numbers of ids, by the names of :func:`id_columns`.
         drop_bad_rows: count and leave out rows with a fault, instead of raising.
         split: says whether rows are drawn.
-        observer: told of every fault first, as ``observer(batch, kind, bad rows, show, advice)``.
+        observer: told of every fault first, as ``observer(batch, kind, column, bad rows, show,
+            advice)``.
 
     Attributes:
+        faults: rows with each fault, by its name; a row with several counts in each.
         kept: which rows of the last batch became records, int64.
     """
 
@@ -50,7 +53,7 @@ class Encoder:
     catalogues: dict[str, Catalogue]
     drop_bad_rows: bool = False
     faults: dict[str, int] = field(default_factory=dict)
-    observer: Callable[[Batch, str, np.ndarray, Show, str], None] | None = None
+    observer: Callable[[Batch, str, str | None, np.ndarray, Show, str], None] | None = None
     split: Split = NO_SPLIT
 
     def __post_init__(self) -> None:
@@ -140,11 +143,18 @@ class Encoder:
         return records["hash"] if self.hashed else self.row_hashes(table)
 
     def _fault_recorder(self, batch: Batch, keep: np.ndarray) -> Fault:
-        def record(kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
+        told: dict[str, np.ndarray] = {}  # by a fault's name, the rows it was told of
+
+        def record(kind: str, column: str | None, bad: np.ndarray, show: Show, advice: str) -> None:
+            name = fault_name(kind, column)
+            earlier = told.get(name)
+            if earlier is not None:  # the column has two roles; a row with the fault counts once
+                bad = bad & ~earlier
             if not bad.any():
                 return
+            told[name] = bad if earlier is None else bad | earlier
             if self.observer is not None:
-                self.observer(batch, kind, bad, show, advice)
+                self.observer(batch, kind, column, bad, show, advice)
             row = int(np.flatnonzero(bad)[0])
             if not self.drop_bad_rows:
                 raise LogError(
@@ -152,7 +162,7 @@ class Encoder:
                     f"({int(bad.sum())} such rows in this batch; to leave them out: --bad-rows "
                     "drop, in Python bad_rows='drop')"
                 )
-            self.faults[kind] = self.faults.get(kind, 0) + int((bad & keep).sum())
+            self.faults[name] = self.faults.get(name, 0) + int(bad.sum())
             keep[bad] = False
 
         return record
@@ -171,13 +181,16 @@ class Encoder:
         if schema.terminal:
             out.append(("terminal", _whole(schema.terminal, table, fault) != 0))
         if schema.propensity:
-            value, log_value = self._propensity(to_float(table.column(schema.propensity)), fault)
+            value, log_value = self._propensity(schema.propensity, table, fault)
             out += [("propensity", value), ("log_propensity", log_value)]
         out += [(f"label.{name}", self._label(name, table, fault)) for name in schema.labels]
         return out
 
-    def _propensity(self, value: np.ndarray, fault: Fault) -> tuple[np.ndarray, np.ndarray]:
+    def _propensity(
+        self, column: str, table: pa.RecordBatch, fault: Fault
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and their logarithms; the latter as logged, where logarithms were."""
+        value = to_float(table.column(column))
         advice = "expected a probability in (0, 1]"
         if self.schema.log_propensity:
             bad = ~((value <= 0) & np.isfinite(value))
@@ -188,15 +201,15 @@ class Encoder:
             bad = ~((value > 0) & (value <= 1))
             probability = np.where(bad, 1.0, value)
             logarithm = np.log(probability)
-        fault("propensity outside (0, 1]", bad, lambda row: str(value[row]), advice)
+        fault("propensity outside (0, 1]", column, bad, lambda row: str(value[row]), advice)
         return probability, logarithm
 
     def _label(self, name: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
         values, missing, altered = label_values(table.column(name), self.dtype[f"label.{name}"])
-        fault("missing label", missing, lambda _: name, "fill it, or drop the label")
+        fault("missing label", name, missing, lambda _: name, "fill it, or drop the label")
         shown = lambda row: f"{name} {table.column(name)[row]}"  # noqa: E731
         advice = f"the files' types meet in {values.dtype}, which cannot hold it; write one type"
-        fault("label would change", altered, shown, advice)
+        fault("label would change", name, altered, shown, advice)
         return values
 
     def _ids(self, name: str, column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
@@ -209,10 +222,11 @@ class Encoder:
             number = self.catalogues[name].encode_flat(raw, "missing")
             bad = (raw < 0) & ~null & (name == "items")
             advice = "item ids are 0 or above; map a marker such as -1 to a real id, or drop it"
-            fault("negative item id", bad, lambda row: str(raw[row]), advice)
-        fault("missing id", null, lambda _: f"{column} is null", "every row needs one")
+            fault("negative item id", column, bad, lambda row: str(raw[row]), advice)
+        fault("missing id", column, null, lambda _: f"{column} is null", "every row needs one")
         unknown = (number < 0) & ~null
-        fault("unknown id", unknown, lambda row: f"{column} {data[row]}", "not in the catalogue")
+        shown = lambda row: f"{column} {data[row]}"  # noqa: E731
+        fault("unknown id", column, unknown, shown, "not in the catalogue")
         return np.maximum(number, 0)
 
     def _times(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
@@ -220,7 +234,8 @@ class Encoder:
         if schema.time:
             unit = TIME_UNITS[schema.time_unit]
             value, null = to_time(table.column(schema.time), self.per_second, unit)
-            fault("missing time", null, lambda _: f"{schema.time} is null", "every row needs one")
+            shown = lambda _: f"{schema.time} is null"  # noqa: E731
+            fault("missing time", schema.time, null, shown, "every row needs one")
             records["time"] = value
         if schema.time or schema.date:
             day = row_days(table, schema, self.per_second)
@@ -228,7 +243,7 @@ class Encoder:
         if schema.date:
             column = table.column(schema.date)
             shown = lambda row: f"{schema.date} {column[row]}"  # noqa: E731
-            fault("no date", day == NO_DAY, shown, "expected YYYYMMDD or YYYY-MM-DD")
+            fault("no date", schema.date, day == NO_DAY, shown, "expected YYYYMMDD or YYYY-MM-DD")
 
     def _quality(self, table: pa.RecordBatch, records: np.ndarray, fault: Fault) -> None:
         quality = self.schema.quality
@@ -242,7 +257,7 @@ class Encoder:
         numbers = [v for v in values.values() if isinstance(v, np.ndarray)]
         known = np.all([np.isfinite(v) for v in numbers], axis=0) if numbers else True
         fault(
-            "reward is not finite", ~np.isfinite(value) & known,
+            "reward is not finite", None, ~np.isfinite(value) & known,
             lambda row: f"{text} gives {value[row]}",
             "guard the formula, as in log(max(x, 1))",
         )  # fmt: skip
@@ -252,7 +267,7 @@ class Encoder:
                 if key == DURATION_BUCKET:
                     duration = np.broadcast_to(Formula(quality.duration)(values), value.shape)
                     fault(
-                        "duration is not finite", ~np.isfinite(duration),
+                        "duration is not finite", None, ~np.isfinite(duration),
                         lambda row, d=duration: str(d[row]), "guard the formula",
                     )  # fmt: skip
                     number = duration_bucket(
@@ -281,18 +296,15 @@ def known_numbers(ids: pa.Array, catalogue: Catalogue) -> np.ndarray:
 
 
 def _features(names: tuple[str, ...], table: pa.RecordBatch, fault: Fault) -> np.ndarray:
-    """float32 ``[N, F]``; a row with several bad numbers is one fault."""
+    """float32 ``[N, F]``; zero where a number is a fault."""
     value = np.stack([to_float(table.column(name)) for name in names], axis=1)
     with np.errstate(over="ignore"):
         features = value.astype(np.float32)
     bad = ~np.isfinite(features)
-
-    def shown(row: int) -> str:
-        place = int(bad[row].argmax())
-        return f"{names[place]} is {value[row, place]}"
-
     advice = "fill it, clip it to what float32 holds, or leave the feature out"
-    fault("feature is not finite", bad.any(axis=1), shown, advice)
+    for name, wrong, its in zip(names, bad.T, value.T, strict=True):
+        shown = lambda row, name=name, its=its: f"{name} is {its[row]}"  # noqa: E731
+        fault("feature is not finite", name, wrong, shown, advice)
     return np.where(bad, np.float32(0), features)
 
 
@@ -300,15 +312,15 @@ def _group(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
     """uint64 ``[N]``, equal for rows of one session or slate; a missing id is no group."""
     values = table.column(column)
     missing = np.asarray(values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
-    fault("missing id", missing, lambda _: f"{column} is null", "every row needs one")
+    fault("missing id", column, missing, lambda _: f"{column} is null", "every row needs one")
     return hash_column(values)
 
 
 def _whole(column: str, table: pa.RecordBatch, fault: Fault) -> np.ndarray:
     value = to_float(table.column(column))
     missing = np.isnan(value)
-    fault("missing value", missing, lambda _: f"{column} is null", "every row needs one")
+    fault("missing value", column, missing, lambda _: f"{column} is null", "every row needs one")
     broken = ~missing & (np.floor(value) != value)
     shown = lambda row: f"{column} is {value[row]}"  # noqa: E731
-    fault("not a whole number", broken, shown, "expected an integer")
+    fault("not a whole number", column, broken, shown, "expected an integer")
     return np.where(np.isfinite(value), value, 0.0).astype(np.int64)

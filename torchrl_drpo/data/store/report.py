@@ -7,6 +7,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
+def fault_name(kind: str, column: str | None) -> str:
+    """What a fault is called, with the column whose values are wrong, where it is one's alone.
+
+    Example:
+        >>> fault_name("missing id", "user"), fault_name("duplicate rows", None)
+        ('missing id in user', 'duplicate rows')
+    """
+    return kind if column is None else f"{kind} in {column}"
+
+
 @dataclass(frozen=True)
 class ConversionReport:
     """What a conversion read, dropped and wrote.
@@ -15,7 +25,9 @@ class ConversionReport:
         rows_read: rows of the log's files.
         rows: rows kept.
         duplicates: exact duplicate rows left out (or found, where the schema keeps them).
-        dropped: rows left out for a fault, by its name.
+        dropped: rows left out for a fault, by its name and column (``"missing id in user"``), as
+            :func:`~torchrl_drpo.data.validate_log` counts them: a row with several faults counts in
+            each, and all of them are ``rows_read - rows - duplicates``.
         users: users of the log.
         items: size of the catalogue.
         items_logged: items that a kept row showed.

@@ -11,6 +11,7 @@ from ..conversion.groups import advice as slate_advice
 from ..conversion.groups import group_ids, tied
 from ..conversion.parts import Parts
 from ..conversion.records import Encoder, Show
+from ..conversion.roles import id_columns
 from ..conversion.scan import Outline
 from ..schema import LogSchema, Percentile
 from ..schema.quality import DURATION_BUCKET
@@ -34,7 +35,7 @@ class Checks:
     ) -> None:
         self.schema, self.log, self.outline = schema, log, outline
         self.max_examples = max_examples
-        self.faults: dict[str, Fault] = {}
+        self.faults: dict[tuple[str, str | None], Fault] = {}
         self.rows = 0
         self.encoder = Encoder(schema, log, outline.catalogues, True, observer=self._observe)
         self.hashes: list[np.ndarray] = []
@@ -55,10 +56,12 @@ class Checks:
         count: int,
         advice: str,
         examples: list[dict[str, Any]] | None = None,
+        column: str | None = None,
     ) -> None:
-        """Counts a fault and keeps its first examples."""
+        """Counts a fault, of each column apart, and keeps its first examples."""
         if count:
-            fault = self.faults.setdefault(kind, Fault(kind, severity, advice=advice))
+            new = Fault(kind, severity, advice=advice, column=column)
+            fault = self.faults.setdefault((kind, column), new)
             fault.count += count
             fault.examples += (examples or [])[: self.max_examples - len(fault.examples)]
 
@@ -103,8 +106,9 @@ class Checks:
         self._check_groups()
         self._check_names()
         table = self.schema.items
-        for name in self.outline.missing:
-            self.add("missing table", "warning", 1, f"{name} is not beside the log; left out")
+        missing = self.outline.missing
+        advice = f"{' and '.join(missing)} not beside the log; left out"
+        self.add("missing table", "warning", len(missing), advice)
         if table is not None and self.outline.item_table is not None and table.features:
             first_day = parts.first_day_of(self.encoder.per_second, self.schema.time is None)
             found = leaking_features(self.schema, self.outline, self.item_days, first_day)
@@ -117,11 +121,19 @@ class Checks:
         for severity, kind, advice, examples in found:
             self.add(kind, severity, len(examples), advice, examples)
 
-    def _observe(self, batch: Batch, kind: str, bad: np.ndarray, show: Show, advice: str) -> None:
+    def _observe(
+        self,
+        batch: Batch,
+        kind: str,
+        column: str | None,
+        bad: np.ndarray,
+        show: Show,
+        advice: str,
+    ) -> None:
         rows = np.flatnonzero(bad)
         examples = [self._place(batch, row, show(int(row))) for row in rows[: self.max_examples]]
         advice += "; --bad-rows drop (in Python bad_rows='drop') leaves such rows out"
-        self.add(kind, "error", len(rows), advice, examples)
+        self.add(kind, "error", len(rows), advice, examples, column)
 
     def _place(self, batch: Batch, row: int, value: Any) -> dict[str, Any]:
         return {"file": batch.file, "row": int(batch.first_row + row), "value": value}
@@ -167,12 +179,13 @@ class Checks:
                     for row in rows[: self.max_examples]
                 ]
                 advice = "durations should be above 0; these rows share a bucket of their own"
-                self.add("duration not positive", "warning", len(rows), advice, examples)
+                self.add("duration not positive", "warning", len(rows), advice, examples, name)
         if self.schema.position:
             value = to_float(batch.table.column(self.schema.position))
             rows = np.flatnonzero(value < 0)
             examples = [self._place(batch, row, value[row]) for row in rows[: self.max_examples]]
-            self.add("negative position", "warning", len(rows), "positions start at 0", examples)
+            advice, column = "positions start at 0", self.schema.position
+            self.add("negative position", "warning", len(rows), advice, examples, column)
 
     def _check_items(self, batch: Batch, records: np.ndarray) -> None:
         if self.zero >= 0 and np.any(records["item"] == self.zero):
@@ -217,11 +230,13 @@ class Checks:
 
     def _check_names(self) -> None:
         """Ids that are probably none: what tools write for nothing, what lists are padded with."""
+        columns = id_columns(self.schema)
         for name, catalogue in self.outline.catalogues.items():
             found = [] if catalogue.is_integer else [w for w in NOTHING if catalogue.find(w) >= 0]
             advice = "these texts are ids like any other; write nothing where nothing is known"
             examples = [{"ids": name, "value": word} for word in found]
-            self.add("ids that read as missing", "warning", len(found), advice, examples)
+            kind, column = "ids that read as missing", columns.get(name)
+            self.add(kind, "warning", len(found), advice, examples, column)
         if self.zero >= self.outline.listed_items:
             advice = (
                 "lists of items hold 0, but no row and no item table does; where it is their "

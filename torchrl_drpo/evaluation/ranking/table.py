@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from torchrl_drpo.evaluation.contexts import context_groups, within_contexts
+from torchrl_drpo.evaluation.contexts import (
+    bounded_lift,
+    check_least,
+    context_groups,
+    within_contexts,
+)
 from torchrl_drpo.evaluation.ranking.gauc import RankedGroups
 from torchrl_drpo.evaluation.ranking.metrics import (
     hit_rate,
@@ -33,6 +38,7 @@ def ranking_metrics(
     best: float = 0.75,
     worst: float = 0.25,
     good: float = 0.5,
+    least_worst_hits: float = 0.0,
 ) -> dict[str, float]:
     """Every number of the offline table, for one policy on one set of held-out rows.
 
@@ -51,6 +57,11 @@ def ranking_metrics(
         worst: rows with ``quality <= worst`` are the worst ones.
         good: ``gauc_quality`` takes ``quality >= good`` for its positives. At the default, a
             percentile, those are the plays above the median of their duration bucket.
+        least_worst_hits: so many worst rows at least count as hit in a lift, whichever they are.
+            With 0 a lift over no worst hit is infinite, which says that the rows are too few to
+            tell its size. What compares policies by it takes 1: over fewer hits a lift is then
+            what one hit would make it, so that it is finite and beats none for want of rows; over
+            one hit or more it is the same number.
 
     Returns:
         ``hr@k`` (which is recall: a row has one item), ``hr@k_best``, ``hr@k_worst``, ``lift@k``
@@ -64,17 +75,35 @@ def ranking_metrics(
         several contexts, without telling good from bad in any; ``gauc_best_worst_within`` orders
         the best against the worst rows there, without those between. NaN marks what the
         rows cannot answer (no best row, no user with both classes, no context with both best and
-        worst rows, none with 100 best ones); a lift over no worst hit is infinite.
+        worst rows, none with 100 best ones, no hit for a lift); a lift over no worst hit is
+        infinite. With ``least_worst_hits`` also ``lift@k_worst_hits`` and ``lift@k_worst_rows``
+        (and of the lift within contexts ``lift@k_within_worst_hits`` and ``_rows``): how many worst
+        rows were hit, in expectation, and how many there are.
 
     Raises:
-        ValueError: if shapes differ, quality is not finite, ``worst >= best``, or the context does
-            not hold integers.
+        ValueError: if shapes differ, quality is not finite, ``worst >= best``, the context does
+            not hold integers, or ``least_worst_hits`` lies below 0.
+
+    Example:
+        Three of the four best rows are hit, and neither of the two worst.
+
+        >>> import torch
+        >>> better = torch.tensor([0, 0, 0, 5, 5, 5])
+        >>> scores = CatalogueScores(torch.zeros(6), better, torch.ones(6).long())
+        >>> rows = (scores, torch.tensor([1.0, 1, 1, 1, 0, 0]), torch.arange(6))
+        >>> found = ranking_metrics(*rows, ks=(1,))
+        >>> found["hr@1_best"], found["hr@1_worst"], found["lift@1"]
+        (0.75, 0.0, inf)
+        >>> ranking_metrics(*rows, ks=(1,), least_worst_hits=1)["lift@1"]  # .75 over a half
+        1.5
     """
     check_same_shape(quality=quality, user=user, log_prob=scores.log_prob)
     check_finite("quality", quality)
     if not worst < best:
         raise ValueError(f"worst must lie below best, got worst={worst} and best={best}")
+    check_least(least_worst_hits)
     is_best, is_worst = quality >= best, quality <= worst
+    worst_rows = is_worst.sum()
     group = None if context is None else context_groups(context, len(quality))
     out: dict[str, Tensor] = {}
     for k in ks:
@@ -82,10 +111,19 @@ def ranking_metrics(
         out[f"hr@{k}"] = hit.mean()
         out[f"hr@{k}_best"] = hit[is_best].mean()
         out[f"hr@{k}_worst"] = hit[is_worst].mean()
-        out[f"lift@{k}"] = out[f"hr@{k}_best"] / out[f"hr@{k}_worst"]
+        worst_hits, rates = hit[is_worst].sum(), (out[f"hr@{k}_best"], out[f"hr@{k}_worst"])
+        of_one_hit = 1 / worst_rows.double()
+        out[f"lift@{k}"] = bounded_lift(*rates, worst_hits, of_one_hit, least_worst_hits)
+        if least_worst_hits:
+            out |= {f"lift@{k}_worst_hits": worst_hits, f"lift@{k}_worst_rows": worst_rows}
         if group is not None:
-            compared = within_contexts(hit, is_best, is_worst, group)
+            compared = within_contexts(
+                hit, is_best, is_worst, group, least_worst_hits=least_worst_hits
+            )
             out[f"lift@{k}_within"] = compared.lift
+            if least_worst_hits:
+                out[f"lift@{k}_within_worst_hits"] = compared.worst_hits
+                out[f"lift@{k}_within_worst_rows"] = compared.worst_rows
             out[f"hr@{k}_best_lowest"] = compared.best_lowest
             out[f"hr@{k}_best_lowest_rows"] = compared.best_lowest_rows
         out[f"ndcg@{k}"] = gain.mean()

@@ -20,7 +20,8 @@ class StoppingConfig:
             same way; by default as large a share. A split column's part "validation" or "valid" is
             taken as it is.
         validation_metric: what is to be largest, by its name in results.json, such as lift@50 or
-            hr@10_best; by default ndcg@K_best of the longest list: good rows near the top.
+            hr@10_best; by default ndcg@K_best of the longest list: good rows near the top. A lift
+            over less than one hit of a worst row counts one: an infinite one wins nothing.
         validation_rows: judged by at most so many of these rows, evenly chosen.
         evaluate_every: steps between two looks at them.
         patience: looks without a new best after which a run stops.

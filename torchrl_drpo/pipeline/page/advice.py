@@ -26,8 +26,8 @@ _FORSAKEN = 0.5
 def best_policies(run: Run) -> list[str]:
     """The trained policies that no other one beats in both hits and lift, most hits first.
 
-    Lift is that within contexts where the log has some. A policy whose hits or lift are no numbers
-    is left out.
+    Lift is that within contexts where the log has some. A policy whose hits or lift are no finite
+    numbers is left out; of an infinite lift, :func:`hints` say so.
     """
     metrics = hits_and_lift(run)
     means = {
@@ -46,12 +46,18 @@ def best_policies(run: Run) -> list[str]:
     return sorted(best, key=lambda name: -known[name][0])
 
 
+def infinite_lifts(run: Run) -> list[str]:
+    """The trained policies whose lift is over no hit of a worst row, in one seed at least."""
+    metric = hits_and_lift(run)[1]
+    return [name for name in run.objectives if math.isinf(run.results.summary[name][metric].mean)]
+
+
 def hits_and_lift(run: Run) -> tuple[str, str]:
     """Names of the two metrics that policies are compared in."""
     k = run.results.k
-    summary = run.results.summary[run.objectives[0]]
-    within = summary.get(f"lift@{k}_within")
-    has = within is not None and math.isfinite(within.mean)
+    summaries = [run.results.summary[name] for name in run.objectives]
+    within = [each[f"lift@{k}_within"] for each in summaries if f"lift@{k}_within" in each]
+    has = not all(math.isnan(each.mean) for each in within)  # infinite, it is one all the same
     return f"hr@{k}_best", f"lift@{k}_within" if has else f"lift@{k}"
 
 
@@ -69,7 +75,7 @@ def commands(run: Run) -> list[tuple[str, list[str]]]:
     encoder = (run.results.config.get("model") or {}).get("encoder", "")
     trusted = f" --allow-code {shlex.quote(encoder)}" if is_reference(encoder) else ""
     found = []
-    for name in best_policies(run)[:_POLICIES]:
+    for name in (best_policies(run) or _most_hits(run))[:_POLICIES]:
         folder = shlex.quote(str(run.results.checkpoints[name]))
         graph = shlex.quote(str(run.folder / f"{file_name(name)}-graph"))
         lines = [
@@ -81,11 +87,20 @@ def commands(run: Run) -> list[tuple[str, list[str]]]:
     return found
 
 
+def _most_hits(run: Run) -> list[str]:
+    """The trained policies by hits alone, where no lift is a finite number."""
+    hits, _ = hits_and_lift(run)
+    means = {name: run.results.summary[name][hits].mean for name in run.objectives}
+    known = [name for name in run.objectives if math.isfinite(means[name])]
+    return sorted(known, key=lambda name: -means[name])
+
+
 def hints(run: Run) -> list[str]:
     """What the numbers say, in sentences; in the order of what to heed first."""
     return [
         *_of_the_model(run),
         *_of_baselines(run),
+        *_of_infinite_lifts(run),
         *_of_two(run),
         *_of_contexts(run),
         *_of_values(run),
@@ -123,6 +138,24 @@ def _of_baselines(run: Run) -> Iterator[str]:
             f"{rival}, which learns no policy, hits {means[rival]:.3f} of the best rows, as many "
             f"as or more than every trained policy ({best}: {means[best]:.3f}). These were trained "
             f"for {run.results.config['steps']:,} steps; more (--steps) may change that."
+        )
+
+
+def _of_infinite_lifts(run: Run) -> Iterator[str]:
+    """Lifts over no hit of a worst row, which win nothing."""
+    metric, poor = hits_and_lift(run)[1], f"{run.results.parts.test.poor:,} poor held-out rows"
+    found = []
+    for name in infinite_lifts(run):
+        seeds = sum(math.isinf(seed[metric]) for seed in run.results.runs[name])
+        found.append(name if run.seeds == 1 else f"{name} (in {seeds} of {run.seeds} seeds)")
+    if metric.endswith("_within"):
+        poor = f"poor held-out rows (of {poor}) that stand beside good ones in a context"
+    if found:
+        yield (
+            f"Lists of {run.results.k} hit none of the {poor}: of {', '.join(found)}. Such a lift "
+            "is infinite, which says only that the rows are too few to tell its size: it is "
+            "compared with no other. Hold out more rows (--test-days, --test-share), look at "
+            "longer lists (--ks), or go by hits."
         )
 
 

@@ -115,18 +115,27 @@ def _scatter(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
     k = runs[0].results.k
     if any(run.results.k != k for run in runs):
         return
-    drawn, seen = [], {}
+    drawn, seen, there = [], {}, set()
     for metric, within in ((f"lift@{k}", False), (f"lift@{k}_within", True)):
         places = [(n, point) for n, run in enumerate(runs) for point in figures.points(run, metric)]
         if places:
             drawn.append(figure_html(_points(metric, places, k, within)))
             seen |= {point.name: point.learned for _, point in places}
+            there |= {(run, point.name) for run, point in places}
     if not drawn:
         return
-    yield paragraph(
+    left = [
+        f"{method} ({names[n]})"
+        for n, run in enumerate(runs)
+        for method in run.results.summary
+        if (n, method) not in there
+    ]
+    text = (
         "A colour a method, a marker a run; what learns nothing is hollow. Bars are 95% intervals, "
         "over seeds where a run has several, else over users or rows."
     )
+    text += f" Without a finite lift, and not drawn: {', '.join(left)}." if left else ""
+    yield paragraph(text)
     ink = Method("", "#59616b")
     marks = [(swatch(ink, marker=MARKERS[n % len(MARKERS)]), name) for n, name in enumerate(names)]
     yield legend(marks)

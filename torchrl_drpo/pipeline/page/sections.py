@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from torchrl_drpo.pipeline.page import figures
-from torchrl_drpo.pipeline.page.advice import best_policies, commands, hints
+from torchrl_drpo.pipeline.page.advice import (
+    best_policies,
+    commands,
+    hints,
+    hits_and_lift,
+    infinite_lifts,
+)
 from torchrl_drpo.pipeline.page.folder import Run
 from torchrl_drpo.pipeline.reward_model.log_reward import reward_warnings
 from torchrl_drpo.report.formats import number
@@ -140,10 +146,12 @@ def _table(run: Run) -> Iterator[str]:
     yield html_table(full_table(run))
     best = best_policies(run)
     if best and len(run.objectives) > 1:
-        lift = "lift within contexts" if _has_within(run) else "lift"
+        lift = "lift within contexts" if hits_and_lift(run)[1].endswith("_within") else "lift"
+        left = infinite_lifts(run)
+        aside = f" Left out, their lift being infinite: {', '.join(left)}." if left else ""
         yield paragraph(
             f"In the means, no other trained policy has both more hits of best rows and more "
-            f"{lift} than: {', '.join(best)}."
+            f"{lift} than: {', '.join(best)}.{aside}"
         )
 
 

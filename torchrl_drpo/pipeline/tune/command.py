@@ -24,8 +24,9 @@ from torchrl_drpo.pipeline.objectives.own import digests_of_code
 from torchrl_drpo.pipeline.stopping import NoBestStepError
 from torchrl_drpo.pipeline.terminal import print_json, progress_bars, say, show
 from torchrl_drpo.pipeline.tune.results import TuneResults
-from torchrl_drpo.pipeline.tune.search import Trial, load_optuna, search
-from torchrl_drpo.pipeline.validation.runs import InnerRuns
+from torchrl_drpo.pipeline.tune.search import Carried, Trial, load_optuna, search
+from torchrl_drpo.pipeline.validation.inner import CHOSEN_BY
+from torchrl_drpo.pipeline.validation.runs import InnerRuns, Stopped
 
 
 def command(config: TuneConfig) -> None:
@@ -37,6 +38,8 @@ def command(config: TuneConfig) -> None:
         return
     say(results.validation)
     show(results.table())
+    if results.warning:
+        say(results.warning)
     if len(results.trials) > 1 and results.choice.steps == config.steps:
         say(f"it was best at its last step, {config.steps:,}: more --steps may be better")
     file, output = shlex.quote(str(config.output / "choice.json")), "runs/chosen"
@@ -74,12 +77,12 @@ def run_tune(config: TuneConfig, progress: Progress = lambda *_: None) -> TuneRe
     for metric in config.wanted:
         inner.judge.check(metric)
     trials: list[Trial] = []
-    carried = _Carried(config, inner, progress, trials)
+    carry = _Carrier(config, inner, progress, trials)
     for trial in search(
-        carried,
+        carry,
         config.dimensions,
         journal=config.output / "trials.log",
-        name=carried.identity,
+        name=carry.identity,
         metrics=len(config.wanted),
         trials=config.trials,
         seed=config.search_seed,
@@ -89,8 +92,8 @@ def run_tune(config: TuneConfig, progress: Progress = lambda *_: None) -> TuneRe
         progress("trials", len(trials), config.trials)
     if not any(trial.metrics for trial in trials):
         raise ValueError(
-            f"{config.wanted[0]} was a number in none of {len(trials)} trials; choose another "
-            "metric, or hold out more validation rows"
+            f"{config.wanted[0]} was a finite number in none of {len(trials)} trials; choose "
+            "another metric, or hold out more validation rows"
         )
     results = TuneResults(
         config.name, config.wanted, trials, config.keep, inner.describe(), options={}
@@ -100,12 +103,13 @@ def run_tune(config: TuneConfig, progress: Progress = lambda *_: None) -> TuneRe
     write_json(config.output / "tune.json", results.to_json())
     write_json(config.output / "choice.json", results.options)
     table = results.table()
-    text = "\n\n".join((f"{table.title}.", table.to_markdown(), table.note, results.validation))
+    said = (table.note, results.validation, *([results.warning] if results.warning else []))
+    text = "\n\n".join((f"{table.title}.", table.to_markdown(), *said))
     write_text(config.output / "table.md", text + "\n")
     return results
 
 
-class _Carried:
+class _Carrier:
     """Carries out trials: runs of all seeds, and what their best looks found on average.
 
     Args:
@@ -124,7 +128,7 @@ class _Carried:
         self._config, self._inner, self._progress, self._ended = config, inner, progress, ended
         self.identity = _identity(config, inner)
 
-    def __call__(self, values: dict[str, Any]) -> tuple[tuple[float, ...], int]:
+    def __call__(self, values: dict[str, Any]) -> Carried:
         """See :data:`~torchrl_drpo.pipeline.tune.search.Carry`."""
         config = applied(self._config.trained, values)
         training = self._inner.trained_with(config, self._progress)
@@ -137,14 +141,24 @@ class _Carried:
                 curves = f"trial-{len(self._ended)}-{seed}"
                 runs.append(self._inner.run(training, patience, name, seed, state, quietly, curves))
         except NoBestStepError:
-            means, steps = (), config.steps
+            means, steps, few = (), config.steps, None
         else:
             means = tuple(fmean(run.metrics[name] for run in runs) for name in self._config.wanted)
-            means = means if not any(map(math.isnan, means)) else ()
+            means = means if all(map(math.isfinite, means)) else ()
             steps = round(fmean(run.step for run in runs))
+            few = self._few_worst_hits(runs)
         for state in states:
             state.unlink(missing_ok=True)
-        return means, steps
+        return Carried(means, steps, few if means else None)
+
+    def _few_worst_hits(self, runs: Sequence[Stopped]) -> tuple[float, int] | None:
+        """The fewest hits of worst rows that a lift counted as one, if any; and these rows."""
+        found = (
+            self._inner.judge.few_worst_hits(name, run.metrics)
+            for name in self._config.wanted
+            for run in runs
+        )
+        return min((few for few in found if few is not None), default=None)
 
     def _state(self, config: TrainConfig, seed: int) -> Path:
         """Where the state of a run lies until its trial has been told."""
@@ -162,6 +176,7 @@ def _identity(config: TuneConfig, inner: InnerRuns) -> str:
     asked += [config.settings(), config.options, [str(each) for each in config.dimensions]]
     asked += [list(config.wanted), config.search_seed, config.first_seed, config.seeds]
     asked += [inner.training.depends_on(config.name), inner.data.log.schema.to_json()]
+    asked += [CHOSEN_BY] if any(each.startswith("lift") for each in config.wanted) else []
     return fingerprint([asked, inner.data.identity])
 
 

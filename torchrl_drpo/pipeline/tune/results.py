@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torchrl_drpo.pipeline.stopping import say_few
 from torchrl_drpo.pipeline.table import number
 from torchrl_drpo.pipeline.tune.search import Trial, chosen, frontier
 from torchrl_drpo.report.tables import Table
@@ -43,6 +44,12 @@ class TuneResults:
         """The trial whose settings are recommended."""
         return chosen(self.trials, self.keep)
 
+    @property
+    def warning(self) -> str:
+        """That the choice's lift is over too few hits to have a size; empty where it has one."""
+        few = self.choice.few
+        return "" if few is None else f"Trial {self.choice.number}: {say_few(*few)}"
+
     def to_json(self) -> dict[str, Any]:
         """Strict JSON data."""
         out: dict[str, Any] = {
@@ -55,11 +62,14 @@ class TuneResults:
                     "values": trial.values,
                     "metrics": [number(value) for value in trial.metrics],
                     "steps": trial.steps,
+                    **_counts(trial.few),
                 }
                 for trial in self.trials
             ],
             "choice": self.choice.number,
         }
+        if self.warning:
+            out["warning"] = self.warning
         if len(self.metrics) > 1:
             out["frontier"] = [trial.number for trial in frontier(self.trials)]
         return out
@@ -87,6 +97,10 @@ class TuneResults:
         if trial.number == self.choice.number:
             return " *"
         return " +" if trial.number in front else ""
+
+
+def _counts(few: tuple[float, int] | None) -> dict[str, float]:
+    return {} if few is None else {"worst_hits": few[0], "worst_rows": few[1]}
 
 
 def _shown(value: Any) -> str:

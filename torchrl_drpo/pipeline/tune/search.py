@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchrl_drpo.pipeline.config.space import Dimension
 
@@ -23,17 +23,27 @@ class Trial:
         values: by dimension.
         metrics: what was found, in the metrics' order; empty where it was no number.
         steps: after how many steps.
+        few: where a lift counted less than one hit of a worst row as one: the hits, and the rows.
     """
 
     number: int
     values: dict[str, Any]
     metrics: tuple[float, ...]
     steps: int
+    few: tuple[float, int] | None = None
 
 
-#: Carries out a trial: values by dimension to what was found, and after how many steps. A
-#: ``ValueError`` ends the search; no metrics mean that they were no numbers.
-Carry = Callable[[dict[str, Any]], tuple[tuple[float, ...], int]]
+class Carried(NamedTuple):
+    """What a trial found; see :class:`Trial`."""
+
+    metrics: tuple[float, ...]
+    steps: int
+    few: tuple[float, int] | None = None
+
+
+#: Carries out a trial: values by dimension to what was found. A ``ValueError`` ends the search; no
+#: metrics mean that they were no finite numbers.
+Carry = Callable[[dict[str, Any]], Carried]
 
 
 def search(
@@ -88,13 +98,15 @@ def search(
                 study.enqueue_trial(dict(first))
             study.sampler = _sampler(optuna, metrics, seed + place)
             asked = study.ask(distributions)
-            found, steps = carry(dict(asked.params))
+            found, steps, few = carry(dict(asked.params))
             asked.set_user_attr("steps", steps)
+            if few is not None:
+                asked.set_user_attr("few", list(few))
             if found:
                 study.tell(asked, list(found))
             else:
                 study.tell(asked, state=states.PRUNED)
-            yield Trial(place, dict(asked.params), found, steps)
+            yield Trial(place, dict(asked.params), found, steps, few)
 
 
 def load_optuna() -> Any:
@@ -145,7 +157,9 @@ def _distribution(optuna: Any, dimension: Dimension) -> Any:
 
 def _trial(trial: Any, place: int) -> Trial:
     found = tuple(trial.values or ())
-    return Trial(place, dict(trial.params), found, trial.user_attrs["steps"])
+    few = trial.user_attrs.get("few")
+    steps = trial.user_attrs["steps"]
+    return Trial(place, dict(trial.params), found, steps, None if few is None else tuple(few))
 
 
 def frontier(trials: Sequence[Trial]) -> list[Trial]:

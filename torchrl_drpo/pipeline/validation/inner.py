@@ -7,6 +7,7 @@ be had the log ended with its training rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ from torchrl_drpo.pipeline.scores import (
 )
 from torchrl_drpo.spelling import counted, did_you_mean
 
+#: Worst rows that count as hit at least: a lift over none is infinite and would win, though it says
+#: only that the rows are too few to tell its size.
+LEAST_WORST_HITS = 1.0
+#: What runs and searches by a lift depend on besides: in earlier ones an infinite lift won.
+CHOSEN_BY = "lift over one worst hit at least"
 #: Parts of a split column that are taken for validation rows.
 NAMES = ("validation", "valid")
 
@@ -107,7 +113,9 @@ class Judge:
     def __call__(self, actor: ProbabilisticActor) -> dict[str, float]:
         """Metrics of an actor, as ``drpo train`` gives them on the rows of its table.
 
-        All are NaN of a policy that has diverged: no look at it is the best.
+        But a lift over less than one hit of a worst row is what one hit would make it; see
+        :meth:`few_worst_hits`. All are NaN of a policy that has diverged: no look at it is the
+        best.
         """
         blocks = (
             self._data.rows_at(self._data.test.part, rows) for rows in self._rows.split(ROWS_SCORED)
@@ -121,13 +129,14 @@ class Judge:
     def check(self, metric: str) -> None:
         """Raises ``ValueError`` for a metric that cannot be made as large as possible here."""
         of_chance = self._of_chance()
-        known = [name for name in of_chance if not name.endswith("_rows")]
+        counts = ("_rows", "_worst_hits")
+        known = [n for n in of_chance if not n.removesuffix("_warm").endswith(counts)]
         if metric not in known:
             raise ValueError(
                 f"no metric {metric!r}{did_you_mean(metric, known)} of these validation rows; "
                 f"there are {', '.join(known)}"
             )
-        if math.isnan(of_chance[metric]) and not metric.startswith("lift"):
+        if math.isnan(of_chance[metric]):
             raise ValueError(
                 f"{metric} is no number on these {len(self._rows):,} validation rows, whoever is "
                 "judged: they have too few good rows, or poor ones; hold out more "
@@ -138,6 +147,17 @@ class Judge:
                 f"{metric} falls as policies get better, and what is chosen is the largest; choose "
                 f"{metric.replace('_worst', '_best')} or a lift"
             )
+
+    def few_worst_hits(self, metric: str, found: Mapping[str, float]) -> tuple[float, int] | None:
+        """The hits of worst rows and the number of these, where a lift is over less than one hit.
+
+        ``None`` where it is over more, and of a metric that is no lift.
+        """
+        name, warm = metric.removesuffix("_warm"), "_warm" * metric.endswith("_warm")
+        hits, rows = (found.get(f"{name}_worst_{each}{warm}") for each in ("hits", "rows"))
+        if hits is None or rows is None or not hits < LEAST_WORST_HITS:
+            return None
+        return hits, int(rows)
 
     def describe(self) -> str:
         """What is looked at, for people."""
@@ -153,4 +173,6 @@ class Judge:
         return self._metrics(random_scores(self._data.num_items, self._held_out.action))
 
     def _metrics(self, scores: Any) -> dict[str, float]:
-        return held_out_metrics(scores, self._held_out, self._data.bounds, self._ks)
+        return held_out_metrics(
+            scores, self._held_out, self._data.bounds, self._ks, LEAST_WORST_HITS
+        )

@@ -30,7 +30,7 @@ class Stopped:
     Attributes:
         trained: the policy of the best step, of the inner training rows.
         step: that step.
-        metrics: what was found there.
+        metrics: what was found there, the numbers behind a lift among it.
         facts: all of it, as JSON data.
     """
 
@@ -111,11 +111,13 @@ class InnerRuns:
         assert best is not None  # else restoring it was refused
         place = stopping.looks.index(best)
         metrics = {name: values[place][1] for name, values in trained.looks.items()}
+        few = self.judge.few_worst_hits(self.metric, metrics)
         facts = {
             "metric": self.metric,
             "step": best.step,
             "value": number(best.value),
             "trained": stopping.looks[-1].step,
             "curve": [[look.step, number(look.value)] for look in stopping.looks],
+            **({} if few is None else {"worst_hits": few[0], "worst_rows": few[1]}),
         }
         return Stopped(trained, best.step, metrics, facts)

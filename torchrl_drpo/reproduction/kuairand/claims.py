@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torchrl_drpo.evaluation.statistics import mean_interval
@@ -202,7 +203,9 @@ def _signed(runs: Runs, signed: Key, popularity: Mapping[str, float]) -> Claim:
     hits, lift = interval(runs, signed, HITS), interval(runs, signed, LIFT)
     logged = {method.name for method in METHODS if method.plain and not method.follows}
     known = [key for key in runs if key[0] in logged]
-    highest = max(known, key=lambda key: interval(runs, key, LIFT).mean)
+    lifts = {key: interval(runs, key, LIFT).mean for key in known}
+    finite = [key for key in known if math.isfinite(lifts[key])]  # an infinite one has no size
+    highest = max(finite or known, key=lifts.__getitem__)
     good = [highest == signed, hits.below(popularity[HITS])]
     return Claim(
         "of the losses on logged rewards, the signed one without a taper has the highest lift and "
