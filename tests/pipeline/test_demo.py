@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -89,3 +91,11 @@ def test_the_command_prints_its_table_and_refuses_nonsense(tmp_path, capsys):
     assert "unknown command 'dmeo'" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "recommend" in capsys.readouterr().out
+
+
+def test_one_process_prints_the_table_and_nothing_of_torchrl_s(tmp_path):
+    command = [sys.executable, "-c", "from torchrl_drpo.cli import main; raise SystemExit(main())"]
+    options = ["demo", "--quick", "--workers", "1", "--output", str(tmp_path)]
+    found = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    assert "oracle" in found.stdout
+    assert "INFO" not in found.stdout + found.stderr

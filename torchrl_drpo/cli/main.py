@@ -51,7 +51,9 @@ def _run(argv: list[str]) -> int:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         return _refuse(f"unknown command {name!r}{hint}; choose one of {', '.join(COMMANDS)}")
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    # Storages announce themselves. What is imported later, or in a worker, reads the variable.
+    level = os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("torchrl").setLevel(level)
     command = COMMANDS[name]
     try:
         config = parse(_load(command.config), options, prog=f"drpo {name}")
