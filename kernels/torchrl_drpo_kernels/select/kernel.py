@@ -63,7 +63,7 @@ def select_at_once(
     return index, weight, stats, counts
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["kappa_ptr"])  # it may be one number of many
 def select_kernel(
     quality_ptr, mask_ptr, kappa_ptr, index_ptr, weight_ptr, stats_ptr, counts_ptr, n,
     temperature, eps, target_ratio, low, high, up, down,

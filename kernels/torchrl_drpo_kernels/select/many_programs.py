@@ -116,7 +116,7 @@ def _span_of(n, span):
     return start, tl.minimum(start + span, n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["kappa_ptr"])
 def histogram_kernel(
     quality_ptr, mask_ptr, kappa_ptr, histograms_ptr, states_ptr, n, span,
     DIGIT: tl.constexpr, HAS_MASK: tl.constexpr, TILE: tl.constexpr,
@@ -131,7 +131,7 @@ def histogram_kernel(
     tl.atomic_add(target, counts, mask=counts > 0, sem="relaxed")  # integers: any order, one sum
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["kappa_ptr"])
 def moments_kernel(
     quality_ptr, mask_ptr, kappa_ptr, histograms_ptr, states_ptr, sums_ptr, tallies_ptr, n, span,
     SLOTS: tl.constexpr, HAS_MASK: tl.constexpr, TILE: tl.constexpr,
@@ -157,7 +157,7 @@ def _slot_sum(ptr, live, SLOTS: tl.constexpr):
     return tl.sum(tl.load(ptr + tl.arange(0, SLOTS), mask=live, other=0), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["kappa_ptr"])
 def emit_kernel(
     quality_ptr, mask_ptr, kappa_ptr, states_ptr, sums_ptr, tallies_ptr,
     index_ptr, weight_ptr, stats_ptr, counts_ptr, n, span,
