@@ -4,6 +4,7 @@
     python tests/benchmarks/report_kernels.py --only cpu
     python tests/benchmarks/report_kernels.py --only 200000    # a part; the rest stays as it was
     python tests/benchmarks/report_kernels.py --only "test_step and cuda-4096-262144"
+    python tests/benchmarks/report_kernels.py --only cuda --seconds 400     # of a GPU that is lent
     python tests/benchmarks/report_kernels.py --processor-time --only cpu   # on a busy machine
 
 Every way is first held against float64. Times are medians of a step (selection, forward,
@@ -20,9 +21,11 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +78,23 @@ def fingerprint(folder: Path = ROOT / "kernels") -> str:
     return digest.hexdigest()[:12]
 
 
-def measure(only: str | None, processor_time: bool) -> list[Row]:
-    """Runs pytest-benchmark; one row a way and problem."""
+def measure(only: str | None, processor_time: bool, seconds: float | None = None) -> list[Row]:
+    """Runs pytest-benchmark, no longer than so many seconds; one row a way and problem."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "benchmark.json"
-        tests = [str(Path(__file__).with_name(name)) for name in TESTS]
+        tests = [str(Path(__file__).parent / name) for name in TESTS]
         command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "benchmark_only", *tests]
+        command += ["-p", "tests.benchmarks.unfinished"]
         command += [f"--benchmark-json={out}", *(["-k", only] if only else [])]
         environment = dict(os.environ)
         if processor_time:
             environment["OMP_NUM_THREADS"] = "1"
             command.append("--benchmark-timer=time.process_time")
-        done = subprocess.run(command, cwd=ROOT, env=environment)
+        code = _ended(subprocess.Popen(command, cwd=ROOT, env=environment), seconds)
         if not (out.is_file() and out.stat().st_size):
-            sys.stderr.write(f"nothing was measured: pytest ended with {done.returncode}\n")
+            sys.stderr.write(f"nothing was measured: pytest ended with {code}\n")
             return []
-        if done.returncode:
+        if code:
             sys.stderr.write("Some tests failed; what the others measured is written.\n")
         entries = json.loads(out.read_text())["benchmarks"]
     found = []
@@ -101,6 +105,23 @@ def measure(only: str | None, processor_time: bool) -> list[Row]:
         times = {f"{name}_s": stats[name] for name in ("median", "min", "max")}
         found.append({**info, **times, "rounds": stats["rounds"], "kernels": fingerprint()})
     return found
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float | None, grace: float = 20.0) -> int:
+    """The process' exit code.
+
+    After so many seconds it is interrupted, at which pytest writes what it has measured, and if
+    that takes too long (a kernel that hangs cannot be interrupted) it is killed.
+    """
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(grace)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait()
 
 
 def merged(old: list[Row], new: list[Row]) -> list[Row]:
@@ -251,11 +272,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="a pytest -k expression")
     parser.add_argument("--processor-time", action="store_true", help="of one thread")
+    parser.add_argument("--seconds", type=float, help="end by then with what has been measured")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "kernels")
     given = parser.parse_args()
-    measured = False
+    measured, start = False, time.monotonic()
     for part in parts(given.only):
-        new = measure(part, given.processor_time)
+        left = None if given.seconds is None else given.seconds + start - time.monotonic()
+        if left is not None and left <= 0:
+            break
+        new = measure(part, given.processor_time, left)
         measured |= bool(new)
         for device in dict.fromkeys(row["device"] for row in new):
             stem = f"{device}_one_thread" if given.processor_time else device

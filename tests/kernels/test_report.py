@@ -120,7 +120,7 @@ def test_rows_of_other_kernels_are_said_to_be(tmp_path, monkeypatch):
 def test_what_a_run_has_measured_is_written_part_by_part(tmp_path, monkeypatch):
     seen = []
 
-    def measure(part, processor_time):
+    def measure(part, processor_time, seconds):
         seen.append(part)
         if len(seen) == 2:
             return []  # everything in it was skipped
@@ -134,6 +134,35 @@ def test_what_a_run_has_measured_is_written_part_by_part(tmp_path, monkeypatch):
         report.main()
     assert seen == report.parts("cuda")[:4]
     assert len(json.loads((tmp_path / "cuda.json").read_text())["rows"]) == 2
+
+
+SLOW = """
+import pytest, time
+
+@pytest.mark.benchmark_only
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_step(benchmark, turns):
+    benchmark.pedantic(time.sleep, args=(0.001 if turns < 3 else 600,), rounds=3)
+    benchmark.extra_info["device"] = "cuda"
+"""
+
+
+@pytest.mark.slow
+def test_when_the_time_is_over_what_was_measured_until_then_is_kept(tmp_path, monkeypatch):
+    pytest.importorskip("pytest_benchmark")
+    (tmp_path / "test_slow.py").write_text(SLOW)
+    monkeypatch.setattr(report, "TESTS", (str(tmp_path / "test_slow.py"),))
+    assert len(report.measure(None, False, 20.0)) == 2
+
+
+def test_a_run_without_time_for_another_part_begins_none(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(report, "measure", lambda *arguments: given.append(arguments) or [ROWS[0]])
+    monkeypatch.setattr(report.time, "monotonic", iter([0.0, 1.0, 95.0, 100.0]).__next__)
+    options = ["--only", "cuda", "--seconds", "100", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["report", *options])
+    report.main()
+    assert [left for *_, left in given] == [99.0, 5.0]
 
 
 def test_slow_steps_get_fewer_rounds():

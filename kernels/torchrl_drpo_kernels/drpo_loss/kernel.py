@@ -42,6 +42,7 @@ def loss_kernel(
         place = start + tl.arange(0, BLOCK)
         inside = place < places
         weight = tl.load(weight_ptr + place, inside, other=0.0)
-        total += weight * tl.load(log_prob_ptr + place, weight != 0.0, other=0.0)
+        log_prob = tl.load(log_prob_ptr + place, inside, other=0.0)  # does not wait for the weight
+        total += weight * tl.where(weight != 0.0, log_prob, 0.0)
         tl.store(slope_ptr + place, -weight / quota, inside)
     tl.store(loss_ptr, -tl.sum(total, 0) / quota)

@@ -98,11 +98,6 @@ def loss_and_slope(log_prob: Tensor, weight: Tensor, counts: Tensor) -> tuple[Te
     few = log_prob.dtype == torch.float32 and log_prob.shape[0] <= MAX_PLACES
     if few and uses_triton(log_prob):
         return kernel.loss_and_slope(log_prob, weight, counts)
-    return by_aten(log_prob, weight, counts)
-
-
-def by_aten(log_prob: Tensor, weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """What :func:`loss_and_slope` returns, on any device and of any type."""
     quota = counts[Count.QUOTA].clamp_min(1)
     kept = torch.where(weight != 0, weight * log_prob, 0.0)
     return -kept.sum() / quota, -weight.to(log_prob.dtype) / quota

@@ -119,19 +119,19 @@ def forward_kernel(
     log_prob = tl.zeros((), tl.float32)
     if valid:
         source = logits_ptr + row * row_stride + step.to(tl.int64) * step_stride
-        peak = tl.full((TILE,), float("-inf"), tl.float32)
+        # Not -inf: where a lane has seen nothing else, -inf - -inf would be NaN.
+        peak = tl.full((TILE,), -3.4028234663852886e38, tl.float32)
         total = tl.zeros((TILE,), tl.float32)
         for start in range(0, size, TILE):  # each lane keeps its own maximum and sum
             items = start + tl.arange(0, TILE)
             z = tl.load(source + items, mask=items < size, other=float("-inf")).to(tl.float32)
-            higher = tl.maximum(peak, z)  # a NaN goes on in total
-            # A lane that has seen only -inf subtracts 0 instead: -inf - -inf is NaN.
-            base = tl.where(higher == float("-inf"), 0.0, higher)
-            total = total * tl.exp(peak - base) + tl.exp(z - base)
-            peak = higher
+            # Of exp(peak - higher) and exp(z - higher) one is 1: an exponential a logit.
+            other = tl.exp(-tl.abs(z - peak))
+            rises = z > peak
+            total = tl.where(rises, total * other + 1.0, total + other)  # a NaN goes on in it
+            peak = tl.where(rises, z, peak)
         top = tl.max(peak, 0)
-        base = tl.where(top == float("-inf"), 0.0, top)
-        lse = base + tl.log(tl.sum(total * tl.exp(peak - base), 0))
+        lse = top + tl.log(tl.sum(total * tl.exp(peak - top), 0))
         known = (token >= 0) & (token < size)
         z = tl.load(source + token, mask=known, other=float("-inf")).to(tl.float32)
         log_prob = z - lse

@@ -34,10 +34,13 @@ def forward(
     if takes_kernel(problem.hidden):  # which knows the dead rows by itself
         return *kernel.forward(problem, need_mean), scores
     living, live = _living(problem)
+    living, known = _known(living)
     if takes_products(problem.hidden):
         log_prob, lse, mean = products.forward(living, need_mean)
     else:
         log_prob, lse, mean = tiles.forward(living, need_mean, scores if keep else None)
+    if known is not None:
+        log_prob = torch.where(known, log_prob, -torch.inf)
     if live is not None:
         log_prob, lse = torch.where(live, log_prob, 0), torch.where(live, lse, 0)
         mean = torch.where(live[:, None], mean, 0) if need_mean else mean
@@ -73,6 +76,9 @@ def backward(
     else:
         problem, live = _living(problem)
         slopes = _living_slopes(slopes, problem.hidden.shape[0], live)
+        problem, known = _known(problem)
+        if known is not None:
+            slopes = slopes._replace(logged=torch.where(known, slopes.logged, 0))
         if needed.hidden:
             rows = _hidden_gradient(problem, mean[: problem.hidden.shape[0]], slopes)
             if index is None or like is None:
@@ -157,6 +163,20 @@ def _neutralised(problem: Problem, n_rows: Tensor) -> tuple[Problem, Tensor]:
     hidden = torch.where(live[:, None], hidden, 0)
     action = torch.where(live, problem.action, 0)
     return replace(problem, hidden=hidden, action=action, n_rows=None), live
+
+
+def _known(problem: Problem) -> tuple[Problem, Tensor | None]:
+    """The problem with actions of the catalogue alone; on a CPU others have been refused."""
+    return (problem, None) if problem.device.type == "cpu" else _replaced(problem)
+
+
+def _replaced(problem: Problem) -> tuple[Problem, Tensor]:
+    """Item 0 for actions outside the catalogue, and which are inside.
+
+    -1 may stand for padding, and ATen would take it for the last item.
+    """
+    known = (problem.action >= 0) & (problem.action < problem.items.shape[0])
+    return replace(problem, action=torch.where(known, problem.action, 0)), known
 
 
 def _living_slopes(slopes: Slopes, rows: int, live: Tensor | None) -> Slopes:

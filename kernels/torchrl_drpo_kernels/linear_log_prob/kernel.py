@@ -245,6 +245,8 @@ def merge_kernel(
                 mean = mean * old + tl.sum(more * new[:, None], 0)
             top = higher
         action = tl.load(action_ptr + row).to(tl.int64)
+        known = (action >= 0) & (action < n_items)  # nobody looked: -1 may stand for padding
+        action = tl.where(known, action, 0)
         from_hidden = hidden_ptr + row.to(tl.int64) * hidden_stride + column
         h = tl.load(from_hidden, inside, other=0.0).to(tl.float32)
         e = tl.load(items_ptr + action * items_stride + column, inside, other=0.0).to(tl.float32)
@@ -255,6 +257,7 @@ def merge_kernel(
         log_prob = logged * scale - lse
         # Two dot products summed in different orders: a probability of 1 may round above it.
         log_prob = tl.where(log_prob > 0.0, 0.0, log_prob) * 0.6931471805599453
+        log_prob = tl.where(known, log_prob, float("-inf"))
         lse *= 0.6931471805599453
         mean /= mass
     tl.store(lse_ptr + row, lse)

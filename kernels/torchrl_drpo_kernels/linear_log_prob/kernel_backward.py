@@ -72,16 +72,17 @@ def hidden_gradient(
     if n:
         hidden_kernel[(n,)](
             items, problem.action, problem.n_rows, index, mean, slopes.soft, slopes.logged, out,
-            n, items.stride(0), D=d, WIDTH=max(16, next_power_of_2(d)), num_warps=2, **COMPILE,
+            n, items.shape[0], items.stride(0),
+            D=d, WIDTH=max(16, next_power_of_2(d)), num_warps=2, **COMPILE,
         )  # fmt: skip
 
 
 @triton.jit
 def hidden_kernel(
     items_ptr, action_ptr, n_rows_ptr, index_ptr, mean_ptr, soft_ptr, logged_ptr, out_ptr,
-    n, items_stride, D: tl.constexpr, WIDTH: tl.constexpr,
+    n, n_items, items_stride, D: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one row of h."""
+    """Gradient of one row of h; an action outside the catalogue sends nothing."""
     place = tl.program_id(0)
     if place < live_count(n_rows_ptr, n):
         row = place.to(tl.int64)
@@ -90,9 +91,12 @@ def hidden_kernel(
         column = tl.arange(0, WIDTH)
         inside = column < D
         action = tl.load(action_ptr + place).to(tl.int64)
-        e = tl.load(items_ptr + action * items_stride + column, inside, other=0.0).to(tl.float32)
+        known = (action >= 0) & (action < n_items)
+        source = items_ptr + tl.where(known, action, 0) * items_stride + column
+        e = tl.load(source, inside, other=0.0).to(tl.float32)
         mean = tl.load(mean_ptr + place.to(tl.int64) * D + column, inside, other=0.0)
-        slope = tl.load(soft_ptr + place) * mean + tl.load(logged_ptr + place) * e
+        logged = tl.where(known, tl.load(logged_ptr + place), 0.0)
+        slope = tl.load(soft_ptr + place) * mean + logged * e
         tl.store(out_ptr + row * D + column, slope.to(out_ptr.dtype.element_ty), inside)
 
 

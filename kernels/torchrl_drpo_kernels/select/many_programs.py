@@ -28,6 +28,7 @@ from torchrl_drpo_kernels.select.arithmetic import (
 from torchrl_drpo_kernels.select.passes import emitted, measured
 from torchrl_drpo_kernels.select.radix import (
     BINS,
+    BITS,
     DIGITS,
     histogram,
     pick,
@@ -90,7 +91,7 @@ def _advanced(histograms_ptr, states_ptr, kappa_ptr, DIGITS_KNOWN: tl.constexpr)
             room = quota
         else:
             prefix, room, n_valid, quota = _state(states_ptr, last)
-        prefix, room = pick(counts, room, prefix, DIGITS_KNOWN - 1)
+        prefix, room = pick(counts, room, prefix, BITS * (DIGITS - DIGITS_KNOWN))
         if tl.program_id(0) == 0:
             state = states_ptr + 4 * DIGITS_KNOWN
             tl.store(state, prefix.to(tl.int32, bitcast=True))
@@ -115,7 +116,7 @@ def _span_of(n, span):
     return start, tl.minimum(start + span, n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["kappa_ptr"])
 def histogram_kernel(
     quality_ptr, mask_ptr, kappa_ptr, histograms_ptr, states_ptr, n, span,
     DIGIT: tl.constexpr, HAS_MASK: tl.constexpr, TILE: tl.constexpr,
@@ -123,12 +124,14 @@ def histogram_kernel(
     """Adds this program's rows to the histogram of one digit."""
     prefix, _, _, _ = _advanced(histograms_ptr, states_ptr, kappa_ptr, DIGIT)
     start, stop = _span_of(n, span)
-    counts = histogram(quality_ptr, mask_ptr, start, stop, n, prefix, DIGIT, HAS_MASK, TILE)
+    SHIFT: tl.constexpr = BITS * (DIGITS - 1 - DIGIT)
+    KNOWN: tl.constexpr = 2**32 - 2 ** (SHIFT + BITS)
+    counts = histogram(quality_ptr, mask_ptr, start, stop, n, prefix, KNOWN, SHIFT, HAS_MASK, TILE)
     target = histograms_ptr + DIGIT * BINS + tl.arange(0, BINS)
     tl.atomic_add(target, counts, mask=counts > 0, sem="relaxed")  # integers: any order, one sum
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["kappa_ptr"])
 def moments_kernel(
     quality_ptr, mask_ptr, kappa_ptr, histograms_ptr, states_ptr, sums_ptr, tallies_ptr, n, span,
     SLOTS: tl.constexpr, HAS_MASK: tl.constexpr, TILE: tl.constexpr,
@@ -154,7 +157,7 @@ def _slot_sum(ptr, live, SLOTS: tl.constexpr):
     return tl.sum(tl.load(ptr + tl.arange(0, SLOTS), mask=live, other=0), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["kappa_ptr"])
 def emit_kernel(
     quality_ptr, mask_ptr, kappa_ptr, states_ptr, sums_ptr, tallies_ptr,
     index_ptr, weight_ptr, stats_ptr, counts_ptr, n, span,

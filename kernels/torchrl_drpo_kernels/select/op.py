@@ -41,9 +41,9 @@ def select(
     and never counted, like a masked row: minus infinity is a way to exclude a row, and no single
     broken value can become the threshold. -0.0 equals +0.0. Nothing is differentiable.
 
-    On CUDA nothing is read back to the host: one launch up to 32,768 rows, six kernels beyond,
-    all of them capturable in a CUDA graph, and the same bits on every run. On a CPU it is a
-    partial selection in ATen. Moments accumulate in float64.
+    On CUDA nothing is read back to the host: one launch up to 16,384 rows, seven and a memset
+    beyond, all of them capturable in a CUDA graph, and the same bits on every run. On a CPU it is
+    a partial selection in ATen. Moments accumulate in float64.
 
     Args:
         quality: ``[N]`` float32, dense.

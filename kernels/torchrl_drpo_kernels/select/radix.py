@@ -44,30 +44,30 @@ def load_keys(quality_ptr, mask_ptr, offsets, n, HAS_MASK: tl.constexpr):
 
 @triton.jit
 def histogram(
-    quality_ptr, mask_ptr, start, stop, n, prefix,
-    DIGIT: tl.constexpr, HAS_MASK: tl.constexpr, TILE: tl.constexpr,
+    quality_ptr, mask_ptr, start, stop, n, prefix, known, shift,
+    HAS_MASK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Counts of a digit (0: the first) among rows whose digits before it are the prefix's."""
-    SHIFT: tl.constexpr = BITS * (DIGITS - 1 - DIGIT)
+    """Counts of the digit that starts at bit ``shift``.
+
+    Among rows whose bits before it, those set in ``known``, are the prefix's.
+    """
     counts = tl.zeros((BINS,), tl.int32)
     for s in range(start, stop, TILE):
         _, key = load_keys(quality_ptr, mask_ptr, s + tl.arange(0, TILE), n, HAS_MASK)
-        member = key != 0
-        if DIGIT > 0:
-            member = member & ((key >> (SHIFT + BITS)) == (prefix >> (SHIFT + BITS)))
-        digit = (key >> SHIFT) & (BINS - 1)
+        member = (key != 0) & (((key ^ prefix) & known) == 0)
+        digit = (key >> shift) & (BINS - 1)
         counts += tl.histogram(digit.to(tl.int32), BINS, mask=member)
     return counts
 
 
 @triton.jit
-def pick(counts, wanted, prefix, DIGIT: tl.constexpr):
+def pick(counts, wanted, prefix, shift):
     """The largest digit d with #(>= d) >= wanted, behind the prefix, and wanted - #(> d)."""
     at_least = tl.cumsum(counts, 0, reverse=True)
     reaches = at_least >= wanted
     digit = tl.maximum(tl.sum(reaches.to(tl.int32), 0) - 1, 0)
     above = tl.max(tl.where(reaches, 0, at_least), 0)
-    return prefix | (digit.to(tl.uint32) << (BITS * (DIGITS - 1 - DIGIT))), wanted - above
+    return prefix | (digit.to(tl.uint32) << shift), wanted - above
 
 
 @triton.jit

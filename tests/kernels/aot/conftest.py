@@ -42,7 +42,9 @@ class Binary:
         tensor_core: matrix instructions.
         inner_loop: instructions that a warp issues in one turn of the innermost loop with the most
             matrix instructions (of several, the shortest); 0 without one, and on AMD cards.
-        looped_spills: spilling instructions inside a loop; on AMD cards all spilled registers.
+        looped_spills: spilling instructions inside a loop that holds no other one; on AMD cards
+            all spilled registers.
+        instructions: length of the whole kernel; 0 on AMD cards.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Binary:
     tensor_core: int
     inner_loop: int = 0
     looped_spills: int = 0
+    instructions: int = 0
 
     def check(self, tensor_core: bool = False) -> None:
         """Fails on spills, too much shared memory, or missing matrix instructions."""
@@ -115,28 +118,29 @@ def _read_cuda(compiled: Any, workdir: Path) -> tuple[int, ...]:
     counts = Counter(name for _, name, _ in lines)
     registers = int(re.search(r"REG:(\d+)", usage)[1])
     spills, tensor_core = (sum(counts[i] for i in names) for names in (_SPILLS, _TENSOR_CORES))
-    loops = _loops(lines)
+    loops = _innermost_loops(lines)
     looped = sum(
         name in _SPILLS and any(first <= at <= last for first, last in loops)
         for at, name, _ in lines
     )
-    return registers, spills, tensor_core, _inner_loop(lines, loops), looped
+    length = len(lines) - counts["NOP"]  # which fill the last line
+    return registers, spills, tensor_core, _inner_loop(lines, loops), looped, length
 
 
-def _loops(lines: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
-    """First and last address of each loop, which ends in a jump backwards."""
+def _innermost_loops(lines: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
+    """First and last address of each loop (it ends in a jump backwards) without one inside."""
     jumps = [(int(to, 16), at) for at, name, to in lines if name == "BRA" and to]
-    return [(first, last) for first, last in jumps if first < last]
-
-
-def _inner_loop(lines: list[tuple[int, str, str]], loops: list[tuple[int, int]]) -> int:
-    """Length of the loop that :class:`Binary` speaks of."""
-    inner = [
+    loops = [(first, last) for first, last in jumps if first < last]
+    return [
         (first, last)
         for first, last in loops
         if not any((a, b) != (first, last) and first <= a and b <= last for a, b in loops)
     ]
-    bodies = [[name for at, name, _ in lines if first <= at <= last] for first, last in inner]
+
+
+def _inner_loop(lines: list[tuple[int, str, str]], loops: list[tuple[int, int]]) -> int:
+    """Length of the loop that :class:`Binary` speaks of."""
+    bodies = [[name for at, name, _ in lines if first <= at <= last] for first, last in loops]
     products = [sum(name in _TENSOR_CORES for name in body) for body in bodies]
     most = max(products, default=0)
     return min((len(b) for b, n in zip(bodies, products, strict=True) if n == most > 0), default=0)

@@ -103,6 +103,20 @@ def test_select_by_many_programs(compiled, n, masked):
     assert compiled == names
 
 
+@pytest.mark.parametrize("n", [320, 32_768])
+def test_a_kappa_that_is_one_number_of_many_compiles_nothing_anew(compiled, n):
+    """The next kappa is the seventh of eight numbers: not where a tensor of its own begins."""
+    kernels = selection.select_kernel, many_programs.histogram_kernel, many_programs.emit_kernel
+
+    def variants():
+        return [len(kernel.device_caches[1000][0]) for kernel in kernels]
+
+    selection.select(torch.zeros(n), None, torch.ones(1), Rule())
+    before = variants()
+    selection.select(torch.zeros(n), None, torch.ones(8)[6:7], Rule())
+    assert variants() == before
+
+
 @pytest.mark.parametrize(
     ("n", "v", "d"),
     [

@@ -15,6 +15,7 @@ triton = pytest.importorskip("triton")
 from torchrl_drpo_kernels.linear_log_prob import (  # noqa: E402
     kernel,
     kernel_backward,
+    kernel_order,
     products,
     shapes,
 )
@@ -152,6 +153,23 @@ def test_merge(build, width):
         "MERGED": shapes.MERGED_PARTS,
     }  # fmt: skip
     build(kernel.merge_kernel, signature, constants, num_warps=4).check()
+
+
+ORDER = {
+    "action_ptr": "*i64", "n_rows_ptr": "*i32", "lse_ptr": "*fp32", "soft_ptr": "*fp32",
+    "rows_ptr": "*i32", "bounds_ptr": "*i32", "offset_ptr": "*fp32", "n": "i32", "tiles": "i32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("build", ["sm_90", slow("sm_80"), slow("sm_100")], indirect=True)
+@pytest.mark.parametrize("counted", [True, slow(False)])
+def test_order(build, counted):
+    """Two programs of eight warps fit a multiprocessor, so that one counts while one waits."""
+    sizes = {"BLOCK": kernel_order.BLOCK, "WALK": kernel_order.WALK}
+    constants = {"ITEMS": 64, "COUNTED": counted, **sizes}
+    binary = build(kernel_order.order_kernel, ORDER, constants, num_warps=8)
+    binary.check()
+    assert binary.registers <= 128, str(binary)
 
 
 @pytest.mark.parametrize("build", ["sm_90", slow("sm_80"), slow("sm_100")], indirect=True)

@@ -56,7 +56,10 @@ def test_gaussian_log_prob(build, name, d):
 @pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
 def test_gather_log_prob(build, name):
     constants = {**SELECTED, "HAS_MASK": True, "TILE": gather.MAX_TILE}
-    build(getattr(gather, name), GATHER, constants, num_warps=8).check()
+    binary = build(getattr(gather, name), GATHER, constants, num_warps=8)
+    binary.check()
+    if name == "forward_kernel":  # 664 with one exponential a logit, 742 with two
+        assert binary.instructions <= 700 or build.arch != "sm_90", str(binary)
 
 
 @pytest.mark.parametrize("kind", [1, pytest.param(0, marks=pytest.mark.slow)])

@@ -17,8 +17,12 @@ MANY = {"histograms_ptr": "*i32", "states_ptr": "*i32", "sums_ptr": "*fp64"}
 MANY |= {"tallies_ptr": "*i32", "span": "i32"}
 RULE = {"HAS_MASK": True, "WEIGHTING": 2, "TIES": 0, "NORMALIZE": True}  # the longest code
 
-#: Spilling instructions of the one program: a few values wait in memory between its passes.
-MOST_SPILLS = 20
+#: Spilling instructions of the one program: a few values wait in memory between its passes, and
+#: at most so many are looked up in a loop of 750 instructions.
+MOST_SPILLS, MOST_LOOPED = 20, 3
+#: Its instructions, a tenth above what Triton 3.6 and 3.7 make of it. It runs alone and once, so
+#: most of them come from memory: with a copy of the histogram a digit they were twice as many.
+LONGEST = {kernel.SMALL_TILE: 1720, kernel.LARGE_TILE: 3620}
 
 
 @pytest.mark.parametrize("tile", [kernel.LARGE_TILE, kernel.SMALL_TILE])
@@ -26,8 +30,9 @@ def test_one_program(build, tile):
     signature = {**ROWS, **OUTPUTS, **NUMBERS}
     constants = {**RULE, "TILE": tile}
     binary = build(kernel.select_kernel, signature, constants, num_warps=8)
-    assert binary.looped_spills == 0, str(binary)
+    assert binary.looped_spills <= MOST_LOOPED, str(binary)
     assert binary.spills <= MOST_SPILLS, str(binary)
+    assert binary.instructions <= LONGEST[tile], str(binary)
     replace(binary, spills=0).check()
 
 

@@ -124,6 +124,25 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, under the interpreter, of inf
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_lanes_that_see_odd_values_first_or_last(dtype, device, monkeypatch):
+    """Each lane of a tile keeps a maximum and a sum: what it meets first must not matter."""
+    if op.HAS_TRITON:
+        monkeypatch.setattr(op.kernel, "MAX_TILE", 64)
+    low = torch.finfo(dtype).min
+    logits = torch.randn(6, 200)
+    logits[0, :130] = -math.inf  # excluded before and after
+    logits[1, 70:] = -math.inf
+    logits[2, :130], logits[3, 70:] = low, low  # what masks are often filled with
+    logits[4, 3], logits[5, 150] = -low, math.nan
+    logits = logits.to(device, dtype)
+    action = torch.tensor([140, 5, 150, 6, 3, 7], device=device)
+    want = logits.double().log_softmax(-1).gather(-1, action[:, None])[:, 0]
+    found = gather_log_prob(logits, action).double()
+    torch.testing.assert_close(found, want, rtol=2e-6, atol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (4, 3, 5)], ids=str)
 def test_first_and_second_derivatives_by_finite_differences(shape):
     logits, action, mask = make_inputs(shape, torch.float64, torch.device("cpu"))

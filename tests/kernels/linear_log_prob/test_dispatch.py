@@ -41,6 +41,33 @@ def test_dead_rows_that_are_not_cut_off_change_no_gradient(width, highest, devic
     torch.testing.assert_close((got_items, got_bias), (want_items, want_bias), **rounding)
 
 
+@pytest.mark.parametrize("width", [16, 300])
+def test_actions_that_nobody_looked_at_name_no_item(width, device, monkeypatch):
+    """A GPU is not waited for: -1 is neither the last item nor whatever lies before the first."""
+    around = torch.full((V + 20, width), torch.nan, device=device)
+    items = around[10 : 10 + V].normal_()
+    hidden, action = torch.randn(N, width, device=device), torch.randint(V, (N,), device=device)
+    action[2], action[5], action[6] = -1, V, V + 7
+    grad = torch.randn(N, device=device)
+    monkeypatch.setattr(dispatch, "_known", dispatch._replaced)
+    problem = Problem(hidden, items, action, None, None, 1.0)
+    log_prob, lse, mean, _ = dispatch.forward(problem, True)
+    needed = Needed(hidden=True, items=True, bias=False)
+    d_hidden, d_items, _ = dispatch.backward(problem, lse, mean, None, grad, None, needed)
+
+    h, e, g = hidden.double().cpu(), items.double().cpu(), grad.double().cpu()
+    known = torch.tensor([i not in (2, 5, 6) for i in range(N)])
+    hot = torch.zeros(N, V, dtype=torch.double)
+    hot[known, action.cpu()[known]] = 1
+    scores = h @ e.T
+    expected = (hot * scores.log_softmax(1)).sum(1).where(known, -torch.inf)
+    slope = g[:, None] * (hot - scores.softmax(1))
+    loose = {"rtol": 2e-3, "atol": 2e-2} if device.type == "cuda" else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(log_prob.double().cpu(), expected, **loose)
+    torch.testing.assert_close(d_hidden.double().cpu(), slope @ e, **loose)
+    torch.testing.assert_close(d_items.double().cpu(), slope.T @ h, **loose)
+
+
 def test_either_of_torch_s_switches_allows_tf32():
     matmul, before = torch.backends.cuda.matmul, dispatch.tf32_allowed()
     try:
