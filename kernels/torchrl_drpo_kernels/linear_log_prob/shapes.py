@@ -8,8 +8,6 @@ correctness:
   eleven tiles) and 3.7 (67 or more in each of seven);
 - the forward of 256 wide float32 items with a bias, on sm_90 with 3.7: nine instructions, where a
   tile of half the items would issue half as many again for each logit;
-- the gradient of 256 wide half precision items with a bias and not aligned, on sm_100 with 3.7:
-  eight instructions of a tile that an A100 takes, too;
 - with 3.6, the gradient of 128 wide items on sm_100 (half precision with a bias: 111 instructions;
   float32: 13).
 

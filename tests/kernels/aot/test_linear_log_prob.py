@@ -45,7 +45,6 @@ TABLE = {
 KNOWN_SPILLS = {
     *product(("3.6", "3.7"), ["sm_90"], [True], ["items"], [256], ["fp32"], [True, False]),
     ("3.7", "sm_90", True, "mean", 256, "fp32", True),
-    ("3.7", "sm_100", False, "items", 256, "bf16", True),
     ("3.6", "sm_100", True, "items", 128, "bf16", True),
     ("3.6", "sm_100", True, "items", 128, "fp32", False),
 }
