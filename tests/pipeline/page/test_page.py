@@ -113,7 +113,8 @@ def test_a_log_without_users_and_a_lift_without_end(folder: Path) -> None:
     data = json.loads((folder / "results.json").read_text())
     data["data"]["users"] = 0
     data["summary"]["drpo"]["lift@5"] = {"mean": "inf", "half_width": None, "runs": 2}
-    change(folder, data=data["data"], summary=data["summary"])
+    data["runs"]["drpo"][0]["lift@5"] = "inf"
+    change(folder, data=data["data"], summary=data["summary"], runs=data["runs"])
     page = drawn(folder)
     assert "Without a finite lift, and not drawn: drpo." in page.text
     assert "Left out, their lift being infinite: drpo." in page.text
@@ -152,8 +153,14 @@ def test_the_commands_are_ones_that_the_command_line_reads(folder: Path) -> None
 
 
 @pytest.mark.parametrize("within", [False, True])
-def test_an_infinite_lift_is_told_with_its_counts(folder: Path, within: bool) -> None:
-    """Of the first objective too, which says what policies are compared in."""
+@pytest.mark.parametrize(("other", "mean"), [(1.25, "inf"), (None, None)])
+def test_an_infinite_lift_is_told_with_its_counts(
+    folder: Path, within: bool, other: float | None, mean: str | None
+) -> None:
+    """Of the first objective too, which says what policies are compared in.
+
+    Beside a seed whose lists hit nothing, whose lift is no number, the mean is none either.
+    """
     data = json.loads((folder / "results.json").read_text())
     names = ["lift@5", "lift@5_within"][: 1 + within]
     for method in ("random", "bc", "drpo"):
@@ -162,8 +169,8 @@ def test_an_infinite_lift_is_told_with_its_counts(folder: Path, within: bool) ->
             for seed in data["runs"][method]:
                 seed[name] = seed["lift@5"]
     for name in names:
-        data["summary"]["bc"][name] = {"mean": "inf", "half_width": None, "runs": 2}
-        data["runs"]["bc"][1][name] = "inf"
+        data["summary"]["bc"][name] = {"mean": mean, "half_width": None, "runs": 2}
+        data["runs"]["bc"][0][name], data["runs"]["bc"][1][name] = other, "inf"
     change(folder, summary=data["summary"], runs=data["runs"])
     run = read_run(folder)
     assert hits_and_lift(run)[1] == names[-1]

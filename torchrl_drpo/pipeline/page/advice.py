@@ -49,7 +49,12 @@ def best_policies(run: Run) -> list[str]:
 def infinite_lifts(run: Run) -> list[str]:
     """The trained policies whose lift is over no hit of a worst row, in one seed at least."""
     metric = hits_and_lift(run)[1]
-    return [name for name in run.objectives if math.isinf(run.results.summary[name][metric].mean)]
+    # Of the seeds, not of the mean: beside a seed that hit nothing, whose lift is NaN, it is NaN.
+    return [name for name in run.objectives if _infinite_seeds(run, name, metric)]
+
+
+def _infinite_seeds(run: Run, name: str, metric: str) -> int:
+    return sum(math.isinf(seed[metric]) for seed in run.results.runs[name])
 
 
 def hits_and_lift(run: Run) -> tuple[str, str]:
@@ -146,7 +151,7 @@ def _of_infinite_lifts(run: Run) -> Iterator[str]:
     metric, poor = hits_and_lift(run)[1], f"{run.results.parts.test.poor:,} poor held-out rows"
     found = []
     for name in infinite_lifts(run):
-        seeds = sum(math.isinf(seed[metric]) for seed in run.results.runs[name])
+        seeds = _infinite_seeds(run, name, metric)
         found.append(name if run.seeds == 1 else f"{name} (in {seeds} of {run.seeds} seeds)")
     if metric.endswith("_within"):
         poor = f"poor held-out rows (of {poor}) that stand beside good ones in a context"
