@@ -153,7 +153,7 @@ def within_contexts(
         (weight * best_rate[both]).sum(),
         (weight * worst_rate[both]).sum(),
         worst_hits[both].sum(),
-        weight.sum() / compared,
+        weight.sum().double() / compared,
         least_worst_hits,
     )
     return WithinContexts(
