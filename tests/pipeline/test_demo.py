@@ -93,6 +93,16 @@ def test_the_command_prints_its_table_and_refuses_nonsense(tmp_path, capsys):
     assert "recommend" in capsys.readouterr().out
 
 
+def test_a_logging_level_that_is_none_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("RL_LOGGING_LEVEL", "warning")
+    assert main(["report", "nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "RL_LOGGING_LEVEL is 'warning', but torchrl knows DEBUG, INFO, WARNING," in said
+    monkeypatch.setenv("RL_LOGGING_LEVEL", "")  # set to nothing, it is not set
+    assert main(["report", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_one_process_prints_the_table_and_nothing_of_torchrl_s(tmp_path):
     command = [sys.executable, "-c", "from torchrl_drpo.cli import main; raise SystemExit(main())"]
     options = ["demo", "--quick", "--workers", "1", "--output", str(tmp_path)]

@@ -52,8 +52,12 @@ def _run(argv: list[str]) -> int:
         hint = did_you_mean(name, COMMANDS)
         return _refuse(f"unknown command {name!r}{hint}; choose one of {', '.join(COMMANDS)}")
     # Storages announce themselves. What is imported later, or in a worker, reads the variable.
-    level = os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")
-    logging.getLogger("torchrl").setLevel(level)
+    level = os.environ["RL_LOGGING_LEVEL"] = os.environ.get("RL_LOGGING_LEVEL") or "WARNING"
+    try:
+        logging.getLogger("torchrl").setLevel(level)
+    except ValueError:
+        known = "DEBUG, INFO, WARNING, ERROR and CRITICAL"
+        return _refuse(f"RL_LOGGING_LEVEL is {level!r}, but torchrl knows {known}; unset it")
     command = COMMANDS[name]
     try:
         config = parse(_load(command.config), options, prog=f"drpo {name}")
