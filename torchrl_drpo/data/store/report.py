@@ -24,7 +24,7 @@ class ConversionReport:
     Args:
         rows_read: rows of the log's files.
         rows: rows kept.
-        duplicates: exact duplicate rows left out (or found, where the schema keeps them).
+        duplicates: exact duplicate rows left out; 0 where the schema keeps them, uncounted.
         dropped: rows left out for a fault, by its name and column (``"missing id in user"``), as
             :func:`~torchrl_drpo.data.validate_log` counts them: a row with several faults counts in
             each, and all of them are ``rows_read - rows - duplicates``.
