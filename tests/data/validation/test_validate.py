@@ -153,6 +153,18 @@ def test_labels_and_columns_of_a_formula_are_told_apart(clean, tmp_path):
     assert found.rows == len(bad) - 5
 
 
+def test_a_duration_that_is_a_column_s_fault_is_not_told_again(clean, tmp_path):
+    bad = clean.assign(duration=clean["duration"].astype(float))
+    bad.loc[[1, 2], "duration"] = np.nan
+    bad.loc[[4, 5, 6], "duration"] = -1.0
+    quality = Percentile("play", by=("duration_bucket",), duration="log(duration + 1)")
+    expected = {"reward is not finite in duration": 2, "duration is not finite": 3}
+    schema = SCHEMA.replace(quality=quality)
+    report = validate_log(bad, schema)
+    assert {f.name: f.count for f in report.faults if f.severity == "error"} == expected
+    assert convert_log(bad, tmp_path, schema, bad_rows="drop").dropped == expected
+
+
 def test_tables_that_are_not_there_are_all_named(clean, tmp_path):
     clean.to_parquet(tmp_path / "log.parquet")
     tables = {

@@ -267,7 +267,7 @@ class Encoder:
                 if key == DURATION_BUCKET:
                     duration = np.broadcast_to(Formula(quality.duration)(values), value.shape)
                     fault(
-                        "duration is not finite", None, ~np.isfinite(duration),
+                        "duration is not finite", None, ~np.isfinite(duration) & known,
                         lambda row, d=duration: str(d[row]), "guard the formula",
                     )  # fmt: skip
                     number = duration_bucket(
