@@ -315,7 +315,8 @@ def test_real_logs(real_logs):
     log = folder / "log_standard_20220425_20220508.parquet"
     report = validate_log(log, LogSchema.preset("kuairand"), test_days=3)
     assert kinds(report) == {
-        "item features leak": 6, "duplicate rows": 5_460, "duration not positive": 3_568,
+        "item features leak": 6, "duplicate rows": 5_460,
+        "duration not positive in duration_ms": 3_568,
         "item features may leak": kinds(report)["item features may leak"],
         "rows of one user and time": 4_198,
     }  # fmt: skip
