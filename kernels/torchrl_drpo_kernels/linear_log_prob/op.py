@@ -62,7 +62,7 @@ def linear_log_prob(
         TypeError: another type.
         ValueError: shapes or devices that do not fit, or an action outside the catalogue (on
             accelerators only with ``CHECK_ACTIONS_ON_ACCELERATOR``: without it such a row's
-            ``log_prob`` is ``-inf``, and no item is sent its gradient).
+            ``log_prob`` is ``-inf``, and no item is taken for the logged one in its gradient).
         IndexError: if ``index`` leaves [0, N); looked at on a CPU only.
 
     >>> hidden, items = torch.zeros(3, 8, requires_grad=True), torch.randn(4, 8)
