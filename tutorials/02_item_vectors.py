@@ -338,7 +338,7 @@ for name in ("BC", "DRPO", "positive-only"):
 
 # %% [markdown]
 # These intervals are over users of one world, log and initial network. `results/embedding` repeats
-# the comparison with twenty seeds, through the command below, and `results/reproduce` against DRPO
+# the comparison with twenty seeds, through the command below, and `results/better` against DRPO
 # and 15 other baselines, in two settings and two mixtures. The order there is uphill,
 # positive-only, DRPO, BC in all four.
 #
